@@ -1,0 +1,123 @@
+package lifecycle
+
+import "regexp"
+
+// ActorType says what kind of party acts. The set is closed (names.md of the
+// audit event: actor_type).
+type ActorType string
+
+// The actor types.
+const (
+	ActorBitbucket ActorType = "bitbucket" // a callback whose signature or proof was verified
+	ActorService   ActorType = "service"   // another part of the vendor's product
+	ActorStaff     ActorType = "staff"     // a person: support, reviewer
+	ActorScheduler ActorType = "scheduler" // our own cron
+	ActorOperator  ActorType = "operator"  // the person who runs the service
+	ActorAnonymous ActorType = "anonymous" // a party that did not prove who it is
+)
+
+// Person reports whether a human acts, who must then name a ticket.
+func (a ActorType) Person() bool { return a == ActorStaff || a == ActorOperator }
+
+// Role decides what a caller may do. Roles of people and services are carried
+// by API tokens; the last two are the service's own parts.
+type Role string
+
+// The roles.
+const (
+	RoleService   Role = "service"
+	RoleSupport   Role = "support"
+	RoleReviewer  Role = "reviewer"
+	RoleOperator  Role = "operator"
+	RoleIngress   Role = "ingress"   // the code that verifies callbacks
+	RoleScheduler Role = "scheduler" // the code that runs sweeps
+)
+
+// TokenRoles lists the roles an API token can carry.
+func TokenRoles() []Role { return []Role{RoleService, RoleSupport, RoleReviewer, RoleOperator} }
+
+// ActorType returns the kind of party that acts in role r.
+func (r Role) ActorType() ActorType {
+	switch r {
+	case RoleService:
+		return ActorService
+	case RoleSupport, RoleReviewer:
+		return ActorStaff
+	case RoleOperator:
+		return ActorOperator
+	case RoleIngress:
+		return ActorBitbucket
+	case RoleScheduler:
+		return ActorScheduler
+	}
+	return ActorAnonymous
+}
+
+// Caller is who asks. ID is opaque (a token's id, "uid:1000"), never a name or
+// an address.
+type Caller struct {
+	Type ActorType
+	ID   string
+	Role Role
+}
+
+// ReasonCode says why, in the words of Google's Access Transparency log.
+type ReasonCode string
+
+// The reason codes.
+const (
+	CustomerInitiatedSupport  ReasonCode = "customer_initiated_support"
+	ServiceOperation          ReasonCode = "service_operation"
+	CustomerRequestFulfilment ReasonCode = "customer_request_fulfilment"
+	SecurityReview            ReasonCode = "security_review"
+	LegalRequest              ReasonCode = "legal_request"
+	IncidentResponse          ReasonCode = "incident_response"
+	SystemSweep               ReasonCode = "system_sweep"
+	ReviewerExport            ReasonCode = "reviewer_export"
+)
+
+// ReasonCodes lists every reason code.
+func ReasonCodes() []ReasonCode {
+	return []ReasonCode{CustomerInitiatedSupport, ServiceOperation, CustomerRequestFulfilment,
+		SecurityReview, LegalRequest, IncidentResponse, SystemSweep, ReviewerExport}
+}
+
+// Reason is why a caller asks. Ref names a ticket ("SUP-1234"), never text
+// about a customer; a person must give one.
+type Reason struct {
+	Code ReasonCode
+	Ref  string
+}
+
+// A reference must look like one: no spaces, no "@", so that neither prose nor
+// an e-mail address ends up in a log that can never be edited.
+var refForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/#:-]{0,63}$`)
+
+// Access is one act's caller, reason and correlation. Every method of the door
+// takes one.
+type Access struct {
+	Caller        Caller
+	Reason        Reason
+	RequestID     string // of the HTTP request or command, ours
+	CorrelationID string // erasure, sweep run or deletion request this act belongs to
+}
+
+// Check refuses an access that does not say who and why: no code, or a person
+// without a ticket, is reason-required; a ticket in the wrong form likewise.
+func (a Access) Check() error {
+	known := false
+	for _, c := range ReasonCodes() {
+		known = known || c == a.Reason.Code
+	}
+	switch {
+	case a.Caller.Type == "" || a.Caller.ID == "":
+		return Fail(Internal, "an access without a caller")
+	case !known:
+		return Fail(ReasonRequired, "reason.code must be one of the policy's reason codes", At("/reason/code", "unknown or missing code"))
+	case a.Caller.Type.Person() && a.Reason.Ref == "":
+		return Fail(ReasonRequired, "a person must name the ticket this is done for", At("/reason/ref", "required for people"))
+	case a.Reason.Ref != "" && !refForm.MatchString(a.Reason.Ref):
+		return Fail(ReasonRequired, "reason.ref must be a ticket reference such as SUP-1234, at most 64 characters, no spaces", At("/reason/ref", "not a ticket reference"))
+	}
+	return nil
+}
