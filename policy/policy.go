@@ -1,0 +1,183 @@
+// Package policy loads and judges the one file (trakr.yaml) from which the
+// service acts and from which every public sentence is derived: which fields
+// are kept and who may read them, where each store lies, how long each class of
+// data is kept, when sweeps run, which scopes the app asks for.
+//
+// The package is pure: it reads bytes, not databases. Load reports every fault
+// of a file at once, each with its line.
+package policy
+
+import (
+	"trakr/internal/lifecycle"
+)
+
+// Policy is the whole file. Load returns it only when it is sound, so its users
+// need no checks of their own.
+type Policy struct {
+	Version             int            `yaml:"version"`
+	App                 App            `yaml:"app"`
+	Vendor              Vendor         `yaml:"vendor"`
+	Fields              []FieldRule    `yaml:"fields"`
+	ForbiddenCategories []string       `yaml:"forbidden_categories"` // fideslang keys, prefix match: "user.contact"
+	Stores              []Store        `yaml:"stores"`
+	SubProcessors       []SubProcessor `yaml:"sub_processors"`
+	Retention           []Retention    `yaml:"retention"`
+	DeletionDeadline    Period         `yaml:"deletion_deadline"` // from uninstall to gone from live stores
+	Sweeps              []Sweep        `yaml:"sweeps"`
+	Reasons             []Reason       `yaml:"reasons"`
+	NotAudited          []NotAudited   `yaml:"not_audited"` // the published list of what leaves no audit event
+
+	hash string
+}
+
+// App is what the Connect descriptor is generated from.
+type App struct {
+	Key         string   `yaml:"key"`
+	Name        string   `yaml:"name"`
+	Description string   `yaml:"description"`
+	Homepage    string   `yaml:"homepage"`
+	Contexts    []string `yaml:"contexts"`
+	Scopes      []Scope  `yaml:"scopes"`
+	Proof       Proof    `yaml:"proof"`
+	ForgeAppID  string   `yaml:"forge_app_id"` // "" until the Forge successor exists
+}
+
+// Scope is one Bitbucket scope and the call that needs it.
+type Scope struct {
+	Name string `yaml:"name"`
+	Why  string `yaml:"why"`
+}
+
+// Proof names the protected resource that proves possession of an offered
+// secret; "{workspace}" stands for the workspace's uuid in braces, escaped.
+type Proof struct {
+	Resource string `yaml:"resource"`
+	Scope    string `yaml:"scope"` // must be among the app's scopes
+}
+
+// Vendor is who publishes the app and answers for the data.
+type Vendor struct {
+	Name    string `yaml:"name"`
+	URL     string `yaml:"url"`
+	Contact string `yaml:"contact"` // of the role, not of a person
+}
+
+// FieldRule declares one guarded field.
+type FieldRule struct {
+	Name       lifecycle.Field        `yaml:"name"`
+	Source     string                 `yaml:"source"`   // path in the payload, e.g. "principal.links.avatar.href"
+	Category   string                 `yaml:"category"` // fideslang key
+	Purpose    string                 `yaml:"purpose"`
+	Store      string                 `yaml:"store"`
+	Retention  string                 `yaml:"retention"`  // class of Retention
+	Credential bool                   `yaml:"credential"` // never released by an API, whatever readers say
+	Readers    []lifecycle.Role       `yaml:"readers"`
+	Reasons    []lifecycle.ReasonCode `yaml:"reasons"`
+	DropHosts  []string               `yaml:"drop_hosts"` // values that are URLs on these hosts (or below) are not kept
+}
+
+// Store is a place where data lies.
+type Store struct {
+	Name         string   `yaml:"name"`
+	Kind         string   `yaml:"kind"` // database, backup, log, telemetry, export
+	Purpose      string   `yaml:"purpose"`
+	Provider     string   `yaml:"provider"`
+	Product      string   `yaml:"product"`
+	City         string   `yaml:"city"`
+	Region       string   `yaml:"region"`  // provider's name of the region, e.g. "nyc3"
+	Country      string   `yaml:"country"` // ISO 3166-1 alpha-2
+	SubProcessor string   `yaml:"sub_processor"`
+	Encryption   string   `yaml:"encryption"`
+	HoldsFields  bool     `yaml:"holds_fields"` // tenant values may lie here
+	Tables       []Table  `yaml:"tables"`       // of kind database
+	Notes        []string `yaml:"notes"`
+}
+
+// Table declares one table of a database store. A table with a tenant column
+// must be empty of a tenant after its erasure unless Retained is set.
+type Table struct {
+	Name      string    `yaml:"name"` // schema.table
+	Holds     string    `yaml:"holds"`
+	TimeCol   string    `yaml:"time_column"` // for oldest and newest in the reports; "" when the table has none
+	Class     string    `yaml:"class"`       // class of Retention
+	Retained  *Retained `yaml:"retained"`
+	HasTenant bool      `yaml:"has_tenant"`
+}
+
+// Retained says why rows of an erased tenant stay in a table, and until when.
+type Retained struct {
+	Ground string `yaml:"ground"`
+	What   string `yaml:"what"`
+}
+
+// SubProcessor is a company that stores or carries data for us.
+type SubProcessor struct {
+	Name    string `yaml:"name"`
+	Country string `yaml:"country"`
+	Purpose string `yaml:"purpose"`
+	Since   string `yaml:"since"` // date, 2006-01-02
+}
+
+// Retention is the period of one class of data.
+type Retention struct {
+	Class      string `yaml:"class"`
+	Period     Period `yaml:"period"`
+	Starts     string `yaml:"starts"` // the event the period counts from
+	Ground     string `yaml:"ground"`
+	ExecutedBy string `yaml:"executed_by"` // "uninstall", "replay_guard", "operator", "none": who makes it true
+}
+
+// Sweep is one scheduled check.
+type Sweep struct {
+	Kind     string `yaml:"kind"`
+	Schedule string `yaml:"schedule"` // five-field cron, UTC
+	Timeout  Period `yaml:"timeout"`
+}
+
+// Reason is one reason code and what it is for.
+type Reason struct {
+	Code lifecycle.ReasonCode `yaml:"code"`
+	For  string               `yaml:"for"`
+}
+
+// NotAudited is one thing that is deliberately not in the audit, and why.
+type NotAudited struct {
+	What string `yaml:"what"`
+	Why  string `yaml:"why"`
+}
+
+// Hash is the lower-case hex SHA-256 of the exact bytes of the file. It stands
+// in the log at start and in every report.
+func (p *Policy) Hash() string { return p.hash }
+
+// Field returns the rule of f.
+func (p *Policy) Field(f lifecycle.Field) (FieldRule, bool) {
+	for _, r := range p.Fields {
+		if r.Name == f {
+			return r, true
+		}
+	}
+	return FieldRule{}, false
+}
+
+// Table returns the declaration of a "schema.table" and the store it is in.
+func (p *Policy) Table(name string) (Table, Store, bool) {
+	for _, s := range p.Stores {
+		for _, t := range s.Tables {
+			if t.Name == name {
+				return t, s, true
+			}
+		}
+	}
+	return Table{}, Store{}, false
+}
+
+// Sweep returns the rule of one kind of sweep.
+func (p *Policy) Sweep(kind string) (Sweep, bool) {
+	for _, s := range p.Sweeps {
+		if s.Kind == kind {
+			return s, true
+		}
+	}
+	return Sweep{}, false
+}
