@@ -1,0 +1,161 @@
+package keyring
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+)
+
+// file is the stored form. The keysets are Tink's own JSON.
+type file struct {
+	About   string          `json:"about"`
+	Version int             `json:"version"`
+	Fields  json.RawMessage `json:"fields"`
+	Digests json.RawMessage `json:"digests"`
+}
+
+const (
+	formatVersion = 1
+	about         = "Trakr keyring. Whoever has this file and the database can read tenant values. " +
+		"Without it they cannot be read by anyone, ever. Keep it out of the database's backups."
+)
+
+// Create writes a new keyring to path with mode 0600 and returns it. An
+// existing file is never replaced: the error is fs.ErrExist.
+func Create(path string) (*Keyring, error) {
+	b, k, err := generateFile()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("creating the keyring's directory: %w", err)
+	}
+	// Write beside it, then link: a crash leaves either no keyring or a whole
+	// one, and a second process that creates at the same time loses cleanly.
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".keyring-*") // mode 0600
+	if err != nil {
+		return nil, fmt.Errorf("creating the keyring: %w", err)
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }()
+	_, err = tmp.Write(b)
+	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return nil, fmt.Errorf("writing the keyring: %w", err)
+	}
+	if err := os.Link(tmp.Name(), path); err != nil {
+		return nil, fmt.Errorf("creating the keyring: %w", err)
+	}
+	return k, syncDir(filepath.Dir(path))
+}
+
+// Marshal returns a new keyring in its stored form, for an environment that
+// has no files (see Load).
+func Marshal() ([]byte, error) {
+	b, _, err := generateFile()
+	return b, err
+}
+
+// Load reads a keyring. The source is a path or, where a platform offers no
+// files, the stored form itself, recognised by its leading "{".
+func Load(source string) (*Keyring, error) {
+	if strings.HasPrefix(strings.TrimSpace(source), "{") {
+		return parse(strings.NewReader(source), "TRAKR_KEYS")
+	}
+	f, err := os.Open(source)
+	if err != nil {
+		return nil, fmt.Errorf("opening the keyring: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("opening the keyring: %w", err)
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("the keyring %s is not a regular file", source)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("the keyring %s can be read by others (mode %04o); run: chmod 600 %s", source, st.Mode().Perm(), source)
+	}
+	return parse(f, source)
+}
+
+// LoadOrCreate loads the keyring at path and creates it when there is none.
+func LoadOrCreate(path string) (k *Keyring, created bool, err error) {
+	k, err = Load(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return k, false, err
+	}
+	k, err = Create(path)
+	if errors.Is(err, fs.ErrExist) { // another process was first
+		k, err = Load(path)
+		return k, false, err
+	}
+	return k, err == nil, err
+}
+
+func parse(r io.Reader, name string) (*Keyring, error) {
+	d := json.NewDecoder(io.LimitReader(r, 1<<20))
+	d.DisallowUnknownFields()
+	var f file
+	if err := d.Decode(&f); err != nil {
+		// The decoder's own message could quote key material.
+		return nil, fmt.Errorf("the keyring %s is not readable: not the JSON this program writes", name)
+	}
+	if f.Version != formatVersion {
+		return nil, fmt.Errorf("the keyring %s has format version %d; this program reads %d", name, f.Version, formatVersion)
+	}
+	fields, err1 := readKeyset(f.Fields)
+	digests, err2 := readKeyset(f.Digests)
+	if err1 != nil || err2 != nil {
+		return nil, fmt.Errorf("the keyring %s holds a keyset that cannot be read", name)
+	}
+	return assemble(fields, digests)
+}
+
+func generateFile() ([]byte, *Keyring, error) {
+	fields, digests, err := generate()
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := assemble(fields, digests)
+	if err != nil {
+		return nil, nil, err
+	}
+	fb, err1 := writeKeyset(fields)
+	db, err2 := writeKeyset(digests)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, nil, fmt.Errorf("encoding the keyring: %w", err)
+	}
+	b, err := json.MarshalIndent(file{About: about, Version: formatVersion, Fields: fb, Digests: db}, "", "  ")
+	return append(b, '\n'), k, err
+}
+
+func readKeyset(b []byte) (*keyset.Handle, error) {
+	return insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(b)))
+}
+
+func writeKeyset(h *keyset.Handle) ([]byte, error) {
+	var b bytes.Buffer
+	err := insecurecleartextkeyset.Write(h, keyset.NewJSONWriter(&b))
+	return b.Bytes(), err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("flushing %s: %w", dir, err)
+	}
+	defer func() { _ = d.Close() }()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("flushing %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+// Package keyring holds the keys that keep tenant values unreadable at rest: an
+// AEAD keyset that seals each guarded field, and a keyed-digest keyset by which
+// a tenant is found again without its client key being readable anywhere.
+//
+// Both are Tink keysets, so a key can be added without losing what older keys
+// sealed; a digest carries the version it was made with. The package promises
+// that a keyring file is created once, with mode 0600, and is refused when
+// others can read it. It does not talk to a database and never logs.
+package keyring
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+	"github.com/tink-crypto/tink-go/v2/prf"
+	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"trakr/internal/lifecycle"
+)
+
+// Keyring seals, opens and digests. It is safe for concurrent use.
+type Keyring struct {
+	fields  tink.AEAD
+	digests *prf.Set
+}
+
+// Purpose separates digests of different things, so that a client key and a
+// workspace uuid of the same text never have the same digest.
+type Purpose string
+
+// The purposes. Their texts are part of every stored digest and never change.
+const (
+	Subject   Purpose = "trakr/digest/subject/v1"   // the clientKey (Connect)
+	Principal Purpose = "trakr/digest/principal/v1" // the workspace's or person's uuid
+)
+
+// Digest is a keyed digest: 4 bytes big-endian version of the digest key, then
+// 32 bytes HMAC-SHA-256. Without the keyring it can be neither made nor tested.
+type Digest []byte
+
+// DigestSize is the length of a Digest in bytes.
+const DigestSize = 4 + 32
+
+// String returns the hex form, as audit events carry it.
+func (d Digest) String() string { return hex.EncodeToString(d) }
+
+// New returns a keyring with fresh random keys. Use Create to keep one.
+func New() (*Keyring, error) {
+	f, d, err := generate()
+	if err != nil {
+		return nil, err
+	}
+	return assemble(f, d)
+}
+
+func generate() (fields, digests *keyset.Handle, err error) {
+	if fields, err = keyset.NewHandle(aead.AES256GCMKeyTemplate()); err != nil {
+		return nil, nil, fmt.Errorf("generating the field key: %w", err)
+	}
+	if digests, err = keyset.NewHandle(prf.HMACSHA256PRFKeyTemplate()); err != nil {
+		return nil, nil, fmt.Errorf("generating the digest key: %w", err)
+	}
+	return fields, digests, nil
+}
+
+func assemble(fields, digests *keyset.Handle) (*Keyring, error) {
+	a, err := aead.New(fields)
+	if err != nil {
+		return nil, fmt.Errorf("using the field keys: %w", err)
+	}
+	p, err := prf.NewPRFSet(digests)
+	if err != nil {
+		return nil, fmt.Errorf("using the digest keys: %w", err)
+	}
+	return &Keyring{fields: a, digests: p}, nil
+}
+
+// Seal encrypts one field's value of one tenant. The tenant and the field are
+// authenticated with it: a sealed value moved to another row or column does
+// not open.
+func (k *Keyring) Seal(tenant lifecycle.TenantID, f lifecycle.Field, v lifecycle.Secret) ([]byte, error) {
+	b, err := k.fields.Encrypt([]byte(v.Reveal()), associated(tenant, f))
+	if err != nil {
+		return nil, fmt.Errorf("sealing %s: %w", f, err)
+	}
+	return b, nil
+}
+
+// ErrCannotOpen means that a stored value does not belong where it stands, was
+// changed, or was sealed with keys this keyring does not have.
+var ErrCannotOpen = errors.New("a stored value does not open with this keyring (wrong TRAKR_KEYS, or the row was changed)")
+
+// Open decrypts what Seal returned.
+func (k *Keyring) Open(tenant lifecycle.TenantID, f lifecycle.Field, sealed []byte) (lifecycle.Secret, error) {
+	b, err := k.fields.Decrypt(sealed, associated(tenant, f))
+	if err != nil {
+		return lifecycle.Secret{}, fmt.Errorf("opening %s: %w", f, ErrCannotOpen)
+	}
+	return lifecycle.NewSecret(string(b)), nil
+}
+
+func associated(tenant lifecycle.TenantID, f lifecycle.Field) []byte {
+	return append(append([]byte("trakr/field/v1\x00"), tenant[:]...), f...)
+}
+
+// Digest returns the digest of v with the newest digest key.
+func (k *Keyring) Digest(p Purpose, v lifecycle.Secret) (Digest, error) {
+	return k.digest(k.digests.PrimaryID, p, v)
+}
+
+// Digests returns the digest of v with every digest key, newest key first and
+// then by version. A look-up must try them all: a row keeps the version it was
+// written with.
+func (k *Keyring) Digests(p Purpose, v lifecycle.Secret) ([]Digest, error) {
+	ids := make([]uint32, 0, len(k.digests.PRFs))
+	for id := range k.digests.PRFs {
+		if id != k.digests.PrimaryID {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	out := make([]Digest, 0, len(ids)+1)
+	for _, id := range append([]uint32{k.digests.PrimaryID}, ids...) {
+		d, err := k.digest(id, p, v)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+func (k *Keyring) digest(version uint32, p Purpose, v lifecycle.Secret) (Digest, error) {
+	// The purpose is fixed text without a zero byte, so the pair is unambiguous.
+	in := append(append([]byte(p), 0), v.Reveal()...)
+	sum, err := k.digests.PRFs[version].ComputePRF(in, DigestSize-4)
+	if err != nil {
+		return nil, fmt.Errorf("making a digest: %w", err)
+	}
+	return append(binary.BigEndian.AppendUint32(nil, version), sum...), nil
+}
