@@ -121,3 +121,19 @@ func (a Access) Check() error {
 	}
 	return nil
 }
+
+// Recordable returns the part of the reason that may stand in the audit even
+// when the access is refused: a known code and a reference in the right form.
+// What a caller wrote otherwise could be anything, a customer's name included.
+func (a Access) Recordable() Reason {
+	var r Reason
+	for _, c := range ReasonCodes() {
+		if c == a.Reason.Code {
+			r.Code = c
+		}
+	}
+	if refForm.MatchString(a.Reason.Ref) {
+		r.Ref = a.Reason.Ref
+	}
+	return r
+}

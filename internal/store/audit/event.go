@@ -1,0 +1,103 @@
+// Package audit writes and reads the append-only record of every access to
+// tenant fields. An event is appended inside the transaction of the act it
+// records (Append) or, for a refused act, in a short one of its own (Record).
+// It names fields and never holds a value. There is no update and no delete.
+package audit
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
+
+	"trakr/internal/lifecycle"
+)
+
+// Action says what was done, lower-case and dotted.
+type Action string
+
+// The actions.
+const (
+	TenantLookup  Action = "tenant.lookup"  // by client key or workspace uuid, found or not
+	TenantRead    Action = "tenant.read"    // guarded fields left the store
+	TenantInstall Action = "tenant.install" // a tenant was created
+	TenantUpdate  Action = "tenant.update"  // installed again: fields written anew
+	TenantErase   Action = "tenant.erase"
+	SweepRun      Action = "sweep.run"
+	ReportIssue   Action = "report.issue"
+	AuditExport   Action = "audit.export"
+	TokenCreate   Action = "token.create"
+	TokenRevoke   Action = "token.revoke"
+	TokenUse      Action = "token.use" // recorded only when refused: the role may not do this
+)
+
+// Outcome says how it ended.
+type Outcome string
+
+// The outcomes: denied means a rule refused it, failure that it broke.
+const (
+	Success Outcome = "success"
+	Denied  Outcome = "denied"
+	Failure Outcome = "failure"
+)
+
+// SchemaVersion is the version of the record's form.
+const SchemaVersion = 1
+
+// Event is one audit event. JSON and CSV use the column names.
+type Event struct {
+	EventID       uuid.UUID            // UUIDv7
+	OccurredAt    time.Time            // our clock, UTC, microseconds
+	TenantID      lifecycle.TenantID   // zero when no tenant is known
+	ActorType     lifecycle.ActorType  //
+	ActorID       string               // opaque
+	Action        Action               //
+	Outcome       Outcome              //
+	StatusDetail  string               // closed-set word: why denied, what was found
+	ReasonCode    lifecycle.ReasonCode //
+	ReasonRef     string               // ticket
+	FieldNames    []lifecycle.Field    // names only
+	DroppedNames  []string             // payload keys seen and not kept, names only
+	SubjectDigest string               // keyed digest, hex; never the client key
+	Recipient     string               // host a value was disclosed to
+	RequestID     string               //
+	TraceID       string               // W3C trace context
+	CorrelationID string               // erasure, sweep run, report
+	SchemaVersion int                  //
+
+	Position   int64     // the database's order of insertion; set when read back
+	RecordedAt time.Time // the database's clock; set when read back
+}
+
+// New starts the event of an act: who, why, when and in which request.
+func New(ctx context.Context, now time.Time, a lifecycle.Access, act Action, out Outcome) Event {
+	why := a.Recordable()
+	e := Event{
+		EventID:       newID(),
+		OccurredAt:    now.UTC().Truncate(time.Microsecond),
+		ActorType:     a.Caller.Type,
+		ActorID:       a.Caller.ID,
+		Action:        act,
+		Outcome:       out,
+		ReasonCode:    why.Code,
+		ReasonRef:     why.Ref,
+		RequestID:     a.RequestID,
+		CorrelationID: a.CorrelationID,
+		SchemaVersion: SchemaVersion,
+	}
+	if sc := trace.SpanContextFromContext(ctx); sc.HasTraceID() {
+		e.TraceID = sc.TraceID().String()
+	}
+	return e
+}
+
+// newID returns a UUIDv7. It can fail only when the system has no randomness
+// left, and then a zero id violates the table's constraint on the second use.
+func newID() uuid.UUID {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return uuid.UUID{}
+	}
+	return id
+}

@@ -1,0 +1,195 @@
+package audit
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/uptrace/bun"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/internal/pg"
+)
+
+// Filter selects events; a zero member selects all.
+type Filter struct {
+	Tenant        lifecycle.TenantID
+	ActorID       string
+	Action        Action
+	Outcome       Outcome
+	Field         lifecycle.Field
+	RequestID     string
+	CorrelationID string
+	EventID       string    // canonical UUID
+	Since         time.Time // recorded at or after
+	Until         time.Time // recorded before
+}
+
+// MaxPage is the largest number of events Query returns at once.
+const MaxPage = 1000
+
+// row is the table as bun reads it.
+type row struct {
+	bun.BaseModel `bun:"table:trakr.audit_events,alias:e"`
+
+	ID            int64     `bun:"id"`
+	RecordedAt    time.Time `bun:"recorded_at"`
+	EventID       uuid.UUID `bun:"event_id"`
+	OccurredAt    time.Time `bun:"occurred_at"`
+	TenantID      *string   `bun:"tenant_id"`
+	ActorType     string    `bun:"actor_type"`
+	ActorID       string    `bun:"actor_id"`
+	Action        string    `bun:"action"`
+	Outcome       string    `bun:"outcome"`
+	StatusDetail  string    `bun:"status_detail,nullzero"`
+	ReasonCode    string    `bun:"reason_code"`
+	ReasonRef     string    `bun:"reason_ref,nullzero"`
+	FieldNames    []string  `bun:"field_names,array"`
+	DroppedNames  []string  `bun:"dropped_names,array"`
+	SubjectDigest string    `bun:"subject_digest,nullzero"`
+	Recipient     string    `bun:"recipient,nullzero"`
+	RequestID     string    `bun:"request_id,nullzero"`
+	TraceID       string    `bun:"trace_id,nullzero"`
+	CorrelationID string    `bun:"correlation_id,nullzero"`
+	SchemaVersion int       `bun:"schema_version"`
+}
+
+const columns = "id, recorded_at, event_id, occurred_at, tenant_id, actor_type, actor_id, action, outcome, " +
+	"status_detail, reason_code, reason_ref, field_names, dropped_names, subject_digest, recipient, " +
+	"request_id, trace_id, correlation_id, schema_version"
+
+// Query returns up to limit events, newest first, and the cursor of the next
+// page ("" on the last).
+func (l *Log) Query(ctx context.Context, f Filter, cursor string, limit int) ([]Event, string, error) {
+	limit = min(max(limit, 1), MaxPage)
+	q := f.apply(pg.Bun(l.db).NewSelect().Model((*row)(nil)).ColumnExpr(columns))
+	if cursor != "" {
+		before, err := parseCursor(cursor)
+		if err != nil {
+			return nil, "", err
+		}
+		q = q.Where("id < ?", before)
+	}
+	var rows []row
+	if err := q.OrderExpr("id DESC").Limit(int64(limit)+1).Scan(ctx, &rows); err != nil {
+		return nil, "", pg.Map(err)
+	}
+	next := ""
+	if len(rows) > limit {
+		rows = rows[:limit]
+		next = formatCursor(rows[limit-1].ID)
+	}
+	events := make([]Event, len(rows))
+	for i, r := range rows {
+		events[i] = r.event()
+	}
+	return events, next, nil
+}
+
+// Each calls yield for every selected event, oldest first, all from one
+// snapshot, in pages so that memory stays bounded. It stops at yield's error.
+func (l *Log) Each(ctx context.Context, f Filter, yield func(Event) error) error {
+	return pg.InSnapshot(ctx, l.db, func(ctx context.Context, tx bun.Tx) error {
+		var after int64
+		for {
+			var rows []row
+			err := f.apply(tx.NewSelect().Model((*row)(nil)).ColumnExpr(columns)).
+				Where("id > ?", after).OrderExpr("id").Limit(MaxPage).Scan(ctx, &rows)
+			if err != nil {
+				return err
+			}
+			for _, r := range rows {
+				if err := yield(r.event()); err != nil {
+					return err
+				}
+				after = r.ID
+			}
+			if len(rows) < MaxPage {
+				return nil
+			}
+		}
+	})
+}
+
+// Records calls yield with the exact stored bytes of every event, oldest first.
+func (l *Log) Records(ctx context.Context, yield func(position int64, record []byte) error) error {
+	return pg.InSnapshot(ctx, l.db, func(ctx context.Context, tx bun.Tx) error {
+		var after int64
+		for {
+			var rows []struct {
+				ID     int64
+				Record []byte
+			}
+			err := tx.NewRaw(`SELECT id, record FROM trakr.audit_events WHERE id > ? ORDER BY id LIMIT ?`, after, MaxPage).Scan(ctx, &rows)
+			if err != nil {
+				return err
+			}
+			for _, r := range rows {
+				if err := yield(r.ID, r.Record); err != nil {
+					return err
+				}
+				after = r.ID
+			}
+			if len(rows) < MaxPage {
+				return nil
+			}
+		}
+	})
+}
+
+func (f Filter) apply(q *bun.SelectQuery) *bun.SelectQuery {
+	if !f.Tenant.IsZero() {
+		q = q.Where("tenant_id = ?", f.Tenant.String())
+	}
+	for column, v := range map[string]string{"actor_id": f.ActorID, "action": string(f.Action), "outcome": string(f.Outcome),
+		"request_id": f.RequestID, "correlation_id": f.CorrelationID} {
+		if v != "" {
+			q = q.Where("? = ?", bun.Ident(column), v)
+		}
+	}
+	if f.EventID != "" {
+		q = q.Where("event_id::text = ?", f.EventID)
+	}
+	if f.Field != "" {
+		q = q.Where("? = ANY (field_names)", string(f.Field))
+	}
+	if !f.Since.IsZero() {
+		q = q.Where("recorded_at >= ?", f.Since)
+	}
+	if !f.Until.IsZero() {
+		q = q.Where("recorded_at < ?", f.Until)
+	}
+	return q
+}
+
+func (r row) event() Event {
+	e := Event{
+		EventID: r.EventID, OccurredAt: r.OccurredAt.UTC(), ActorType: lifecycle.ActorType(r.ActorType), ActorID: r.ActorID,
+		Action: Action(r.Action), Outcome: Outcome(r.Outcome), StatusDetail: r.StatusDetail,
+		ReasonCode: lifecycle.ReasonCode(r.ReasonCode), ReasonRef: r.ReasonRef, DroppedNames: r.DroppedNames,
+		SubjectDigest: r.SubjectDigest, Recipient: r.Recipient, RequestID: r.RequestID, TraceID: r.TraceID,
+		CorrelationID: r.CorrelationID, SchemaVersion: r.SchemaVersion, Position: r.ID, RecordedAt: r.RecordedAt.UTC(),
+	}
+	for _, n := range r.FieldNames {
+		e.FieldNames = append(e.FieldNames, lifecycle.Field(n))
+	}
+	if r.TenantID != nil {
+		// The column is of type uuid, so it always parses.
+		e.TenantID, _ = lifecycle.ParseTenantID(*r.TenantID)
+	}
+	return e
+}
+
+func formatCursor(id int64) string {
+	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, uint64(id)))
+}
+
+func parseCursor(s string) (int64, error) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil || len(b) != 8 {
+		return 0, lifecycle.Fail(lifecycle.RequestInvalid, "The cursor is not one that this service gave out; start without it.", lifecycle.At("/cursor", "unknown cursor"))
+	}
+	return int64(binary.BigEndian.Uint64(b)), nil
+}

@@ -1,0 +1,241 @@
+// Package inventory looks at what the database really holds, for the reports:
+// every table, declared or not, with counts and ages, the tombstones, and the
+// state of sweeps, all in one snapshot and as of one moment.
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/uptrace/bun"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/internal/pg"
+)
+
+// Table is one table as it is.
+type Table struct {
+	Name     string // schema.table
+	Declared bool
+	Rows     int64 // as of the moment asked for, when the table has a time column
+	Oldest   *time.Time
+	Newest   *time.Time
+}
+
+// Inventory is what was found.
+type Inventory struct {
+	Tables  []Table
+	Live    int64
+	Erased  int64
+	Erasure Erasures
+	Server  Server
+}
+
+// Erasures sums up the tombstones.
+type Erasures struct {
+	Total   int64
+	Oldest  *time.Time
+	Newest  *time.Time
+	Longest time.Duration // from the request to gone from live stores
+	Late    int64         // took longer than the deadline
+}
+
+// Server is what the database says about itself.
+type Server struct {
+	Version       string // e.g. "15.18"
+	UnixSocket    bool
+	Address       string // host address of the connection, "" on a unix socket
+	TLS           bool
+	DataChecksums bool
+}
+
+// Columns gives the time column of each declared table ("" for none).
+type Columns map[string]string
+
+// Store looks at one database.
+type Store struct{ db *store.DB }
+
+// New returns the store of db.
+func New(db *store.DB) *Store { return &Store{db} }
+
+// Clock is the database's time, whole seconds, rounded down: everything that is
+// recorded from now on is later.
+func (s *Store) Clock(ctx context.Context) (time.Time, error) {
+	var row struct{ Now time.Time }
+	err := pg.Bun(s.db).NewRaw(`SELECT date_trunc('second', clock_timestamp()) AS now`).Scan(ctx, &row)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading the database's clock: %w", pg.Map(err))
+	}
+	return row.Now.UTC(), nil
+}
+
+// Collect looks at everything as of the moment asked for.
+func (s *Store) Collect(ctx context.Context, declared Columns, asOf time.Time, deadline time.Duration) (Inventory, error) {
+	var inv Inventory
+	err := pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		var names []struct{ Schema, Name string }
+		err := tx.NewRaw(`SELECT n.nspname AS schema, c.relname AS name FROM pg_catalog.pg_class AS c
+			JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+			WHERE c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition
+				AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_%' ORDER BY 1, 2`).Scan(ctx, &names)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			t := Table{Name: n.Schema + "." + n.Name}
+			column, known := declared[t.Name]
+			t.Declared = known
+			if err := count(ctx, tx, &t, column, asOf); err != nil {
+				return fmt.Errorf("counting %s: %w", t.Name, pg.Map(err))
+			}
+			inv.Tables = append(inv.Tables, t)
+		}
+		if err := tenantsAsOf(ctx, tx, &inv, asOf); err != nil {
+			return err
+		}
+		if err := erasuresAsOf(ctx, tx, &inv.Erasure, asOf, deadline); err != nil {
+			return err
+		}
+		return server(ctx, tx, &inv.Server)
+	})
+	if err != nil {
+		return Inventory{}, fmt.Errorf("looking at what the database holds: %w", err)
+	}
+	return inv, nil
+}
+
+func count(ctx context.Context, tx bun.Tx, t *Table, column string, asOf time.Time) error {
+	schema, name, _ := strings.Cut(t.Name, ".")
+	var row struct {
+		Rows           int64
+		Oldest, Newest *time.Time
+	}
+	var err error
+	if column == "" {
+		err = tx.NewRaw(`SELECT count(*) AS rows FROM ?.?`, bun.Ident(schema), bun.Ident(name)).Scan(ctx, &row)
+	} else {
+		c := bun.Ident(column)
+		err = tx.NewRaw(`SELECT count(*) AS rows, min(?) AS oldest, max(?) AS newest FROM ?.? WHERE ? <= ?`,
+			c, c, bun.Ident(schema), bun.Ident(name), c, asOf).Scan(ctx, &row)
+	}
+	t.Rows, t.Oldest, t.Newest = row.Rows, utc(row.Oldest), utc(row.Newest)
+	return err
+}
+
+func tenantsAsOf(ctx context.Context, tx bun.Tx, inv *Inventory, asOf time.Time) error {
+	var row struct{ Live, Erased int64 }
+	err := tx.NewRaw(`SELECT count(*) FILTER (WHERE erased_at IS NULL OR erased_at > ?) AS live,
+		count(*) FILTER (WHERE erased_at <= ?) AS erased FROM trakr.tenants WHERE installed_at <= ?`, asOf, asOf, asOf).Scan(ctx, &row)
+	inv.Live, inv.Erased = row.Live, row.Erased
+	return err
+}
+
+func erasuresAsOf(ctx context.Context, tx bun.Tx, e *Erasures, asOf time.Time, deadline time.Duration) error {
+	var row struct {
+		Total, Late, Microseconds int64
+		Oldest, Newest            *time.Time
+	}
+	err := tx.NewRaw(`SELECT count(*) AS total, min(erased_at) AS oldest, max(erased_at) AS newest,
+		count(*) FILTER (WHERE erased_at - requested_at > make_interval(secs => ?)) AS late,
+		coalesce((extract(epoch FROM max(erased_at - requested_at)) * 1000000)::bigint, 0) AS microseconds
+		FROM trakr.erasures WHERE erased_at <= ?`, deadline.Seconds(), asOf).Scan(ctx, &row)
+	e.Total, e.Late, e.Longest = row.Total, row.Late, time.Duration(row.Microseconds)*time.Microsecond
+	e.Oldest, e.Newest = utc(row.Oldest), utc(row.Newest)
+	return err
+}
+
+func server(ctx context.Context, tx bun.Tx, s *Server) error {
+	var row struct {
+		Version, Address string
+		Socket, TLS      bool
+		Checksums        bool
+	}
+	err := tx.NewRaw(`SELECT split_part(current_setting('server_version'), ' ', 1) AS version,
+		coalesce(host(inet_server_addr()), '') AS address, inet_server_addr() IS NULL AS socket,
+		coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS tls,
+		current_setting('data_checksums') = 'on' AS checksums`).Scan(ctx, &row)
+	*s = Server{Version: row.Version, UnixSocket: row.Socket, Address: row.Address, TLS: row.TLS, DataChecksums: row.Checksums}
+	return err
+}
+
+// Finding is an open finding as of a moment.
+type Finding struct {
+	ID       string    `bun:"finding_id"`
+	Kind     string    `bun:"kind"`
+	Table    string    `bun:"table_name"`
+	Column   string    `bun:"column_name"`
+	Rows     int64     `bun:"rows"`
+	OpenedAt time.Time `bun:"opened_at"`
+}
+
+// OpenFindings lists the findings that were open at that moment.
+func (s *Store) OpenFindings(ctx context.Context, asOf time.Time) ([]Finding, error) {
+	var out []Finding
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT finding_id, kind, table_name, column_name, rows, opened_at FROM trakr.findings
+		WHERE opened_at <= ? AND (resolved_at IS NULL OR resolved_at > ?) ORDER BY opened_at, finding_id LIMIT 1000`, asOf, asOf).Scan(ctx, &out))
+	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return nil, fmt.Errorf("reading findings: %w", err)
+	}
+	return out, nil
+}
+
+// Summary is the sums of one finished sweep.
+type Summary struct{ Tables, Rows int64 }
+
+// SweepSummary adds up the checked tables of a run.
+func (s *Store) SweepSummary(ctx context.Context, runID string) (Summary, error) {
+	var row struct{ Tables, Rows int64 }
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT count(*) AS tables, coalesce(sum(rows) FILTER (WHERE disposition = 'checked'), 0)::bigint AS rows
+		FROM trakr.sweep_results WHERE run_id = ?`, runID).Scan(ctx, &row))
+	if err != nil {
+		return Summary{}, fmt.Errorf("adding up a sweep: %w", err)
+	}
+	return Summary(row), nil
+}
+
+// Issued is one report that was handed out.
+type Issued struct {
+	Kind, Format, PolicyHash, Digest string
+	AsOf                             time.Time
+}
+
+// Issue records that a report was handed out, with its digest, and the audit
+// event in the same transaction. A report that cannot be recorded is not issued.
+func (s *Store) Issue(ctx context.Context, a lifecycle.Access, now time.Time, r Issued) error {
+	if err := a.Check(); err != nil {
+		return err
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return fmt.Errorf("issuing a report: %w", err)
+	}
+	a.CorrelationID = id.String()
+	e := audit.New(ctx, now, a, audit.ReportIssue, audit.Success)
+	e.StatusDetail = r.Kind + " " + r.Format
+	err = pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		_, err := tx.NewRaw(`INSERT INTO trakr.reports_issued (report_id, kind, format, as_of, policy_hash, digest, issued_to, issued_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`, id.String(), r.Kind, r.Format, r.AsOf, r.PolicyHash, r.Digest, a.Caller.ID, now.UTC()).Exec(ctx)
+		if err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, e)
+	})
+	if err != nil {
+		return fmt.Errorf("issuing a report: %w", err)
+	}
+	return nil
+}
+
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}

@@ -1,0 +1,141 @@
+// Package store opens the one PostgreSQL database, migrates it, and takes locks
+// on it. Its sub-packages are the aggregates; together they are the only place
+// that knows SQL. The tenant's values have one door of their own: store/tenants.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+	"github.com/pressly/goose/v3/lock"
+
+	"trakr/internal/store/internal/pg"
+	"trakr/migrations"
+)
+
+// DB is one open database. It has no exported way to run SQL.
+type DB = pg.DB
+
+// Options tune Open.
+type Options = pg.Options
+
+// Lease is a leader lock; see TryLease.
+type Lease = pg.Lease
+
+// Open connects to the PostgreSQL at url.
+func Open(ctx context.Context, url string, o Options) (*DB, error) { return pg.Open(ctx, url, o) }
+
+// TryLease takes the named leader lock on the primary when no other process has
+// it. It does not wait.
+func TryLease(ctx context.Context, db *DB, name string) (*Lease, bool, error) {
+	return pg.TryLease(ctx, db, name)
+}
+
+const versionTable = "trakr.schema_migrations"
+
+// Migration is one numbered file and when it was applied; zero time means pending.
+type Migration struct {
+	Version   int64     `json:"version"`
+	Name      string    `json:"name"`
+	AppliedAt time.Time `json:"applied_at,omitzero"`
+}
+
+// Migrate applies what is pending, under a lock that other processes wait for,
+// and returns what it applied. Each file is one transaction.
+func Migrate(ctx context.Context, db *DB) ([]Migration, error) {
+	return MigrateFrom(ctx, db, migrations.FS)
+}
+
+// MigrateFrom is Migrate with other files: for tests that add a table as a
+// later release would.
+func MigrateFrom(ctx context.Context, db *DB, files fs.FS) ([]Migration, error) {
+	// The table of versions lives in the schema the first file creates.
+	if _, err := pg.Bun(db).ExecContext(ctx, `CREATE SCHEMA IF NOT EXISTS trakr`); err != nil && pg.State(pg.Map(err)) != "23505" {
+		return nil, fmt.Errorf("preparing the schema: %w", pg.Map(err))
+	}
+	p, err := provider(db, files)
+	if err != nil {
+		return nil, err
+	}
+	results, err := p.Up(ctx)
+	var applied []Migration
+	for _, r := range results {
+		applied = append(applied, Migration{Version: r.Source.Version, Name: r.Source.Path, AppliedAt: time.Now().UTC()})
+	}
+	var partial *goose.PartialError
+	if errors.As(err, &partial) {
+		return applied, fmt.Errorf("migrating: %s failed and was rolled back: %w", partial.Failed.Source.Path, pg.Map(partial.Err))
+	}
+	if err != nil {
+		return applied, fmt.Errorf("migrating: %w", pg.Map(err))
+	}
+	return applied, nil
+}
+
+// Migrations lists every file with when it was applied.
+func Migrations(ctx context.Context, db *DB) ([]Migration, error) {
+	exists, err := hasVersions(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	p, err := provider(db, migrations.FS)
+	if err != nil {
+		return nil, err
+	}
+	var all []Migration
+	if !exists { // asking goose would create the table
+		for _, s := range p.ListSources() {
+			all = append(all, Migration{Version: s.Version, Name: s.Path})
+		}
+		return all, nil
+	}
+	status, err := p.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the schema's version: %w", pg.Map(err))
+	}
+	for _, s := range status {
+		all = append(all, Migration{Version: s.Source.Version, Name: s.Source.Path, AppliedAt: s.AppliedAt.UTC()})
+	}
+	return all, nil
+}
+
+// Pending lists the files that Migrate would apply.
+func Pending(ctx context.Context, db *DB) ([]Migration, error) {
+	all, err := Migrations(ctx, db)
+	var pending []Migration
+	for _, m := range all {
+		if m.AppliedAt.IsZero() {
+			pending = append(pending, m)
+		}
+	}
+	return pending, err
+}
+
+func hasVersions(ctx context.Context, db *DB) (bool, error) {
+	var row struct{ Exists bool }
+	err := pg.Bun(db).NewRaw(`SELECT to_regclass(?) IS NOT NULL AS exists`, versionTable).Scan(ctx, &row)
+	return row.Exists, pg.Map(err)
+}
+
+func provider(db *DB, files fs.FS) (*goose.Provider, error) {
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 60))
+	if err != nil {
+		return nil, fmt.Errorf("preparing the migration lock: %w", err)
+	}
+	versions, err := database.NewStore(goose.DialectPostgres, versionTable)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the table of versions: %w", err)
+	}
+	p, err := goose.NewProvider(goose.DialectCustom, pg.Bun(db).DB, files, goose.WithStore(versions),
+		goose.WithSessionLocker(locker), goose.WithSlog(slog.New(slog.DiscardHandler)), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return nil, fmt.Errorf("reading the migrations: %w", err)
+	}
+	return p, nil
+}

@@ -1,0 +1,265 @@
+// Package sweeps keeps what sweeps found: each run, one result per table checked
+// with zero included, and the findings that stay open until a later run no
+// longer sees them. It also knows how to ask the live catalog for every table
+// that carries a tenant (Orphans), so that no list of tables is kept by hand.
+package sweeps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/uptrace/bun"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/internal/pg"
+)
+
+// Result is what a run claims.
+type Result string
+
+// The results. Blind: something could not be judged, so nothing is claimed.
+const (
+	Clean    Result = "clean"
+	Findings Result = "findings"
+	Blind    Result = "blind"
+	Failed   Result = "failed"
+)
+
+// Disposition says how one table was treated.
+type Disposition string
+
+// The dispositions.
+const (
+	Checked  Disposition = "checked"
+	Retained Disposition = "retained" // policy keeps such rows, with a ground; counted, not a finding
+	Unjudged Disposition = "unjudged" // could not be judged: see Ground
+)
+
+// Check is the result for one column of one table.
+type Check struct {
+	Store           string      `json:"store" bun:"store"`
+	Table           string      `json:"table" bun:"table_name"`
+	Column          string      `json:"column" bun:"column_name"`
+	Disposition     Disposition `json:"disposition" bun:"disposition"`
+	Ground          string      `json:"ground,omitempty" bun:"ground,nullzero"`
+	Rows            int64       `json:"count" bun:"rows"`
+	PredicateDigest string      `json:"predicate_digest" bun:"predicate_digest"` // hex SHA-256 of the SQL run
+	CheckedAt       time.Time   `json:"checked_at" bun:"checked_at"`
+}
+
+// Finding is rows that should not be there, open until a run no longer sees them.
+type Finding struct {
+	ID         string     `json:"finding_id" bun:"finding_id"`
+	Kind       string     `json:"kind" bun:"kind"`
+	Store      string     `json:"store" bun:"store"`
+	Table      string     `json:"table" bun:"table_name"`
+	Column     string     `json:"column" bun:"column_name"`
+	Rows       int64      `json:"count" bun:"rows"`
+	OpenedAt   time.Time  `json:"opened_at" bun:"opened_at"`
+	LastSeenAt time.Time  `json:"last_seen_at" bun:"last_seen_at"`
+	ResolvedAt *time.Time `json:"resolved_at,omitempty" bun:"resolved_at"`
+}
+
+// Run is one pass.
+type Run struct {
+	ID         string     `json:"run_id" bun:"run_id"`
+	Kind       string     `json:"kind" bun:"kind"`
+	Trigger    string     `json:"trigger" bun:"trigger"` // schedule, command or api
+	StartedAt  time.Time  `json:"started_at" bun:"started_at"`
+	FinishedAt *time.Time `json:"finished_at,omitempty" bun:"finished_at"`
+	SnapshotAt *time.Time `json:"snapshot_at,omitempty" bun:"snapshot_at"`
+	Result     Result     `json:"result,omitempty" bun:"result,nullzero"` // "" while it runs, or when it was cut off
+	Checks     []Check    `json:"checks" bun:"-"`
+	Findings   []Finding  `json:"findings" bun:"-"`
+}
+
+// Store keeps sweeps in one database.
+type Store struct{ db *store.DB }
+
+// New returns the store of db.
+func New(db *store.DB) *Store { return &Store{db} }
+
+// Begin records that a run started: a run that is cut off leaves this trace.
+func (s *Store) Begin(ctx context.Context, kind, trigger string, now time.Time) (Run, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return Run{}, fmt.Errorf("starting a sweep: %w", err)
+	}
+	r := Run{ID: id.String(), Kind: kind, Trigger: trigger, StartedAt: now.UTC()}
+	_, err = pg.Bun(s.db).NewRaw(`INSERT INTO trakr.sweep_runs (run_id, kind, trigger, started_at) VALUES (?, ?, ?, ?)`,
+		r.ID, kind, trigger, r.StartedAt).Exec(ctx)
+	if err != nil {
+		return Run{}, fmt.Errorf("starting a sweep: %w", pg.Map(err))
+	}
+	return r, nil
+}
+
+// Finish stores the run's results, opens and resolves findings, and appends the
+// audit event, all in one transaction. The run's Findings are then those open.
+func (s *Store) Finish(ctx context.Context, a lifecycle.Access, r *Run, now time.Time) error {
+	a.CorrelationID = r.ID
+	e := audit.New(ctx, now, a, audit.SweepRun, audit.Success)
+	e.StatusDetail = r.Kind + " " + string(r.Result)
+	if r.Result == Failed {
+		e.Outcome = audit.Failure
+	}
+	now = now.UTC()
+	r.FinishedAt = &now
+	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		_, err := tx.NewRaw(`UPDATE trakr.sweep_runs SET finished_at = ?, snapshot_at = ?, result = ? WHERE run_id = ?`,
+			now, r.SnapshotAt, string(r.Result), r.ID).Exec(ctx)
+		if err != nil {
+			return err
+		}
+		for _, c := range r.Checks {
+			_, err := tx.NewRaw(`INSERT INTO trakr.sweep_results (run_id, store, table_name, column_name, disposition, ground, predicate_digest, rows, checked_at)
+				VALUES (?, ?, ?, ?, ?, NULLIF(?, ''), ?, ?, ?)`, r.ID, c.Store, c.Table, c.Column, string(c.Disposition), c.Ground, c.PredicateDigest, c.Rows, c.CheckedAt).Exec(ctx)
+			if err != nil {
+				return err
+			}
+			if err := note(ctx, tx, *r, c, now); err != nil {
+				return err
+			}
+		}
+		if r.Result == Clean || r.Result == Findings { // a complete pass: what is no longer in the catalog is gone
+			_, err = tx.NewRaw(`UPDATE trakr.findings SET resolved_at = ? WHERE kind = ? AND resolved_at IS NULL AND last_seen_at < ?
+				AND NOT EXISTS (SELECT FROM trakr.sweep_results AS x WHERE x.run_id = ? AND x.store = findings.store
+					AND x.table_name = findings.table_name AND x.column_name = findings.column_name)`, now, r.Kind, now, r.ID).Exec(ctx)
+			if err != nil {
+				return err
+			}
+		}
+		r.Findings = []Finding{}
+		if err := tx.NewRaw(`SELECT finding_id, kind, store, table_name, column_name, rows, opened_at, last_seen_at, resolved_at
+			FROM trakr.findings WHERE kind = ? AND resolved_at IS NULL ORDER BY store, table_name, column_name LIMIT 1000`, r.Kind).Scan(ctx, &r.Findings); err != nil && !errors.Is(pg.Map(err), pg.ErrNoRows) {
+			return err
+		}
+		return audit.Append(ctx, tx, e)
+	})
+	if err != nil {
+		return fmt.Errorf("storing a sweep's results: %w", err)
+	}
+	return nil
+}
+
+// note opens, refreshes or resolves the finding of one check.
+func note(ctx context.Context, tx bun.Tx, r Run, c Check, now time.Time) error {
+	if c.Disposition != Checked {
+		return nil
+	}
+	if c.Rows == 0 {
+		_, err := tx.NewRaw(`UPDATE trakr.findings SET resolved_at = ? WHERE kind = ? AND store = ? AND table_name = ? AND column_name = ? AND resolved_at IS NULL`,
+			now, r.Kind, c.Store, c.Table, c.Column).Exec(ctx)
+		return err
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return err
+	}
+	_, err = tx.NewRaw(`INSERT INTO trakr.findings (finding_id, kind, store, table_name, column_name, rows, opened_at, last_seen_at, opened_by_run)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (kind, store, table_name, column_name) WHERE resolved_at IS NULL
+		DO UPDATE SET rows = excluded.rows, last_seen_at = excluded.last_seen_at`,
+		id.String(), r.Kind, c.Store, c.Table, c.Column, c.Rows, now, now, r.ID).Exec(ctx)
+	return err
+}
+
+const runColumns = `run_id, kind, trigger, started_at, finished_at, snapshot_at, result`
+
+// Runs lists the newest runs, with their checks.
+func (s *Store) Runs(ctx context.Context, kind string, limit int) ([]Run, error) {
+	runs := []Run{}
+	err := pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		err := tx.NewRaw(`SELECT `+runColumns+` FROM trakr.sweep_runs WHERE ? = '' OR kind = ? ORDER BY started_at DESC, run_id DESC LIMIT ?`,
+			kind, kind, min(max(limit, 1), 200)).Scan(ctx, &runs)
+		if err != nil && !errors.Is(pg.Map(err), pg.ErrNoRows) {
+			return err
+		}
+		for i := range runs {
+			runs[i].Checks, runs[i].Findings = []Check{}, []Finding{}
+			if err := tx.NewRaw(`SELECT store, table_name, column_name, disposition, ground, rows, predicate_digest, checked_at
+				FROM trakr.sweep_results WHERE run_id = ? ORDER BY store, table_name, column_name`, runs[i].ID).Scan(ctx, &runs[i].Checks); err != nil && !errors.Is(pg.Map(err), pg.ErrNoRows) {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading sweeps: %w", err)
+	}
+	return runs, nil
+}
+
+// Findings lists findings, open ones first, newest first.
+func (s *Store) Findings(ctx context.Context, openOnly bool, limit int) ([]Finding, error) {
+	out := []Finding{}
+	err := pg.Bun(s.db).NewRaw(`SELECT finding_id, kind, store, table_name, column_name, rows, opened_at, last_seen_at, resolved_at
+		FROM trakr.findings WHERE NOT ? OR resolved_at IS NULL
+		ORDER BY resolved_at IS NOT NULL, opened_at DESC, finding_id LIMIT ?`, openOnly, min(max(limit, 1), 1000)).Scan(ctx, &out)
+	if err = pg.Map(err); err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return nil, fmt.Errorf("reading findings: %w", err)
+	}
+	return out, nil
+}
+
+// LastFinished returns the newest run of a kind that finished by then, or nil.
+func (s *Store) LastFinished(ctx context.Context, kind string, by time.Time) (*Run, error) {
+	var r Run
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+runColumns+` FROM trakr.sweep_runs
+		WHERE kind = ? AND finished_at <= ? ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by).Scan(ctx, &r))
+	if errors.Is(err, pg.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the last sweep: %w", err)
+	}
+	return &r, nil
+}
+
+// LastSuccess is LastFinished without runs that failed.
+func (s *Store) LastSuccess(ctx context.Context, kind string, by time.Time) (*Run, error) {
+	var r Run
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+runColumns+` FROM trakr.sweep_runs
+		WHERE kind = ? AND finished_at <= ? AND result <> 'failed' ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by).Scan(ctx, &r))
+	if errors.Is(err, pg.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the last sweep: %w", err)
+	}
+	return &r, nil
+}
+
+// Expect notes since when a job is expected to run, once; it returns that time.
+func (s *Store) Expect(ctx context.Context, job string, now time.Time) (time.Time, error) {
+	var row struct{ FirstExpectedAt time.Time }
+	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		_, err := tx.NewRaw(`INSERT INTO trakr.schedule_state (job, first_expected_at) VALUES (?, ?) ON CONFLICT DO NOTHING`, job, now).Exec(ctx)
+		if err != nil {
+			return err
+		}
+		return tx.NewRaw(`SELECT first_expected_at FROM trakr.schedule_state WHERE job = ?`, job).Scan(ctx, &row)
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("noting a schedule: %w", err)
+	}
+	return row.FirstExpectedAt.UTC(), nil
+}
+
+// FirstExpected returns since when a job is expected; zero when it never was.
+func (s *Store) FirstExpected(ctx context.Context, job string) (time.Time, error) {
+	var row struct{ FirstExpectedAt time.Time }
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT first_expected_at FROM trakr.schedule_state WHERE job = ?`, job).Scan(ctx, &row))
+	if errors.Is(err, pg.ErrNoRows) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading a schedule: %w", err)
+	}
+	return row.FirstExpectedAt.UTC(), nil
+}

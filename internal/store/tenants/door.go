@@ -1,0 +1,111 @@
+// Package tenants is THE DOOR: the only way to the guarded values of a tenant.
+//
+// Every method takes an Access (who, why) and commits its audit event in the
+// same transaction as the act; a value is released only after that commit is
+// confirmed. When the event cannot be written the act does not happen. A refused
+// attempt is recorded in a transaction of its own. Values lie sealed in the
+// database and pass through memory as lifecycle.Secret.
+//
+// It decides nothing about signatures or HTTP; its callers verify first.
+package tenants
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"trakr/internal/keyring"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store"
+	"trakr/internal/store/audit"
+	"trakr/policy"
+)
+
+// Door is the door of one database. It is safe for concurrent use.
+type Door struct {
+	db     *store.DB
+	keys   *keyring.Keyring
+	policy *policy.Policy
+	log    *audit.Log
+
+	eraseFrom []string // tables whose rows of a tenant go with it
+}
+
+// New returns a door. It refuses to exist without a log, keys or a policy, and
+// with a policy under which values would outlive their tenant.
+func New(db *store.DB, keys *keyring.Keyring, p *policy.Policy, log *audit.Log) (*Door, error) {
+	if db == nil || keys == nil || p == nil || log == nil {
+		return nil, errors.New("the door needs a database, a keyring, a policy and an audit log")
+	}
+	tables, err := erasable(p)
+	if err != nil {
+		return nil, err
+	}
+	return &Door{db: db, keys: keys, policy: p, log: log, eraseFrom: tables}, nil
+}
+
+// Tenant is the registry's entry: no customer data.
+type Tenant struct {
+	ID          lifecycle.TenantID `json:"tenant_id"`
+	State       lifecycle.State    `json:"state"`
+	Ingress     lifecycle.Ingress  `json:"ingress"`
+	InstalledAt time.Time          `json:"installed_at"`
+	UpdatedAt   time.Time          `json:"updated_at"`
+	ErasedAt    *time.Time         `json:"erased_at,omitempty"`
+}
+
+// Subject is what a tenant is looked up by: exactly one member is set.
+type Subject struct {
+	ClientKey     lifecycle.Secret
+	WorkspaceUUID lifecycle.Secret // lower case, without braces
+}
+
+func (d *Door) digests(s Subject) (column string, all []keyring.Digest, err error) {
+	if s.ClientKey.Empty() == s.WorkspaceUUID.Empty() {
+		return "", nil, lifecycle.Fail(lifecycle.RequestInvalid, "A look-up names exactly one of client_key and workspace_uuid.")
+	}
+	if !s.ClientKey.Empty() {
+		all, err = d.keys.Digests(keyring.Subject, s.ClientKey)
+		return "subject_digest", all, err
+	}
+	all, err = d.keys.Digests(keyring.Principal, s.WorkspaceUUID)
+	return "principal_digest", all, err
+}
+
+// deny records a refused attempt and returns the refusal, or the reason why it
+// could not be recorded: an unrecorded denial is not an answer.
+func (d *Door) deny(ctx context.Context, e audit.Event, refusal error) error {
+	e.Outcome = audit.Denied
+	e.StatusDetail = string(lifecycle.AsFault(refusal).Kind)
+	if r := lifecycle.AsFault(refusal).Reason; r != "" {
+		e.StatusDetail = r
+	}
+	if err := d.log.Record(ctx, e); err != nil {
+		return err
+	}
+	return refusal
+}
+
+// Denial is an attempt that a caller of the door refused before any act.
+type Denial struct {
+	Action  audit.Action
+	Tenant  lifecycle.TenantID // zero when none is known
+	Subject lifecycle.Secret   // the client key it named; recorded as keyed digest
+	Detail  string             // closed-set word, e.g. "signature"
+	Dropped []string           // names of payload keys not kept
+}
+
+// Deny records a refused attempt.
+func (d *Door) Deny(ctx context.Context, a lifecycle.Access, n Denial) error {
+	e := audit.New(ctx, d.log.Now(), a, n.Action, audit.Denied)
+	e.TenantID, e.StatusDetail, e.DroppedNames = n.Tenant, n.Detail, n.Dropped
+	if !n.Subject.Empty() {
+		sum, err := d.keys.Digest(keyring.Subject, n.Subject)
+		if err != nil {
+			return fmt.Errorf("recording a denial: %w", err)
+		}
+		e.SubjectDigest = sum.String()
+	}
+	return d.log.Record(ctx, e)
+}

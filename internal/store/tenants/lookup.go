@@ -1,0 +1,137 @@
+package tenants
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/uptrace/bun"
+
+	"trakr/internal/keyring"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/internal/pg"
+)
+
+// tenantRow is the registry as bun reads it.
+type tenantRow struct {
+	bun.BaseModel `bun:"table:trakr.tenants,alias:t"`
+
+	TenantID        string     `bun:"tenant_id,pk"`
+	Ingress         string     `bun:"ingress"`
+	State           string     `bun:"state"`
+	SubjectDigest   []byte     `bun:"subject_digest"`
+	PrincipalDigest []byte     `bun:"principal_digest"`
+	InstalledAt     time.Time  `bun:"installed_at"`
+	UpdatedAt       time.Time  `bun:"updated_at"`
+	ErasedAt        *time.Time `bun:"erased_at"`
+	LastTokenIAT    *time.Time `bun:"last_token_iat"`
+}
+
+func (r tenantRow) tenant() (Tenant, error) {
+	id, err := lifecycle.ParseTenantID(r.TenantID)
+	if err != nil {
+		return Tenant{}, fmt.Errorf("reading a tenant: %w", err)
+	}
+	t := Tenant{ID: id, State: lifecycle.State(r.State), Ingress: lifecycle.Ingress(r.Ingress),
+		InstalledAt: r.InstalledAt.UTC(), UpdatedAt: r.UpdatedAt.UTC()}
+	if r.ErasedAt != nil {
+		at := r.ErasedAt.UTC()
+		t.ErasedAt = &at
+	}
+	return t, nil
+}
+
+// Lookup finds a tenant by client key or workspace uuid. A live tenant is
+// preferred; else the one erased last under that client key is returned with
+// state erased. Nothing known is tenant-unknown. The look-up is an audited act
+// of its own, found or not, recorded by keyed digest; its answer leaves only
+// after that is committed.
+func (d *Door) Lookup(ctx context.Context, a lifecycle.Access, s Subject) (Tenant, error) {
+	e := audit.New(ctx, d.log.Now(), a, audit.TenantLookup, audit.Success)
+	if err := a.Check(); err != nil {
+		return Tenant{}, d.deny(ctx, e, err)
+	}
+	column, digests, err := d.digests(s)
+	if err != nil {
+		return Tenant{}, err
+	}
+	e.SubjectDigest = digests[0].String()
+	var found *Tenant
+	err = pg.InTx(ctx, d.db, func(ctx context.Context, tx bun.Tx) error {
+		found, err = find(ctx, tx, column, digests)
+		if err != nil {
+			return err
+		}
+		e.StatusDetail = "unknown"
+		if found != nil {
+			e.TenantID, e.StatusDetail = found.ID, string(found.State)
+		}
+		return audit.Append(ctx, tx, e)
+	})
+	if err != nil {
+		return Tenant{}, fmt.Errorf("looking a tenant up: %w", err)
+	}
+	if found == nil {
+		return Tenant{}, lifecycle.Fail(lifecycle.TenantUnknown, "No tenant is known by this. It never installed the app here.")
+	}
+	return *found, nil
+}
+
+// find returns nil, nil when there is none; a database error is an error.
+func find(ctx context.Context, tx bun.IDB, column string, digests []keyring.Digest) (*Tenant, error) {
+	var r tenantRow
+	err := pg.Map(tx.NewSelect().Model(&r).Where("? IN (?)", bun.Ident(column), bun.List(digests)).
+		Where("state = ?", string(lifecycle.Live)).OrderExpr("installed_at DESC, tenant_id").Limit(1).Scan(ctx))
+	if errors.Is(err, pg.ErrNoRows) && column == "subject_digest" {
+		err = pg.Map(tx.NewSelect().Model(&r).
+			Join("JOIN trakr.erasures AS x ON x.tenant_id = t.tenant_id").
+			Where("x.subject_digest IN (?)", bun.List(digests)).OrderExpr("x.erased_at DESC, t.tenant_id").Limit(1).Scan(ctx))
+	}
+	if errors.Is(err, pg.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	t, err := r.tenant()
+	return &t, err
+}
+
+// Get returns the registry's entry of one tenant. It holds no customer data and
+// leaves no event (it is on the policy's published list).
+func (d *Door) Get(ctx context.Context, id lifecycle.TenantID) (Tenant, error) {
+	var r tenantRow
+	err := pg.Map(pg.Bun(d.db).NewSelect().Model(&r).Where("tenant_id = ?", id.String()).Scan(ctx))
+	if errors.Is(err, pg.ErrNoRows) {
+		return Tenant{}, errUnknown()
+	}
+	if err != nil {
+		return Tenant{}, fmt.Errorf("reading a tenant: %w", err)
+	}
+	return r.tenant()
+}
+
+func errUnknown() error {
+	return lifecycle.Fail(lifecycle.TenantUnknown, "There is no tenant with this id.")
+}
+
+func errErased() error {
+	return lifecycle.Fail(lifecycle.TenantErased, "This tenant is erased; nothing of it is held any more.")
+}
+
+// DeliveredErasure reports whether the uninstall that carried this token was
+// already carried out, and for which tenant: the same delivery twice is a no-op.
+func (d *Door) DeliveredErasure(ctx context.Context, tokenHash [32]byte) (lifecycle.TenantID, bool, error) {
+	var row struct{ TenantID string }
+	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT tenant_id FROM trakr.erasures WHERE token_hash = ? LIMIT 1`, tokenHash[:]).Scan(ctx, &row))
+	if errors.Is(err, pg.ErrNoRows) {
+		return lifecycle.TenantID{}, false, nil
+	}
+	if err != nil {
+		return lifecycle.TenantID{}, false, fmt.Errorf("looking for an earlier delivery: %w", err)
+	}
+	id, err := lifecycle.ParseTenantID(row.TenantID)
+	return id, err == nil, err
+}

@@ -1,0 +1,153 @@
+package tenants
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/internal/pg"
+	"trakr/policy"
+)
+
+// Reading is what one read released, and the event that records it. A field the
+// tenant does not have is recorded as read and absent from Values.
+type Reading struct {
+	EventID uuid.UUID
+	Values  lifecycle.Values
+}
+
+// MaxFields bounds one read; there are no more guarded fields than this.
+const MaxFields = 5
+
+// Read releases the named fields of one tenant, exactly those and none besides,
+// to a caller whose role and reason the policy allows for each.
+//
+// Errors: reason-required, field-not-allowed, request-invalid (no field, or one
+// twice), tenant-unknown, tenant-erased, audit-unavailable, store-unavailable.
+// Every refusal is recorded.
+func (d *Door) Read(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields ...lifecycle.Field) (Reading, error) {
+	if err := d.mayRead(a, fields); err != nil {
+		e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Denied)
+		e.TenantID, e.FieldNames = id, known(fields)
+		return Reading{}, d.deny(ctx, e, err)
+	}
+	return d.release(ctx, a, id, fields)
+}
+
+// Secret releases the shared secret to the code that verifies callbacks, and to
+// nobody else: no policy can open it to an API. It is an audited read.
+func (d *Door) Secret(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID) (lifecycle.Secret, error) {
+	if a.Caller.Role != lifecycle.RoleIngress {
+		e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Denied)
+		e.TenantID, e.FieldNames = id, []lifecycle.Field{lifecycle.SharedSecret}
+		return lifecycle.Secret{}, d.deny(ctx, e, lifecycle.Fail(lifecycle.FieldNotAllowed, "The shared secret is released to nobody."))
+	}
+	if err := a.Check(); err != nil {
+		return lifecycle.Secret{}, err
+	}
+	r, err := d.release(ctx, a, id, []lifecycle.Field{lifecycle.SharedSecret})
+	return r.Values[lifecycle.SharedSecret], err
+}
+
+// mayRead judges who, why and what before anything is touched.
+func (d *Door) mayRead(a lifecycle.Access, fields []lifecycle.Field) error {
+	if err := a.Check(); err != nil {
+		return err
+	}
+	if len(fields) == 0 || len(fields) > MaxFields {
+		return lifecycle.Fail(lifecycle.RequestInvalid, "A read names one to five fields.", lifecycle.At("/fields", "one to five field names"))
+	}
+	var at []lifecycle.Option
+	for i, f := range fields {
+		pointer := "/fields/" + strconv.Itoa(i)
+		rule, declared := d.policy.Field(f)
+		switch {
+		case !f.Valid() || !declared:
+			at = append(at, lifecycle.At(pointer, "not a declared field"))
+		case slices.Contains(fields[:i], f):
+			at = append(at, lifecycle.At(pointer, "named twice"))
+		case rule.Credential:
+			at = append(at, lifecycle.At(pointer, "a credential, released to nobody"))
+		case !allows(rule, a):
+			at = append(at, lifecycle.At(pointer, "not released to this role for this reason"))
+		}
+	}
+	if at != nil {
+		return lifecycle.Fail(lifecycle.FieldNotAllowed, "The policy does not release every field asked for; nothing was released.", at...)
+	}
+	return nil
+}
+
+func allows(r policy.FieldRule, a lifecycle.Access) bool {
+	return slices.Contains(r.Readers, a.Caller.Role) && slices.Contains(r.Reasons, a.Reason.Code)
+}
+
+// known keeps the declared names: what else a caller wrote is not recorded.
+func known(fields []lifecycle.Field) []lifecycle.Field {
+	var out []lifecycle.Field
+	for _, f := range fields {
+		if f.Valid() && !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// States that door.read raises.
+const (
+	stateUnknown = "TK404"
+	stateErased  = "TK410"
+)
+
+// release records the read and returns the values. It runs on pgx directly: the
+// one statement is its own transaction, and a row arrives before that commits.
+// Nothing is opened until the rows are closed without an error, which is when
+// the server has confirmed the commit.
+func (d *Door) release(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field) (Reading, error) {
+	e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Success)
+	e.TenantID, e.FieldNames = id, fields
+	sealed, err := d.recordedRead(ctx, e)
+	switch pg.State(err) {
+	case stateUnknown:
+		return Reading{}, d.deny(ctx, e, errUnknown())
+	case stateErased:
+		return Reading{}, d.deny(ctx, e, errErased())
+	}
+	if err != nil {
+		return Reading{}, audit.Unavailable(err)
+	}
+	values := lifecycle.Values{}
+	for _, f := range fields {
+		b := sealed[slices.Index(lifecycle.Fields(), f)]
+		if b == nil {
+			continue
+		}
+		if values[f], err = d.keys.Open(id, f, b); err != nil {
+			return Reading{}, fmt.Errorf("reading a tenant: %w", err)
+		}
+	}
+	return Reading{EventID: e.EventID, Values: values}, nil
+}
+
+// recordedRead returns the sealed columns in the order of lifecycle.Fields.
+func (d *Door) recordedRead(ctx context.Context, e audit.Event) ([MaxFields][]byte, error) {
+	var sealed [MaxFields][]byte
+	rows, err := pg.Pool(d.db).Query(ctx,
+		`SELECT client_key, shared_secret, principal_uuid, username, avatar_url FROM door.read($1)`, [][]byte{e.Record()})
+	if err != nil {
+		return sealed, pg.Map(err)
+	}
+	n := 0
+	_, err = pgx.ForEachRow(rows, []any{&sealed[0], &sealed[1], &sealed[2], &sealed[3], &sealed[4]}, func() error { n++; return nil })
+	if err == nil && n != 1 {
+		err = errors.New("the door returned no row for a recorded read")
+	}
+	return sealed, pg.Map(err)
+}

@@ -1,0 +1,249 @@
+package tenants
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/uptrace/bun"
+
+	"trakr/internal/keyring"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/internal/pg"
+)
+
+// Delivery is one verified callback: what makes it unique and orders it.
+type Delivery struct {
+	TokenHash  [32]byte  // SHA-256 of the compact token; zero when the install was unsigned
+	IssuedAt   time.Time // the token's iat; zero when unsigned
+	Remember   time.Time // until when the token could be presented again (exp + leeway)
+	ReceivedAt time.Time
+	Dropped    []string // names of payload keys seen and not kept
+}
+
+func (v Delivery) signed() bool { return v.TokenHash != [32]byte{} }
+
+// Result says what a delivery did.
+type Result string
+
+// The results. Replayed and Stale change nothing and are answered like success:
+// Bitbucket has nothing to repeat.
+const (
+	Applied  Result = "applied"
+	Replayed Result = "replayed" // this very token was acted upon before
+	Stale    Result = "stale"    // a newer callback of this tenant was acted upon before
+)
+
+// ErrOnFile means that the client key belongs to a live tenant: its next install
+// needs that tenant's signature.
+var ErrOnFile = errors.New("a live tenant has this client key")
+
+// Install creates a tenant for a client key that no live tenant has. The caller
+// has proof of possession. The id is new and linked to nothing older.
+func (d *Door) Install(ctx context.Context, a lifecycle.Access, values lifecycle.Values, v Delivery) (lifecycle.TenantID, Result, error) {
+	if err := a.Check(); err != nil {
+		return lifecycle.TenantID{}, "", err
+	}
+	id := lifecycle.NewTenantID()
+	digests, err := d.keys.Digests(keyring.Subject, values[lifecycle.ClientKey])
+	if err != nil {
+		return lifecycle.TenantID{}, "", fmt.Errorf("installing: %w", err)
+	}
+	principal, err := d.keys.Digest(keyring.Principal, values[lifecycle.PrincipalUUID])
+	if err != nil {
+		return lifecycle.TenantID{}, "", fmt.Errorf("installing: %w", err)
+	}
+	fields, err := d.seal(id, values, v.ReceivedAt)
+	if err != nil {
+		return lifecycle.TenantID{}, "", err
+	}
+	e := audit.New(ctx, d.log.Now(), a, audit.TenantInstall, audit.Success)
+	e.TenantID, e.FieldNames, e.DroppedNames, e.SubjectDigest = id, fields.names(), v.Dropped, digests[0].String()
+
+	result := Applied
+	err = pg.InTx(ctx, d.db, func(ctx context.Context, tx bun.Tx) error {
+		// Two first installs at once wait for each other here, whichever
+		// digest version each would write: the oldest is the same for both.
+		oldest := digests[len(digests)-1]
+		if _, err := tx.NewRaw(`SELECT pg_advisory_xact_lock(hashtextextended(?, 1))`, oldest.String()).Exec(ctx); err != nil {
+			return err
+		}
+		live, err := find(ctx, tx, "subject_digest", digests)
+		if err != nil {
+			return err
+		}
+		if live != nil && live.State == lifecycle.Live {
+			return ErrOnFile
+		}
+		row := tenantRow{TenantID: id.String(), Ingress: string(lifecycle.Connect), State: string(lifecycle.Live),
+			SubjectDigest: digests[0], PrincipalDigest: principal, InstalledAt: v.ReceivedAt, UpdatedAt: v.ReceivedAt}
+		if v.signed() {
+			// No stored secret could verify this iat, so it may order later
+			// callbacks but not lock them out.
+			iat := v.IssuedAt
+			if iat.After(v.ReceivedAt) {
+				iat = v.ReceivedAt
+			}
+			row.LastTokenIAT = &iat
+		}
+		if _, err := tx.NewInsert().Model(&row).Exec(ctx); err != nil {
+			return err
+		}
+		fresh, err := remember(ctx, tx, id, v)
+		if err != nil {
+			return err
+		}
+		if !fresh {
+			return errReplayed // rolls the new tenant back
+		}
+		if _, err := tx.NewInsert().Model(&fields).Exec(ctx); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, e)
+	})
+	if errors.Is(err, errReplayed) {
+		e.TenantID, e.FieldNames = lifecycle.TenantID{}, nil
+		e.Outcome, e.StatusDetail = audit.Denied, string(Replayed)
+		return lifecycle.TenantID{}, Replayed, d.log.Record(ctx, e)
+	}
+	if err != nil {
+		return lifecycle.TenantID{}, "", fmt.Errorf("installing: %w", err)
+	}
+	return id, result, nil
+}
+
+var errReplayed = errors.New("replayed")
+
+// Update writes the fields of a live tenant anew, after an install signed with
+// its stored secret. A replayed or older delivery changes nothing.
+func (d *Door) Update(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, values lifecycle.Values, v Delivery) (Result, error) {
+	if err := a.Check(); err != nil {
+		return "", err
+	}
+	principal, err := d.keys.Digest(keyring.Principal, values[lifecycle.PrincipalUUID])
+	if err != nil {
+		return "", fmt.Errorf("updating: %w", err)
+	}
+	fields, err := d.seal(id, values, v.ReceivedAt)
+	if err != nil {
+		return "", err
+	}
+	e := audit.New(ctx, d.log.Now(), a, audit.TenantUpdate, audit.Success)
+	e.TenantID, e.FieldNames, e.DroppedNames = id, fields.names(), v.Dropped
+	return d.once(ctx, id, v, e, func(ctx context.Context, tx bun.Tx, t tenantRow) error {
+		t.PrincipalDigest, t.UpdatedAt, t.LastTokenIAT = principal, v.ReceivedAt, &v.IssuedAt
+		if err := exactlyOne(tx.NewUpdate().Model(&t).Column("principal_digest", "updated_at", "last_token_iat").WherePK().Exec(ctx)); err != nil {
+			return err
+		}
+		return exactlyOne(tx.NewUpdate().Model(&fields).WherePK().Exec(ctx))
+	})
+}
+
+// once runs act on a live tenant unless the delivery was seen before or is
+// older than what was last accepted; either way the event is committed with it.
+func (d *Door) once(ctx context.Context, id lifecycle.TenantID, v Delivery, e audit.Event, act func(context.Context, bun.Tx, tenantRow) error) (Result, error) {
+	result := Applied
+	err := pg.InTx(ctx, d.db, func(ctx context.Context, tx bun.Tx) error {
+		var t tenantRow
+		err := pg.Map(tx.NewSelect().Model(&t).Where("tenant_id = ?", id.String()).For("UPDATE").Scan(ctx))
+		if errors.Is(err, pg.ErrNoRows) {
+			return errUnknown()
+		}
+		if err != nil {
+			return err
+		}
+		if t.State == string(lifecycle.Erased) {
+			return errErased()
+		}
+		fresh, err := remember(ctx, tx, id, v)
+		if err != nil {
+			return err
+		}
+		switch {
+		case !fresh:
+			result = Replayed
+		case t.LastTokenIAT != nil && v.IssuedAt.Before(*t.LastTokenIAT):
+			result = Stale
+		default:
+			if err := act(ctx, tx, t); err != nil {
+				return err
+			}
+			return audit.Append(ctx, tx, e)
+		}
+		e.Outcome, e.StatusDetail, e.FieldNames = audit.Denied, string(result), nil
+		return audit.Append(ctx, tx, e)
+	})
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", e.Action, err)
+	}
+	return result, nil
+}
+
+// remember enters the token into the replay guard and reports whether it is new.
+// It also clears some expired entries, so that the guard stays small even when
+// nothing else does it; a token is refused by its exp long before.
+func remember(ctx context.Context, tx bun.Tx, id lifecycle.TenantID, v Delivery) (bool, error) {
+	if !v.signed() {
+		return true, nil
+	}
+	_, err := tx.NewRaw(`DELETE FROM trakr.replay_guard WHERE token_hash IN (
+		SELECT token_hash FROM trakr.replay_guard WHERE expires_at < ? ORDER BY expires_at LIMIT 100 FOR UPDATE SKIP LOCKED)`, v.ReceivedAt).Exec(ctx)
+	if err != nil {
+		return false, err
+	}
+	res, err := tx.NewRaw(`INSERT INTO trakr.replay_guard (token_hash, tenant_id, seen_at, expires_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		v.TokenHash[:], id.String(), v.ReceivedAt, v.Remember).Exec(ctx)
+	if err != nil {
+		return false, err
+	}
+	n, err := res.RowsAffected()
+	return n == 1, err
+}
+
+// fieldsRow is the sealed values as bun writes them.
+type fieldsRow struct {
+	bun.BaseModel `bun:"table:trakr.tenant_fields"`
+
+	TenantID      string    `bun:"tenant_id,pk"`
+	ClientKey     []byte    `bun:"client_key"`
+	SharedSecret  []byte    `bun:"shared_secret"`
+	PrincipalUUID []byte    `bun:"principal_uuid"`
+	Username      []byte    `bun:"username"`
+	AvatarURL     []byte    `bun:"avatar_url"`
+	WrittenAt     time.Time `bun:"written_at"`
+}
+
+func (r *fieldsRow) column(f lifecycle.Field) *[]byte {
+	return map[lifecycle.Field]*[]byte{lifecycle.ClientKey: &r.ClientKey, lifecycle.SharedSecret: &r.SharedSecret,
+		lifecycle.PrincipalUUID: &r.PrincipalUUID, lifecycle.Username: &r.Username, lifecycle.AvatarURL: &r.AvatarURL}[f]
+}
+
+func (r *fieldsRow) names() []lifecycle.Field {
+	var out []lifecycle.Field
+	for _, f := range lifecycle.Fields() {
+		if *r.column(f) != nil {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func (d *Door) seal(id lifecycle.TenantID, values lifecycle.Values, now time.Time) (fieldsRow, error) {
+	r := fieldsRow{TenantID: id.String(), WrittenAt: now}
+	for f, v := range values {
+		if !f.Valid() {
+			return r, fmt.Errorf("sealing: %s is not a guarded field", f)
+		}
+		if v.Empty() {
+			continue
+		}
+		b, err := d.keys.Seal(id, f, v)
+		if err != nil {
+			return r, err
+		}
+		*r.column(f) = b
+	}
+	return r, nil
+}
