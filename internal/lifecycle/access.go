@@ -1,6 +1,9 @@
 package lifecycle
 
-import "regexp"
+import (
+	"regexp"
+	"strings"
+)
 
 // ActorType says what kind of party acts. The set is closed (names.md of the
 // audit event: actor_type).
@@ -102,9 +105,21 @@ type Access struct {
 	CorrelationID string // erasure, sweep run or deletion request this act belongs to
 }
 
-// Check refuses an access that does not say who and why: no code, or a person
-// without a ticket, is reason-required; a ticket in the wrong form likewise.
+// Check refuses an access to tenant values that does not say who and why: no
+// code, or a person without a ticket, is reason-required.
 func (a Access) Check() error {
+	if err := a.CheckReason(); err != nil {
+		return err
+	}
+	if a.Caller.Type.Person() && a.Reason.Ref == "" {
+		return Fail(ReasonRequired, "A person must name the ticket this is done for.", At("/reason/ref", "required for people"))
+	}
+	return nil
+}
+
+// CheckReason is Check for acts that touch no tenant value (a report, a sweep, a
+// token): a person may leave the ticket out.
+func (a Access) CheckReason() error {
 	known := false
 	for _, c := range ReasonCodes() {
 		known = known || c == a.Reason.Code
@@ -113,13 +128,19 @@ func (a Access) Check() error {
 	case a.Caller.Type == "" || a.Caller.ID == "":
 		return Fail(Internal, "an access without a caller")
 	case !known:
-		return Fail(ReasonRequired, "reason.code must be one of the policy's reason codes", At("/reason/code", "unknown or missing code"))
-	case a.Caller.Type.Person() && a.Reason.Ref == "":
-		return Fail(ReasonRequired, "a person must name the ticket this is done for", At("/reason/ref", "required for people"))
+		return Fail(ReasonRequired, "A reason code is needed: "+listCodes()+".", At("/reason/code", "unknown or missing code"))
 	case a.Reason.Ref != "" && !refForm.MatchString(a.Reason.Ref):
-		return Fail(ReasonRequired, "reason.ref must be a ticket reference such as SUP-1234, at most 64 characters, no spaces", At("/reason/ref", "not a ticket reference"))
+		return Fail(ReasonRequired, "A reason's ref is a ticket such as SUP-1234: at most 64 characters, no spaces, no @.", At("/reason/ref", "not a ticket reference"))
 	}
 	return nil
+}
+
+func listCodes() string {
+	var all []string
+	for _, c := range ReasonCodes() {
+		all = append(all, string(c))
+	}
+	return strings.Join(all, ", ")
 }
 
 // Recordable returns the part of the reason that may stand in the audit even

@@ -68,7 +68,7 @@ func (f Format) ContentType() string {
 // The export itself is recorded first: when that cannot be done nothing is
 // written. An event of the export is not part of the export it describes.
 func (l *Log) Export(ctx context.Context, a lifecycle.Access, f Filter, form Format, w io.Writer) (int64, error) {
-	if err := a.Check(); err != nil {
+	if err := a.CheckReason(); err != nil {
 		return 0, err
 	}
 	e := New(ctx, l.now(), a, AuditExport, Success)

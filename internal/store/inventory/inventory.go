@@ -208,7 +208,7 @@ type Issued struct {
 // Issue records that a report was handed out, with its digest, and the audit
 // event in the same transaction. A report that cannot be recorded is not issued.
 func (s *Store) Issue(ctx context.Context, a lifecycle.Access, now time.Time, r Issued) error {
-	if err := a.Check(); err != nil {
+	if err := a.CheckReason(); err != nil {
 		return err
 	}
 	id, err := uuid.NewV7()

@@ -64,7 +64,7 @@ var labelForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 // is seen. The creation is audited in the same transaction.
 func (s *Store) Create(ctx context.Context, a lifecycle.Access, role lifecycle.Role, label string, ttl time.Duration) (lifecycle.Secret, Token, error) {
 	var none lifecycle.Secret
-	if err := a.Check(); err != nil {
+	if err := a.CheckReason(); err != nil {
 		return none, Token{}, err
 	}
 	switch {
@@ -147,7 +147,7 @@ func (s *Store) List(ctx context.Context) ([]Token, error) {
 // Revoke ends a token at once; a token that was revoked before stays so. The
 // revocation is audited.
 func (s *Store) Revoke(ctx context.Context, a lifecycle.Access, id string) error {
-	if err := a.Check(); err != nil {
+	if err := a.CheckReason(); err != nil {
 		return err
 	}
 	now := s.now().UTC()

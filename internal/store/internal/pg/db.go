@@ -7,6 +7,7 @@ package pg
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/pgdialect"
 	"go.opentelemetry.io/otel/trace"
+
+	"trakr/internal/lifecycle"
 )
 
 // DB is one open database. Its handles are unexported, and only Pool and Bun
@@ -86,9 +89,21 @@ func Pool(d *DB) *pgxpool.Pool { return d.pool }
 func Bun(d *DB) *bun.DB { return d.bun }
 
 // InTx runs fn in one read-committed transaction. The work is done only when
-// InTx returns nil: a failed COMMIT is an error too.
+// InTx returns nil: a failed COMMIT is an error too, audit-unavailable, since
+// what was to be recorded is not.
 func InTx(ctx context.Context, d *DB, fn func(ctx context.Context, tx bun.Tx) error) error {
-	return Map(d.bun.RunInTx(ctx, &sql.TxOptions{}, fn))
+	committing := false
+	err := Map(d.bun.RunInTx(ctx, &sql.TxOptions{}, func(ctx context.Context, tx bun.Tx) error {
+		err := fn(ctx, tx)
+		committing = err == nil
+		return err
+	}))
+	var refused *Refused
+	if committing && errors.As(err, &refused) {
+		return lifecycle.Fail(lifecycle.AuditUnavailable, "The act and its audit event could not be committed; nothing was changed. Try again later.",
+			lifecycle.After(5*time.Second), lifecycle.Cause(err))
+	}
+	return err
 }
 
 // InSnapshot runs fn in one repeatable-read, read-only transaction, so that all

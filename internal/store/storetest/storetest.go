@@ -1,0 +1,305 @@
+// Package storetest gives each test a migrated PostgreSQL database of its own,
+// cloned from a template, on a private server that lives as long as the test
+// binary. There is no fake: what a test sees is what production runs. Without
+// PostgreSQL binaries the tests fail; they are never skipped.
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"trakr/internal/devpg"
+	"trakr/internal/keyring"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/tenants"
+	"trakr/policy"
+)
+
+var (
+	server  *devpg.Server
+	started sync.Once
+	startup error
+	counter atomic.Int64
+)
+
+const template = "trakr_template"
+
+// Main runs a package's tests and stops the server they used. Call it from
+// TestMain: os.Exit(storetest.Main(m)).
+func Main(m *testing.M) int {
+	code := m.Run()
+	if server != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := server.Stop(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "stopping the test server:", err)
+			return 1
+		}
+	}
+	return code
+}
+
+func start() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	server, startup = devpg.Temporary(ctx, devpg.Config{BinDir: os.Getenv("TRAKR_POSTGRES_BIN"), Settings: map[string]string{"max_connections": "200"}})
+	if startup != nil {
+		return
+	}
+	startup = admin(ctx, "CREATE DATABASE "+template)
+	if startup != nil {
+		return
+	}
+	db, err := store.Open(ctx, urlOf(template), store.Options{MaxConns: 2})
+	if err != nil {
+		startup = err
+		return
+	}
+	_, startup = store.Migrate(ctx, db)
+	db.Close() // a template must have no session
+}
+
+func admin(ctx context.Context, sql string) error {
+	c, err := pgx.Connect(ctx, urlOf("postgres"))
+	if err != nil {
+		return fmt.Errorf("connecting to the test server: %w", err)
+	}
+	defer func() { _ = c.Close(ctx) }()
+	_, err = c.Exec(ctx, sql)
+	return err
+}
+
+func urlOf(database string) string {
+	cfg, err := pgx.ParseConfig(server.URL())
+	if err != nil {
+		return ""
+	}
+	return strings.Replace(server.URL(), "/"+cfg.Database+"?", "/"+database+"?", 1)
+}
+
+// URL returns the connection string of a fresh, migrated database that is
+// dropped when the test ends.
+func URL(t testing.TB) string {
+	t.Helper()
+	started.Do(start)
+	if startup != nil {
+		t.Fatalf("the tests need a private PostgreSQL: %v", startup)
+	}
+	evidence(t)
+	name := fmt.Sprintf("t%d", counter.Add(1))
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := admin(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := admin(ctx, "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+			t.Error(err)
+		}
+	})
+	return urlOf(name)
+}
+
+// evidence notes, in the file that the test command names, that a test on
+// PostgreSQL really ran.
+func evidence(t testing.TB) {
+	path := os.Getenv("TRAKR_TEST_EVIDENCE")
+	if path == "" {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatalf("noting that PostgreSQL was used: %v", err)
+	}
+	_, err = fmt.Fprintln(f, t.Name())
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Env is one database with everything that works on it, and a clock that moves
+// only when told.
+type Env struct {
+	T      testing.TB
+	URL    string
+	DB     *store.DB
+	Keys   *keyring.Keyring
+	Policy *policy.Policy
+	Log    *audit.Log
+	Door   *tenants.Door
+	Clock  *Clock
+}
+
+// Clock is a clock for tests.
+type Clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+// Now returns the clock's time.
+func (c *Clock) Now() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.t }
+
+// Add moves the clock.
+func (c *Clock) Add(d time.Duration) { c.mu.Lock(); defer c.mu.Unlock(); c.t = c.t.Add(d) }
+
+// New returns an Env on a database of its own, with the built-in policy.
+func New(t testing.TB) *Env {
+	t.Helper()
+	e := &Env{T: t, URL: URL(t), Clock: &Clock{t: time.Now().UTC().Truncate(time.Second)}}
+	e.Keys = Must(t)(keyring.New()).(*keyring.Keyring)
+	e.Policy = Must(t)(policy.Default()).(*policy.Policy)
+	e.DB = Must(t)(store.Open(t.Context(), e.URL, store.Options{MaxConns: 6})).(*store.DB)
+	t.Cleanup(e.DB.Close)
+	e.Log = Must(t)(audit.NewLog(e.DB, e.Clock.Now)).(*audit.Log)
+	e.Door = Must(t)(tenants.New(e.DB, e.Keys, e.Policy, e.Log)).(*tenants.Door)
+	return e
+}
+
+// Must returns a function that fails the test on an error.
+func Must(t testing.TB) func(v any, err error) any {
+	return func(v any, err error) any {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// Exec runs SQL as the owner, past every door: to break things on purpose.
+func (e *Env) Exec(sql string, args ...any) {
+	e.T.Helper()
+	if err := e.TryExec(sql, args...); err != nil {
+		e.T.Fatal(err)
+	}
+}
+
+// TryExec is Exec for statements that are expected to be refused.
+func (e *Env) TryExec(sql string, args ...any) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := pgx.Connect(ctx, e.URL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close(ctx) }()
+	_, err = c.Exec(ctx, sql, args...)
+	return err
+}
+
+// Int runs a query that returns one number.
+func (e *Env) Int(sql string, args ...any) int64 {
+	e.T.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := pgx.Connect(ctx, e.URL)
+	if err != nil {
+		e.T.Fatal(err)
+	}
+	defer func() { _ = c.Close(ctx) }()
+	var n int64
+	if err := c.QueryRow(ctx, sql, args...).Scan(&n); err != nil {
+		e.T.Fatal(err)
+	}
+	return n
+}
+
+// Dump returns the whole database as pg_dump writes it.
+func (e *Env) Dump() []byte {
+	e.T.Helper()
+	bin, err := devpg.FindBinaries(os.Getenv("TRAKR_POSTGRES_BIN"))
+	if err != nil {
+		e.T.Fatal(err)
+	}
+	cmd := exec.CommandContext(e.T.Context(), filepath.Join(bin, "pg_dump"), "--dbname", e.URL, "--inserts")
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		e.T.Fatalf("pg_dump: %v: %s", err, errs.String())
+	}
+	return out.Bytes()
+}
+
+// DataDirectory is where the server's files lie, the write-ahead log included.
+func DataDirectory() string { return server.DataDirectory() }
+
+// Breaks are the ways in which writing the audit can fail, each as SQL that
+// makes it so. The last lets every statement succeed and the COMMIT fail.
+func Breaks() map[string]string {
+	return map[string]string{
+		"insert refused":   `CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$; CREATE TRIGGER no BEFORE INSERT ON trakr.audit_events FOR EACH ROW EXECUTE FUNCTION public.no()`,
+		"function missing": `DROP FUNCTION door.append(bytea[])`,
+		"table missing":    `ALTER TABLE trakr.audit_events RENAME TO gone`,
+		"constraint":       `ALTER TABLE trakr.audit_events ADD CONSTRAINT none CHECK (event_id IS NULL) NOT VALID`,
+		"commit fails":     `CREATE FUNCTION public.late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'too late'; END $$; CREATE CONSTRAINT TRIGGER late AFTER INSERT ON trakr.audit_events DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.late()`,
+	}
+}
+
+// Ingress is the access of a verified callback.
+func Ingress() lifecycle.Access {
+	return lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorBitbucket, ID: "connect", Role: lifecycle.RoleIngress},
+		Reason: lifecycle.Reason{Code: lifecycle.ServiceOperation}, RequestID: "req-test"}
+}
+
+// Service is the access of another part of the product.
+func Service() lifecycle.Access {
+	return lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorService, ID: "token:test", Role: lifecycle.RoleService},
+		Reason: lifecycle.Reason{Code: lifecycle.ServiceOperation}, RequestID: "req-test"}
+}
+
+// Values are made-up values of one tenant, each holding the marker.
+func Values(marker string) lifecycle.Values {
+	id := lifecycle.NewTenantID().String()
+	return lifecycle.Values{
+		lifecycle.ClientKey:     lifecycle.NewSecret("ari:cloud:bitbucket::app/{" + id + "}/trakr-" + marker),
+		lifecycle.SharedSecret:  lifecycle.NewSecret("secret-" + marker),
+		lifecycle.PrincipalUUID: lifecycle.NewSecret(id),
+		lifecycle.Username:      lifecycle.NewSecret("user-" + marker),
+		lifecycle.AvatarURL:     lifecycle.NewSecret("https://bitbucket.org/account/" + marker + "/avatar/"),
+	}
+}
+
+// Delivery is a signed callback of now, unique to the name.
+func (e *Env) Delivery(name string) tenants.Delivery {
+	d := tenants.Delivery{IssuedAt: e.Clock.Now(), Remember: e.Clock.Now().Add(time.Hour), ReceivedAt: e.Clock.Now()}
+	copy(d.TokenHash[:], name+strings.Repeat(".", 32))
+	return d
+}
+
+// Install makes a live tenant.
+func (e *Env) Install(values lifecycle.Values, delivery string) lifecycle.TenantID {
+	e.T.Helper()
+	id, result, err := e.Door.Install(e.T.Context(), Ingress(), values, e.Delivery(delivery))
+	if err != nil || result != tenants.Applied {
+		e.T.Fatalf("installing: %s, %v", result, err)
+	}
+	return id
+}
+
+// Events returns the whole audit, oldest first.
+func (e *Env) Events() []audit.Event {
+	e.T.Helper()
+	var out []audit.Event
+	if err := e.Log.Each(e.T.Context(), audit.Filter{}, func(ev audit.Event) error { out = append(out, ev); return nil }); err != nil {
+		e.T.Fatal(err)
+	}
+	return out
+}

@@ -1,0 +1,200 @@
+// Package sweep runs the checks that prove what the statement promises: one pass
+// of a kind, from its lock to its stored results. It knows neither cron nor HTTP.
+//
+// A pass stores a result for every table it looked at, zero included. It says
+// "clean" only when it could judge every one of them.
+package sweep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store"
+	"trakr/internal/store/sweeps"
+	"trakr/policy"
+)
+
+// Orphans is the kind that looks for rows of tenants that are not live.
+const Orphans = "orphans"
+
+// Kinds lists the kinds this version can run.
+func Kinds() []string { return []string{Orphans} }
+
+// Runner runs sweeps on one database.
+type Runner struct {
+	db     *store.DB
+	sweeps *sweeps.Store
+	policy *policy.Policy
+	now    func() time.Time
+	log    *slog.Logger
+}
+
+// New returns a runner. The policy must give each kind a schedule and a timeout.
+func New(db *store.DB, p *policy.Policy, now func() time.Time, log *slog.Logger) (*Runner, error) {
+	for _, k := range Kinds() {
+		if _, ok := p.Sweep(k); !ok {
+			return nil, fmt.Errorf("the policy has no schedule for the sweep %q", k)
+		}
+	}
+	for _, s := range p.Sweeps {
+		if err := knownKind(s.Kind); err != nil {
+			return nil, fmt.Errorf("the policy schedules the sweep %q, which this version cannot run", s.Kind)
+		}
+	}
+	return &Runner{db: db, sweeps: sweeps.New(db), policy: p, now: now, log: log}, nil
+}
+
+func knownKind(kind string) error {
+	for _, k := range Kinds() {
+		if k == kind {
+			return nil
+		}
+	}
+	return lifecycle.Fail(lifecycle.NotFound, "There is no sweep of this kind; there is: orphans.")
+}
+
+// ErrNotDue means that another replica already ran the pass that was due.
+var ErrNotDue = errors.New("this pass was already run")
+
+// Trigger says what started a pass.
+type Trigger string
+
+// The triggers.
+const (
+	BySchedule Trigger = "schedule"
+	ByCommand  Trigger = "command"
+	ByAPI      Trigger = "api"
+)
+
+// RunOnce runs one pass now and returns what it found. Only one pass of a kind
+// runs at a time over all replicas: otherwise it fails with sweep-running.
+func (r *Runner) RunOnce(ctx context.Context, a lifecycle.Access, kind string, by Trigger) (sweeps.Run, error) {
+	return r.run(ctx, a, kind, by, time.Time{})
+}
+
+// RunDue is RunOnce for the pass that was due at that time; when some replica
+// started a pass since then it fails with ErrNotDue.
+func (r *Runner) RunDue(ctx context.Context, a lifecycle.Access, kind string, due time.Time) (sweeps.Run, error) {
+	return r.run(ctx, a, kind, BySchedule, due)
+}
+
+func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Trigger, due time.Time) (sweeps.Run, error) {
+	if err := knownKind(kind); err != nil {
+		return sweeps.Run{}, err
+	}
+	if err := a.CheckReason(); err != nil {
+		return sweeps.Run{}, err
+	}
+	rule, _ := r.policy.Sweep(kind)
+	ctx, cancel := context.WithTimeout(ctx, rule.Timeout.Duration())
+	defer cancel()
+
+	lease, ok, err := store.TryLease(ctx, r.db, "sweep/"+kind)
+	if err != nil {
+		return sweeps.Run{}, fmt.Errorf("locking the sweep: %w", err)
+	}
+	if !ok {
+		return sweeps.Run{}, lifecycle.Fail(lifecycle.SweepRunning, "A sweep of this kind is running now; its result will be listed under sweeps.", lifecycle.After(10*time.Second))
+	}
+	defer lease.Release()
+	if !due.IsZero() {
+		last, err := r.sweeps.LastSuccess(ctx, kind, r.now())
+		if err != nil {
+			return sweeps.Run{}, err
+		}
+		if last != nil && !last.StartedAt.Before(due) {
+			return sweeps.Run{}, ErrNotDue
+		}
+	}
+
+	// A crash after Begin leaves a run without a result, which counts as no run;
+	// a crash before Finish loses the counts, and the next pass counts again.
+	run, err := r.sweeps.Begin(ctx, kind, string(by), r.now())
+	if err != nil {
+		return sweeps.Run{}, err
+	}
+	checks, at, err := r.sweeps.Orphans(ctx, r.declared)
+	if err != nil {
+		return run, r.fail(a, &run, err)
+	}
+	run.Checks, run.SnapshotAt, run.Result = checks, &at, judge(checks)
+	if err := r.sweeps.Finish(ctx, a, &run, r.now()); err != nil {
+		return run, r.fail(a, &run, err)
+	}
+	r.log.InfoContext(ctx, "sweep finished", "kind", kind, "result", string(run.Result), "tables", len(checks), "findings", len(run.Findings))
+	return run, nil
+}
+
+// fail stores that the run failed, even when its own time is up.
+func (r *Runner) fail(a lifecycle.Access, run *sweeps.Run, cause error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	run.Result, run.Checks, run.SnapshotAt = sweeps.Failed, nil, nil
+	return errors.Join(cause, r.sweeps.Finish(ctx, a, run, r.now()))
+}
+
+// declared tells the store what the policy knows of a table.
+func (r *Runner) declared(table string) (string, string, bool) {
+	t, s, ok := r.policy.Table(table)
+	if !ok {
+		return "", "", false
+	}
+	ground := ""
+	if t.Retained != nil {
+		ground = t.Retained.Ground
+	}
+	return s.Name, ground, true
+}
+
+// judge says what a pass may claim. Findings outrank blindness: they are known.
+func judge(checks []sweeps.Check) sweeps.Result {
+	result := sweeps.Clean
+	for _, c := range checks {
+		switch {
+		case c.Disposition == sweeps.Checked && c.Rows > 0:
+			return sweeps.Findings
+		case c.Disposition == sweeps.Unjudged:
+			result = sweeps.Blind
+		}
+	}
+	return result
+}
+
+// Health is how recently a kind of sweep did its duty.
+type Health struct {
+	Kind     string
+	Last     *sweeps.Run // newest pass that finished and did not fail; nil when none
+	Since    time.Time   // since when it is expected to run; zero when it never was
+	Interval time.Duration
+	Overdue  bool
+}
+
+// Health judges one kind at a moment: a pass is overdue when none finished
+// within twice its interval, counted from the last one or, when it never ran,
+// from the time it was first expected.
+func (r *Runner) Health(ctx context.Context, kind string, interval time.Duration, at time.Time) (Health, error) {
+	h := Health{Kind: kind, Interval: interval}
+	var err error
+	if h.Last, err = r.sweeps.LastSuccess(ctx, kind, at); err != nil {
+		return h, err
+	}
+	if h.Since, err = r.sweeps.FirstExpected(ctx, kind); err != nil {
+		return h, err
+	}
+	from := h.Since
+	if h.Last != nil && h.Last.FinishedAt.After(from) {
+		from = *h.Last.FinishedAt
+	}
+	h.Overdue = from.IsZero() || at.Sub(from) > 2*interval
+	return h, nil
+}
+
+// Expect notes that a kind is scheduled from now on.
+func (r *Runner) Expect(ctx context.Context, kind string) error {
+	_, err := r.sweeps.Expect(ctx, kind, r.now())
+	return err
+}

@@ -1,0 +1,195 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"trakr/internal/lifecycle"
+)
+
+// judge checks what a schema cannot say: that the parts of the file agree with
+// each other and with what the code can do.
+func judge(p *Policy, lines lineIndex) []Fault {
+	j := &judgement{p: p, lines: lines}
+	j.fields()
+	j.stores()
+	j.retention()
+	j.sweeps()
+	j.reasons()
+	j.app()
+	return j.faults
+}
+
+type judgement struct {
+	p      *Policy
+	lines  lineIndex
+	faults []Fault
+}
+
+func (j *judgement) fault(path, format string, args ...any) {
+	j.faults = append(j.faults, Fault{Line: j.lines.at(path), Path: path, Text: fmt.Sprintf(format, args...)})
+}
+
+// fields: each guarded value exactly once, none besides; no forbidden category;
+// a credential has no readers and every other field has.
+func (j *judgement) fields() {
+	seen := map[lifecycle.Field]bool{}
+	for i, f := range j.p.Fields {
+		at := "$.fields[" + strconv.Itoa(i) + "]"
+		switch {
+		case !f.Name.Valid():
+			j.fault(at+".name", "the service keeps no field of this name")
+		case seen[f.Name]:
+			j.fault(at+".name", "%s is declared twice", f.Name)
+		}
+		seen[f.Name] = true
+		for _, c := range j.p.ForbiddenCategories {
+			if f.Category == c || strings.HasPrefix(f.Category, c+".") {
+				j.fault(at+".category", "data of the category %s must not be kept", c)
+			}
+		}
+		if f.Credential != (f.Name == lifecycle.SharedSecret) {
+			j.fault(at+".credential", "shared_secret is a credential, and nothing else is")
+		}
+		if f.Credential && len(f.Readers)+len(f.Reasons) > 0 {
+			j.fault(at+".readers", "a credential is released to nobody")
+		}
+		for _, r := range f.Readers {
+			if !slices.Contains(lifecycle.TokenRoles(), r) {
+				j.fault(at+".readers", "%q is not a role of an API token", r)
+			}
+		}
+		for _, r := range f.Reasons {
+			if !slices.Contains(lifecycle.ReasonCodes(), r) {
+				j.fault(at+".reasons", "%q is not a reason code", r)
+			}
+		}
+		s, ok := j.store(f.Store)
+		if !ok {
+			j.fault(at+".store", "there is no store %q", f.Store)
+		} else if !s.HoldsFields {
+			j.fault(at+".store", "the store %q does not hold tenant values", f.Store)
+		}
+		if !j.class(f.Retention) {
+			j.fault(at+".retention", "there is no retention class %q", f.Retention)
+		}
+	}
+	for _, f := range lifecycle.Fields() {
+		if !seen[f] {
+			j.fault("$.fields", "%s is kept by the service and not declared", f)
+		}
+	}
+}
+
+// stores: unique names; sub-processors exist; the values and the replay guard
+// are declared and never outlive their tenant.
+func (j *judgement) stores() {
+	names, tables := map[string]bool{}, map[string]bool{}
+	for i, s := range j.p.Stores {
+		at := "$.stores[" + strconv.Itoa(i) + "]"
+		if names[s.Name] {
+			j.fault(at+".name", "the store %q is declared twice", s.Name)
+		}
+		names[s.Name] = true
+		if !slices.ContainsFunc(j.p.SubProcessors, func(x SubProcessor) bool { return x.Name == s.SubProcessor }) && s.SubProcessor != "" {
+			j.fault(at+".sub_processor", "there is no sub-processor of this name")
+		}
+		for k, t := range s.Tables {
+			at := at + ".tables[" + strconv.Itoa(k) + "]"
+			if tables[t.Name] {
+				j.fault(at+".name", "the table %s is declared twice", t.Name)
+			}
+			tables[t.Name] = true
+			if !j.class(t.Class) {
+				j.fault(at+".class", "there is no retention class %q", t.Class)
+			}
+			if t.Retained != nil && !t.HasTenant {
+				j.fault(at+".retained", "only a table with a tenant can outlive one")
+			}
+			if t.Name == "trakr.tenant_fields" || t.Name == "trakr.replay_guard" {
+				if t.Retained != nil || !t.HasTenant {
+					j.fault(at, "the rows of %s go with their tenant: has_tenant: true and no retained", t.Name)
+				}
+			}
+		}
+	}
+	for _, t := range []string{"trakr.tenants", "trakr.tenant_fields", "trakr.replay_guard", "trakr.erasures", "trakr.audit_events"} {
+		if !tables[t] {
+			j.fault("$.stores", "the table %s is not declared", t)
+		}
+	}
+}
+
+// retention: unique classes with periods; a deadline above zero.
+func (j *judgement) retention() {
+	seen := map[string]bool{}
+	for i, r := range j.p.Retention {
+		if seen[r.Class] {
+			j.fault("$.retention["+strconv.Itoa(i)+"].class", "the class %q is declared twice", r.Class)
+		}
+		seen[r.Class] = true
+	}
+	if j.p.DeletionDeadline.Duration() <= 0 {
+		j.fault("$.deletion_deadline", "the deadline must be longer than no time")
+	}
+	for i, s := range j.p.SubProcessors {
+		if _, err := time.Parse(time.DateOnly, s.Since); err != nil {
+			j.fault("$.sub_processors["+strconv.Itoa(i)+"].since", "not a date")
+		}
+	}
+}
+
+func (j *judgement) sweeps() {
+	seen := map[string]bool{}
+	for i, s := range j.p.Sweeps {
+		at := "$.sweeps[" + strconv.Itoa(i) + "]"
+		if seen[s.Kind] {
+			j.fault(at+".kind", "the sweep %q is scheduled twice", s.Kind)
+		}
+		seen[s.Kind] = true
+		if s.Timeout.Duration() < time.Second {
+			j.fault(at+".timeout", "a pass needs at least a second")
+		}
+	}
+}
+
+// reasons: each code of the service exactly once.
+func (j *judgement) reasons() {
+	seen := map[lifecycle.ReasonCode]bool{}
+	for i, r := range j.p.Reasons {
+		at := "$.reasons[" + strconv.Itoa(i) + "].code"
+		switch {
+		case !slices.Contains(lifecycle.ReasonCodes(), r.Code):
+			j.fault(at, "%q is not a reason code", r.Code)
+		case seen[r.Code]:
+			j.fault(at, "%s is declared twice", r.Code)
+		}
+		seen[r.Code] = true
+	}
+	for _, c := range lifecycle.ReasonCodes() {
+		if !seen[c] {
+			j.fault("$.reasons", "%s is recorded by the service and not declared", c)
+		}
+	}
+}
+
+func (j *judgement) app() {
+	if !slices.ContainsFunc(j.p.App.Scopes, func(s Scope) bool { return s.Name == j.p.App.Proof.Scope }) {
+		j.fault("$.app.proof.scope", "the proof's scope is not among the app's scopes")
+	}
+}
+
+func (j *judgement) store(name string) (Store, bool) {
+	i := slices.IndexFunc(j.p.Stores, func(s Store) bool { return s.Name == name })
+	if i < 0 {
+		return Store{}, false
+	}
+	return j.p.Stores[i], true
+}
+
+func (j *judgement) class(name string) bool {
+	return slices.ContainsFunc(j.p.Retention, func(r Retention) bool { return r.Class == name })
+}

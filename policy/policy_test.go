@@ -1,0 +1,152 @@
+package policy_test
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"trakr/internal/lifecycle"
+	"trakr/policy"
+)
+
+func TestBuiltInPolicyMakesTheStatementTrue(t *testing.T) {
+	p, err := policy.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Fields) != len(lifecycle.Fields()) || len(p.Hash()) != 64 {
+		t.Errorf("%d fields, hash %q", len(p.Fields), p.Hash())
+	}
+	for _, s := range p.Stores {
+		if s.HoldsFields && (s.City != "New York" || s.Country != "US" || s.Provider != "DigitalOcean") {
+			t.Errorf("tenant values in %s lie in %s, %s at %s", s.Name, s.City, s.Country, s.Provider)
+		}
+	}
+	secret, _ := p.Field(lifecycle.SharedSecret)
+	if !secret.Credential || len(secret.Readers) > 0 {
+		t.Error("the shared secret can be read")
+	}
+}
+
+// Each case breaks one rule of the built-in file by a replacement.
+func TestEachFaultIsNamedWithItsLine(t *testing.T) {
+	whole := string(policy.DefaultYAML())
+	for name, c := range map[string]struct{ old, replacement, path, want string }{
+		"a typo in a key":           {"homepage:", "hompage:", "$.app", "additional properties 'hompage' not allowed"},
+		"an e-mail field":           {"category: user.account.username", "category: user.contact.email", "$.fields[3].category", "user.contact must not be kept"},
+		"a field too few":           {"name: avatar_url", "name: username", "$.fields", "avatar_url is kept by the service and not declared"},
+		"a field too many":          {"name: avatar_url", "name: phone", "$.fields[4].name", "keeps no field of this name"},
+		"a readable secret":         {"    credential: true\n", "    credential: true\n    readers: [service]\n", "$.fields[1].readers", "released to nobody"},
+		"an ordinary secret":        {"    credential: true\n", "", "$.fields[1].credential", "shared_secret is a credential"},
+		"a reader of no token":      {"readers: [service, support]", "readers: [scheduler]", "$.fields[0].readers", "not a role of an API token"},
+		"values that outlive":       {"        class: tenant-fields\n        has_tenant: true\n", "        class: tenant-fields\n        has_tenant: true\n        retained: {ground: g, what: w}\n", "$.stores[0].tables[1]", "go with their tenant"},
+		"values without tenant":     {"        class: replay-guard\n        has_tenant: true\n", "        class: replay-guard\n", "$.stores[0].tables[2]", "go with their tenant"},
+		"an unknown class":          {"class: evidence\n      - name: trakr.findings", "class: evidnce\n      - name: trakr.findings", "$.stores[0].tables[6].class", `no retention class "evidnce"`},
+		"an unknown sub-processor":  {"sub_processor: DigitalOcean, LLC", "sub_processor: Another", "$.stores[0].sub_processor", "no sub-processor"},
+		"a month":                   {"period: P7D", "period: P1M", "$.retention[7].period", "does not match"},
+		"no deadline":               {"deletion_deadline: PT1H", "deletion_deadline: P0D", "$.deletion_deadline", "longer than no time"},
+		"a schedule of four fields": {`"17 * * * *"`, `"17 * * *"`, "$.sweeps[0].schedule", "does not match"},
+		"a scope nobody declared":   {"scope: webhook", "scope: repository", "$.app.proof.scope", "not among the app's scopes"},
+		"a key twice":               {"version: 1", "version: 1\nversion: 1", "$", "version"},
+		"an alias":                  {"contexts: [account]", "contexts: &c [account]", "", "anchors"},
+		"a country by name":         {"country: US", "country: USA", "$.stores[0].country", "does not match"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !strings.Contains(whole, c.old) {
+				t.Fatalf("the built-in policy has no %q", c.old)
+			}
+			broken := strings.Replace(whole, c.old, c.replacement, 1)
+			_, err := policy.Load("f.yaml", []byte(broken))
+			var e *policy.Error
+			if !errors.As(err, &e) {
+				t.Fatalf("taken: %v", err)
+			}
+			for _, f := range e.Faults {
+				if strings.Contains(f.Text, c.want) && (c.path == "" || f.Path == c.path) {
+					if f.Line == 0 {
+						t.Errorf("no line: %v", err)
+					}
+					return
+				}
+			}
+			t.Errorf("want %s: %s, got:\n%v", c.path, c.want, err)
+		})
+	}
+}
+
+func TestAllFaultsComeAtOnceInTheOrderOfTheFile(t *testing.T) {
+	s := strings.NewReplacer("name: avatar_url", "name: phone", "deletion_deadline: PT1H", "deletion_deadline: P0D", "scope: webhook", "scope: none").Replace(string(policy.DefaultYAML()))
+	_, err := policy.Load("f.yaml", []byte(s))
+	var e *policy.Error
+	if !errors.As(err, &e) || len(e.Faults) != 4 {
+		t.Fatalf("want the four faults: %v", err)
+	}
+	for i := 1; i < len(e.Faults); i++ {
+		if e.Faults[i].Line < e.Faults[i-1].Line {
+			t.Errorf("out of order:\n%v", err)
+		}
+	}
+}
+
+func TestEveryPropertyOfTheSchemaIsDescribed(t *testing.T) {
+	var root any
+	if err := json.Unmarshal(policy.Schema(), &root); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	var walk func(path string, v any)
+	walk = func(path string, v any) {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return
+		}
+		if props, ok := m["properties"].(map[string]any); ok {
+			if m["additionalProperties"] != false {
+				t.Errorf("%s takes unknown keys", path)
+			}
+			for name, p := range props {
+				seen++
+				if d, _ := p.(map[string]any)["description"].(string); d == "" {
+					t.Errorf("%s.%s has no description", path, name)
+				}
+			}
+		}
+		for k, c := range m {
+			walk(path+"."+k, c)
+		}
+	}
+	walk("", root)
+	if seen < 50 {
+		t.Errorf("only %d properties seen", seen)
+	}
+}
+
+func TestPeriods(t *testing.T) {
+	for s, want := range map[string]time.Duration{"P0D": 0, "P30D": 720 * time.Hour, "PT1H": time.Hour, "P1DT2H3M4S": 26*time.Hour + 3*time.Minute + 4*time.Second} {
+		if p, err := policy.ParsePeriod(s); err != nil || p.Duration() != want || p.String() != s {
+			t.Errorf("%s: %v, %v", s, p.Duration(), err)
+		}
+	}
+	for _, s := range []string{"", "P", "PT", "P1M", "P1Y", "30D", "P-1D", "P1.5D", "P1W"} {
+		if _, err := policy.ParsePeriod(s); err == nil {
+			t.Errorf("%q was taken", s)
+		}
+	}
+	for s, want := range map[string]string{"P0D": "at once", "P1D": "1 day", "PT1H": "1 hour", "P30D": "30 days", "PT90M": "90 minutes"} {
+		if p, _ := policy.ParsePeriod(s); p.Human() != want {
+			t.Errorf("%s: %q, want %q", s, p.Human(), want)
+		}
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add(policy.DefaultYAML())
+	f.Add([]byte("version: 1\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if p, err := policy.Load("f", b); (p == nil) == (err == nil) {
+			t.Error("neither a policy nor a fault")
+		}
+	})
+}
