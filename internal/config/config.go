@@ -1,0 +1,232 @@
+// Package config reads the service's environment into one struct, checks every
+// value, and reports all faults together. It opens nothing.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/caarlos0/env/v11"
+
+	"trakr/internal/lifecycle"
+)
+
+// Config is everything the environment decides. OTEL_ variables are read by
+// OpenTelemetry itself, as its standard says.
+type Config struct {
+	// Listen is the public address: callbacks, descriptor, /healthz.
+	Listen string `env:"TRAKR_LISTEN" envDefault:"127.0.0.1:8080"`
+	// AdminListen is the address of the API, /readyz and /metrics. Keep it private.
+	AdminListen string `env:"TRAKR_ADMIN_LISTEN" envDefault:"127.0.0.1:8081"`
+	// BaseURL is the public https address Bitbucket calls, without a trailing
+	// slash. Default: http:// and Listen, for a loopback address only.
+	BaseURL string `env:"TRAKR_BASE_URL"`
+	// DatabaseURL is the PostgreSQL to use. Default: a private PostgreSQL of the
+	// service's own under DataDir.
+	DatabaseURL lifecycle.Secret `env:"TRAKR_DATABASE_URL"`
+	// MigrationDatabaseURL is used by `trakr migrate` instead of DatabaseURL, for
+	// a role that may change tables.
+	MigrationDatabaseURL lifecycle.Secret `env:"TRAKR_MIGRATION_DATABASE_URL"`
+	// DataDir holds the private PostgreSQL and, by default, the keys.
+	DataDir string `env:"TRAKR_DATA_DIR" envDefault:"data"`
+	// PostgresBin is the directory of the private PostgreSQL's programs. Default:
+	// searched in PATH and the usual places.
+	PostgresBin string `env:"TRAKR_POSTGRES_BIN"`
+	// Policy is the policy file. Default: the one built in.
+	Policy string `env:"TRAKR_POLICY"`
+	// Keys is the keyring's file or, where there are no files, its JSON. Default:
+	// keys.json in DataDir, generated on first use.
+	Keys lifecycle.Secret `env:"TRAKR_KEYS"`
+	// BitbucketAPIURL is the origin asked for proof of possession.
+	BitbucketAPIURL string `env:"TRAKR_BITBUCKET_API_URL"`
+	// DevSkipProof accepts a first install without proof of possession. For
+	// development only: reports and doctor show it as a failed control.
+	DevSkipProof bool `env:"TRAKR_DEV_SKIP_PROOF"`
+	// TrustedProxies are the networks whose X-Forwarded-For is believed, comma
+	// separated CIDRs; else the connection's own address counts.
+	TrustedProxies []netip.Prefix `env:"TRAKR_TRUSTED_PROXIES"`
+	// LogLevel is debug, info, warn or error.
+	LogLevel slog.Level `env:"TRAKR_LOG_LEVEL" envDefault:"info"`
+	// Dev is set by `serve --dev`: defaults that suit a laptop. No variable of its own.
+	Dev bool `env:"-"`
+}
+
+// Defaults of the Bitbucket API's origin.
+const (
+	BitbucketAPI    = "https://api.bitbucket.org"
+	DevBitbucketAPI = "http://127.0.0.1:8090" // where `trakr simulate` answers
+)
+
+// reserved are names of later versions: setting one must not be silently without effect.
+var reserved = []string{"TRAKR_LEDGER", "TRAKR_FORGE_APP_ID", "TRAKR_FORGE_JWKS_URL", "TRAKR_END_SERVICE_URL", "TRAKR_END_SERVICE_SECRET"}
+
+// Variables lists the environment's names, for documentation and its check.
+func Variables() []string {
+	params, err := env.GetFieldParams(&Config{})
+	if err != nil { // the struct above is at fault; the package's test sees it
+		return nil
+	}
+	var out []string
+	for _, p := range params {
+		if p.Key != "" && p.Key != "-" {
+			out = append(out, p.Key)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Load reads environ (os.Environ's form). All faults come back as one error.
+func Load(environ []string, dev bool) (Config, error) {
+	vars := env.ToMap(environ)
+	c := Config{Dev: dev}
+	var faults []error
+	if err := env.ParseWithOptions(&c, env.Options{Environment: vars}); err != nil {
+		faults = append(faults, parseFaults(err)...)
+	}
+	faults = append(faults, unknown(vars)...)
+	c.fill()
+	faults = append(faults, c.check()...)
+	if len(faults) > 0 {
+		return Config{}, fmt.Errorf("the environment has %d fault(s):\n%w", len(faults), errors.Join(faults...))
+	}
+	return c, nil
+}
+
+// parseFaults names the variables that do not parse, without their values: a
+// mistaken paste could be a secret.
+func parseFaults(err error) []error {
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		return []error{errors.New("  the environment cannot be read")}
+	}
+	var out []error
+	forms := map[string]string{"DevSkipProof": "true or false", "TrustedProxies": "networks such as 10.0.0.0/8,127.0.0.1/32", "LogLevel": "debug, info, warn or error"}
+	for _, e := range all.Errors {
+		var p env.ParseError
+		if errors.As(e, &p) {
+			out = append(out, fmt.Errorf("  the setting %s must be %s", p.Name, forms[p.Name]))
+		} else {
+			out = append(out, errors.New("  a setting cannot be read"))
+		}
+	}
+	return out
+}
+
+func unknown(vars map[string]string) []error {
+	var out []error
+	known := Variables()
+	for name := range vars {
+		switch {
+		case !strings.HasPrefix(name, "TRAKR_"), strings.HasPrefix(name, "TRAKR_TEST_"), slices.Contains(known, name):
+		case slices.Contains(reserved, name):
+			out = append(out, fmt.Errorf("  %s belongs to a later version; unset it", name))
+		default:
+			out = append(out, fmt.Errorf("  %s is not a setting of this program; the README lists them", name))
+		}
+	}
+	slices.SortFunc(out, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return out
+}
+
+func (c *Config) fill() {
+	if c.BitbucketAPIURL == "" {
+		c.BitbucketAPIURL = BitbucketAPI
+		if c.Dev {
+			c.BitbucketAPIURL = DevBitbucketAPI
+		}
+	}
+	if c.BaseURL == "" {
+		c.BaseURL = "http://" + c.Listen
+	}
+	if c.Keys.Empty() {
+		c.Keys = lifecycle.NewSecret(filepath.Join(c.DataDir, "keys.json"))
+	}
+}
+
+func (c *Config) check() []error {
+	var out []error
+	fault := func(format string, args ...any) { out = append(out, fmt.Errorf("  "+format, args...)) }
+	for name, addr := range map[string]string{"TRAKR_LISTEN": c.Listen, "TRAKR_ADMIN_LISTEN": c.AdminListen} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			fault("%s must be host:port, such as 127.0.0.1:8080", name)
+		}
+	}
+	if c.Listen == c.AdminListen {
+		fault("TRAKR_LISTEN and TRAKR_ADMIN_LISTEN must differ: the API must not be public")
+	}
+	if err := origin(c.BaseURL, true); err != nil {
+		fault("TRAKR_BASE_URL %v", err)
+	}
+	if err := origin(c.BitbucketAPIURL, false); err != nil {
+		fault("TRAKR_BITBUCKET_API_URL %v", err)
+	}
+	if c.DevSkipProof && !Loopback(c.BaseURL) {
+		fault("TRAKR_DEV_SKIP_PROOF is for development; with a public TRAKR_BASE_URL it would let anyone install")
+	}
+	for name, s := range map[string]lifecycle.Secret{"TRAKR_DATABASE_URL": c.DatabaseURL, "TRAKR_MIGRATION_DATABASE_URL": c.MigrationDatabaseURL} {
+		if err := database(s.Reveal()); err != nil {
+			fault("%s %v", name, err)
+		}
+	}
+	slices.SortFunc(out, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return out
+}
+
+// origin checks an absolute URL: https, or http on this machine only.
+func origin(s string, path bool) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		return errors.New("must be an absolute https URL")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(s, "/"):
+		return errors.New("must have no user, query, fragment or trailing slash")
+	case !path && u.Path != "":
+		return errors.New("must be an origin without a path")
+	case u.Scheme == "http" && !Loopback(s):
+		return errors.New("must be https; http is for this machine only")
+	}
+	return nil
+}
+
+// Loopback reports whether the URL's host is this machine itself.
+func Loopback(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil {
+		return false
+	}
+	if u.Hostname() == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return err == nil && ip.IsLoopback()
+}
+
+// database refuses a connection that could be read on the way.
+func database(s string) error {
+	if s == "" {
+		return nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
+		return errors.New("must have the form postgres://user:password@host:5432/database?sslmode=verify-full")
+	}
+	host := u.Hostname()
+	if host == "" || strings.HasPrefix(u.Query().Get("host"), "/") || Loopback(s) {
+		return nil
+	}
+	switch u.Query().Get("sslmode") {
+	case "verify-full", "verify-ca":
+		return nil
+	case "require":
+		return nil // encrypted, though the server is not authenticated: doctor warns
+	}
+	return errors.New("must set sslmode=verify-full (or require): the connection leaves this machine")
+}

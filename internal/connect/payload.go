@@ -1,0 +1,380 @@
+package connect
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"trakr/internal/lifecycle"
+)
+
+// Decoder reduces callbacks' payloads to the guarded values.
+type Decoder struct {
+	AppKey    string   // ours; a payload for another app is refused
+	DropHosts []string // an avatar on these hosts, or below, is not kept
+}
+
+// Payload is what is kept of a callback. Everything else was dropped while
+// reading; Dropped holds the names of what that was, and no value.
+type Payload struct {
+	ClientKey     lifecycle.Secret
+	SharedSecret  lifecycle.Secret // empty in uninstalled
+	PrincipalUUID lifecycle.Secret // lower case, no braces
+	Username      lifecycle.Secret // empty for a person
+	AvatarURL     lifecycle.Secret // may be empty
+	Dropped       []string         // dotted paths, sorted, at most maxDropped
+}
+
+// Values returns the guarded values that are present.
+func (p Payload) Values() lifecycle.Values {
+	out := lifecycle.Values{}
+	for f, v := range map[lifecycle.Field]lifecycle.Secret{lifecycle.ClientKey: p.ClientKey, lifecycle.SharedSecret: p.SharedSecret,
+		lifecycle.PrincipalUUID: p.PrincipalUUID, lifecycle.Username: p.Username, lifecycle.AvatarURL: p.AvatarURL} {
+		if !v.Empty() {
+			out[f] = v
+		}
+	}
+	return out
+}
+
+// Bounds of what is taken, in bytes; many times what was ever captured.
+const (
+	maxClientKey = 512
+	maxSecret    = 1024
+	maxUsername  = 128
+	maxAvatar    = 2048
+	maxDepth     = 16
+	maxDropped   = 64
+)
+
+// Paths of the allow-list.
+const (
+	pathEvent    = "eventType"
+	pathKey      = "key"
+	pathClient   = "clientKey"
+	pathSecret   = "sharedSecret"
+	pathUUID     = "principal.uuid"
+	pathUsername = "principal.username"
+	pathAvatar   = "principal.links.avatar.href"
+)
+
+var allowed = []string{pathEvent, pathKey, pathClient, pathSecret, pathUUID, pathUsername, pathAvatar}
+
+// Installed decodes the payload of an installed callback. Faults are
+// payload-invalid with a pointer to each place.
+func (d Decoder) Installed(body []byte) (Payload, error) { return d.decode(body, "installed") }
+
+// Uninstalled decodes the payload of an uninstalled callback, which has no
+// shared secret.
+func (d Decoder) Uninstalled(body []byte) (Payload, error) { return d.decode(body, "uninstalled") }
+
+func (d Decoder) decode(body []byte, event string) (Payload, error) {
+	r := reader{values: map[string]string{}}
+	if err := r.read(body); err != nil {
+		return Payload{}, err
+	}
+	var p Payload
+	p.ClientKey = d.clientKey(&r)
+	p.PrincipalUUID = r.principal()
+	if id, ok := ariWorkspace(p.ClientKey.Reveal()); ok && id != p.PrincipalUUID.Reveal() && !p.PrincipalUUID.Empty() {
+		r.fault(pathClient, "does not name the principal's uuid")
+	}
+	if r.values[pathKey] != d.AppKey {
+		r.fault(pathKey, "is not this app's key")
+	}
+	if e, ok := r.values[pathEvent]; ok && e != event {
+		r.fault(pathEvent, "is not the event of this address")
+	}
+	if event == "installed" {
+		p.SharedSecret = r.required(pathSecret, maxSecret)
+	} else if _, ok := r.values[pathSecret]; ok {
+		r.drop(pathSecret)
+	}
+	if r.faults != nil {
+		return Payload{}, lifecycle.Fail(lifecycle.PayloadInvalid, "The payload is not a Bitbucket "+event+" callback for this app.", r.faults...)
+	}
+	p.Username = r.username()
+	p.AvatarURL = d.avatar(&r)
+	slices.Sort(r.dropped)
+	p.Dropped = slices.Compact(r.dropped)
+	return p, nil
+}
+
+// clientKey takes "connection:<n>", "ari:cloud:bitbucket::app/{uuid}/<app-key>"
+// for this app, and, since the forms are not documented, any other but an ari
+// that is not ours.
+func (d Decoder) clientKey(r *reader) lifecycle.Secret {
+	s := r.required(pathClient, maxClientKey)
+	if strings.HasPrefix(s.Reveal(), "ari:") {
+		_, app, _ := strings.Cut(strings.TrimPrefix(s.Reveal(), ariPrefix), "}/")
+		if _, ok := ariWorkspace(s.Reveal()); !ok || app != d.AppKey {
+			r.fault(pathClient, "is not an installation of this app")
+		}
+	}
+	return s
+}
+
+const ariPrefix = "ari:cloud:bitbucket::app/{"
+
+// ariWorkspace returns the uuid in a registered app's client key.
+func ariWorkspace(clientKey string) (string, bool) {
+	rest, ok := strings.CutPrefix(clientKey, ariPrefix)
+	if !ok {
+		return "", false
+	}
+	id, _, ok := strings.Cut(rest, "}/")
+	if !ok {
+		return "", false
+	}
+	return canonicalUUID(id)
+}
+
+// canonicalUUID takes a uuid with or without braces.
+func canonicalUUID(s string) (string, bool) {
+	if len(s) == 38 && s[0] == '{' && s[37] == '}' {
+		s = s[1:37]
+	}
+	if len(s) != 36 {
+		return "", false
+	}
+	id, err := uuid.Parse(s)
+	return id.String(), err == nil
+}
+
+func (r *reader) principal() lifecycle.Secret {
+	s := r.required(pathUUID, 38)
+	if s.Empty() {
+		return s
+	}
+	id, ok := canonicalUUID(s.Reveal())
+	if !ok {
+		r.fault(pathUUID, "is not a uuid")
+		return lifecycle.Secret{}
+	}
+	return lifecycle.NewSecret(id)
+}
+
+// username is a workspace's slug. One that looks like an e-mail address is not
+// kept: we promise to have none.
+func (r *reader) username() lifecycle.Secret {
+	s := r.values[pathUsername]
+	if s == "" {
+		return lifecycle.Secret{}
+	}
+	if len(s) > maxUsername || strings.Contains(s, "@") || !printable(s) {
+		r.drop(pathUsername)
+		return lifecycle.Secret{}
+	}
+	return lifecycle.NewSecret(s)
+}
+
+// avatar keeps an https address on a host that is not on the policy's list: a
+// gravatar's address is a hash of the person's e-mail.
+func (d Decoder) avatar(r *reader) lifecycle.Secret {
+	s := r.values[pathAvatar]
+	if s == "" {
+		return lifecycle.Secret{}
+	}
+	u, err := url.Parse(s)
+	keep := err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && len(s) <= maxAvatar && printable(s) && !strings.Contains(s, "@")
+	for _, h := range d.DropHosts {
+		// Bitbucket also wraps the other host's address in a query of its own.
+		keep = keep && !strings.Contains(strings.ToLower(s), strings.ToLower(h))
+	}
+	if !keep {
+		r.drop(pathAvatar)
+		return lifecycle.Secret{}
+	}
+	return lifecycle.NewSecret(s)
+}
+
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError })
+}
+
+// reader walks a payload and remembers only what the allow-list names.
+type reader struct {
+	values  map[string]string
+	dropped []string
+	faults  []lifecycle.Option
+}
+
+func (r *reader) fault(path, detail string) {
+	r.faults = append(r.faults, lifecycle.At("/"+strings.ReplaceAll(path, ".", "/"), detail))
+}
+
+func (r *reader) required(path string, limit int) lifecycle.Secret {
+	s := r.values[path]
+	switch {
+	case s == "":
+		r.fault(path, "is required")
+	case len(s) > limit || !printable(s):
+		r.fault(path, "is too long or has control characters")
+	default:
+		return lifecycle.NewSecret(s)
+	}
+	return lifecycle.Secret{}
+}
+
+func errPayload(detail string) error {
+	return lifecycle.Fail(lifecycle.PayloadInvalid, detail)
+}
+
+// read takes exactly one JSON object.
+func (r *reader) read(body []byte) error {
+	if !utf8.Valid(body) {
+		return errPayload("The payload is not UTF-8.")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return errPayload("The payload is not a JSON object.")
+	}
+	if err := r.object(d, "", 1); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errPayload("The payload has something after its JSON object.")
+	}
+	return nil
+}
+
+// object reads members up to the closing brace.
+func (r *reader) object(d *json.Decoder, prefix string, depth int) error {
+	seen := map[string]bool{}
+	for d.More() {
+		t, err := d.Token()
+		name, ok := t.(string)
+		if err != nil || !ok {
+			return errPayload("The payload is not well-formed JSON.")
+		}
+		path := prefix + name
+		switch {
+		case slices.Contains(allowed, path):
+			if seen[name] {
+				return errPayload("The payload names a key twice.")
+			}
+			seen[name] = true
+			err = r.leaf(d, path, depth)
+		case leadsOn(path):
+			if seen[name] {
+				return errPayload("The payload names a key twice.")
+			}
+			seen[name] = true
+			err = r.branch(d, path, depth)
+		default:
+			r.drop(prefix + plainName(name))
+			err = skip(d, depth)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return errPayload("The payload is not well-formed JSON.")
+	}
+	return nil
+}
+
+// leadsOn reports whether an allowed path goes through this one.
+func leadsOn(path string) bool {
+	return slices.ContainsFunc(allowed, func(a string) bool { return strings.HasPrefix(a, path+".") })
+}
+
+// leaf takes a string; null counts as absent.
+func (r *reader) leaf(d *json.Decoder, path string, depth int) error {
+	t, err := d.Token()
+	if err != nil {
+		return errPayload("The payload is not well-formed JSON.")
+	}
+	switch v := t.(type) {
+	case string:
+		r.values[path] = v
+	case nil:
+	case json.Delim:
+		r.fault(path, "must be a string")
+		return skipRest(d, v, depth)
+	default:
+		r.fault(path, "must be a string")
+	}
+	return nil
+}
+
+// branch descends into an object on the way to an allowed leaf.
+func (r *reader) branch(d *json.Decoder, path string, depth int) error {
+	t, err := d.Token()
+	if err != nil || depth >= maxDepth {
+		return errPayload("The payload is not well-formed JSON, or nested too deeply.")
+	}
+	if t == json.Delim('{') {
+		return r.object(d, path+".", depth+1)
+	}
+	if delim, ok := t.(json.Delim); ok {
+		r.fault(path, "must be an object")
+		return skipRest(d, delim, depth)
+	}
+	if t != nil {
+		r.fault(path, "must be an object")
+	}
+	return nil
+}
+
+// skip reads one value of any kind and forgets it.
+func skip(d *json.Decoder, depth int) error {
+	t, err := d.Token()
+	if err != nil {
+		return errPayload("The payload is not well-formed JSON.")
+	}
+	if delim, ok := t.(json.Delim); ok {
+		return skipRest(d, delim, depth)
+	}
+	return nil
+}
+
+// skipRest reads up to the delimiter that closes the opened one.
+func skipRest(d *json.Decoder, opened json.Delim, depth int) error {
+	if opened != '{' && opened != '[' {
+		return errPayload("The payload is not well-formed JSON.")
+	}
+	for open := 1; open > 0; {
+		t, err := d.Token()
+		if err != nil {
+			return errPayload("The payload is not well-formed JSON.")
+		}
+		switch t {
+		case json.Delim('{'), json.Delim('['):
+			open++
+		case json.Delim('}'), json.Delim(']'):
+			open--
+		}
+		if depth+open > maxDepth {
+			return errPayload("The payload is nested too deeply.")
+		}
+	}
+	return nil
+}
+
+func (r *reader) drop(path string) {
+	if len(r.dropped) < maxDropped {
+		r.dropped = append(r.dropped, path)
+	}
+}
+
+var nameForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,39}$`)
+
+// plainName keeps a key that looks like one. Anything else could be a value in a
+// key's place, and is recorded as "other".
+func plainName(s string) string {
+	if nameForm.MatchString(s) {
+		return s
+	}
+	return "other"
+}
