@@ -1,0 +1,159 @@
+// Package bitbucket calls Bitbucket Cloud's API: today the one protected resource
+// that proves whether an offered shared secret is a workspace's. The origin is
+// fixed by configuration, never taken from a payload, redirects are not followed,
+// and no error or span holds the address, which names the workspace.
+package bitbucket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"trakr/internal/connect"
+	"trakr/internal/lifecycle"
+)
+
+// Config says whom to ask and as whom.
+type Config struct {
+	Origin   string // e.g. https://api.bitbucket.org; http on this machine only (the caller checks)
+	AppKey   string // iss of our tokens
+	Resource string // path with {workspace}, e.g. /2.0/workspaces/{workspace}/hooks
+	Now      func() time.Time
+	Timeout  time.Duration // of one call; 0 means 5 s, inside the customer's click
+	Tracer   trace.TracerProvider
+}
+
+// Client calls Bitbucket.
+type Client struct {
+	c      Config
+	http   *http.Client
+	tracer trace.Tracer
+}
+
+const (
+	tokenLife    = 180 * time.Second // Bitbucket takes no longer ones
+	defaultRetry = 30 * time.Second
+	maxRetry     = 5 * time.Minute
+)
+
+// New returns a client.
+func New(c Config) (*Client, error) {
+	u, err := url.Parse(c.Origin)
+	if err != nil || u.Host == "" || u.Path != "" || u.User != nil {
+		return nil, errors.New("the Bitbucket API's origin must be https://host")
+	}
+	if !strings.Contains(c.Resource, "{workspace}") {
+		return nil, errors.New("the proof's resource must contain {workspace}")
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 5 * time.Second
+	}
+	return &Client{c: c, tracer: c.Tracer.Tracer("trakr/internal/bitbucket"), http: &http.Client{
+		Timeout:       c.Timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: c.Timeout},
+	}}, nil
+}
+
+// ProvePossession asks for the workspace's protected resource with a token signed
+// with the offered secret. nil: Bitbucket knows the secret as this workspace's.
+// signature-invalid: it does not (4xx other than 429). proof-unavailable: it did
+// not say (429, 5xx, redirect, no answer), with the time to wait.
+func (c *Client) ProvePossession(ctx context.Context, workspaceUUID, clientKey, secret lifecycle.Secret) error {
+	ctx, span := c.tracer.Start(ctx, "bitbucket.prove", trace.WithSpanKind(trace.SpanKindClient))
+	defer span.End()
+	status, retry, err := c.call(ctx, workspaceUUID, clientKey, secret)
+	if status != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", status))
+	}
+	switch {
+	case err == nil && status/100 == 2:
+		return nil
+	case err == nil && status/100 == 4 && status != http.StatusTooManyRequests:
+		return lifecycle.Fail(lifecycle.SignatureInvalid, "Bitbucket does not know the offered secret as this workspace's.", lifecycle.Because("proof-refused"))
+	case err == nil:
+		err = fmt.Errorf("bitbucket answered %d", status)
+	}
+	if lifecycle.AsFault(err).Kind == lifecycle.PayloadInvalid {
+		return err
+	}
+	span.SetStatus(codes.Error, "")
+	return lifecycle.Fail(lifecycle.ProofUnavailable, "Bitbucket did not say whether the offered secret is this workspace's; nothing was stored. Try again later.",
+		lifecycle.After(retry), lifecycle.Cause(err))
+}
+
+func (c *Client) call(ctx context.Context, workspaceUUID, clientKey, secret lifecycle.Secret) (status int, retry time.Duration, err error) {
+	retry = defaultRetry
+	id, err := uuid.Parse(workspaceUUID.Reveal())
+	if err != nil || len(workspaceUUID.Reveal()) != 36 {
+		return 0, retry, lifecycle.Fail(lifecycle.PayloadInvalid, "The workspace's uuid is not one.", lifecycle.At("/principal/uuid", "is not a uuid"))
+	}
+	target := c.c.Origin + strings.ReplaceAll(c.c.Resource, "{workspace}", "%7B"+id.String()+"%7D")
+	now := c.c.Now()
+	token, err := connect.Mint(connect.Claims{Issuer: lifecycle.NewSecret(c.c.AppKey), Subject: clientKey,
+		IssuedAt: now, ExpiresAt: now.Add(tokenLife), QSH: connect.QSH(http.MethodGet, target, c.c.Origin)}, secret)
+	if err != nil {
+		return 0, retry, errors.New("no token could be signed")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return 0, retry, errors.New("no request could be made")
+	}
+	req.Header.Set("Authorization", "JWT "+token.Reveal())
+	req.Header.Set("Accept", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return 0, retry, errors.New(cause(err))
+	}
+	defer func() { _ = resp.Body.Close() }()
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again; the content is not needed
+	return resp.StatusCode, retryAfter(resp.Header.Get("Retry-After"), now), nil
+}
+
+// cause names why there was no answer, in words of our own: the library's error
+// repeats the address.
+func cause(err error) string {
+	var dns *net.DNSError
+	var op *net.OpError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "the request was given up"
+	case errors.Is(err, context.DeadlineExceeded) || isTimeout(err):
+		return "no answer in time"
+	case errors.As(err, &dns):
+		return "the host was not found"
+	case errors.As(err, &op) && op.Op == "dial":
+		return "no connection"
+	case strings.Contains(err.Error(), "tls:") || strings.Contains(err.Error(), "x509:"):
+		return "no trusted TLS connection"
+	}
+	return "the connection broke"
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// retryAfter reads the header's seconds or date, within bounds.
+func retryAfter(s string, now time.Time) time.Duration {
+	d := defaultRetry
+	if n, err := strconv.Atoi(s); err == nil {
+		d = time.Duration(n) * time.Second
+	} else if at, err := http.ParseTime(s); err == nil {
+		d = at.Sub(now)
+	}
+	return min(max(d, time.Second), maxRetry)
+}
