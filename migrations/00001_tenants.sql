@@ -72,3 +72,12 @@ CREATE TABLE trakr.replay_guard (
 );
 CREATE INDEX replay_guard_expiry ON trakr.replay_guard (expires_at);
 CREATE INDEX replay_guard_of_tenant ON trakr.replay_guard (tenant_id);
+
+-- Digests of a fixed text under the keyring's digest keys. A service that starts
+-- with another keyring would know no tenant and let each be installed anew; it
+-- sees the difference here and refuses.
+CREATE TABLE trakr.keyring_checks (
+    digest   bytea       NOT NULL CONSTRAINT keyring_checks_pk PRIMARY KEY
+                         CONSTRAINT keyring_checks_form CHECK (octet_length(digest) = 36),
+    noted_at timestamptz NOT NULL
+);

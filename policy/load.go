@@ -111,11 +111,23 @@ func Load(name string, data []byte) (*Policy, error) {
 		return fail(syntaxFault(err))
 	}
 	sum := sha256.Sum256(data)
-	p.hash = hex.EncodeToString(sum[:])
+	p.hash, p.source = hex.EncodeToString(sum[:]), bytes.Clone(data)
 	if faults := judge(p, lines); len(faults) > 0 {
 		return fail(faults...)
 	}
 	return p, nil
+}
+
+// Source returns the exact bytes the policy was loaded from.
+func (p *Policy) Source() []byte { return bytes.Clone(p.source) }
+
+// JSON returns the policy as JSON, keys in the order of the file.
+func (p *Policy) JSON() ([]byte, error) {
+	b, err := yaml.YAMLToJSON(p.source)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the policy: %w", err)
+	}
+	return b, nil
 }
 
 // syntaxFault places what the YAML library says.

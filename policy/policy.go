@@ -27,7 +27,8 @@ type Policy struct {
 	Reasons             []Reason       `yaml:"reasons"`
 	NotAudited          []NotAudited   `yaml:"not_audited"` // the published list of what leaves no audit event
 
-	hash string
+	hash   string
+	source []byte
 }
 
 // App is what the Connect descriptor is generated from.

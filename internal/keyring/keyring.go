@@ -37,6 +37,7 @@ type Purpose string
 const (
 	Subject   Purpose = "trakr/digest/subject/v1"   // the clientKey (Connect)
 	Principal Purpose = "trakr/digest/principal/v1" // the workspace's or person's uuid
+	Check     Purpose = "trakr/digest/check/v1"     // a fixed text, to recognise the keyring
 )
 
 // Digest is a keyed digest: 4 bytes big-endian version of the digest key, then

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/uptrace/bun"
 
 	"trakr/internal/keyring"
@@ -121,11 +122,14 @@ func errErased() error {
 	return lifecycle.Fail(lifecycle.TenantErased, "This tenant is erased; nothing of it is held any more.")
 }
 
-// DeliveredErasure reports whether the uninstall that carried this token was
-// already carried out, and for which tenant: the same delivery twice is a no-op.
-func (d *Door) DeliveredErasure(ctx context.Context, tokenHash [32]byte) (lifecycle.TenantID, bool, error) {
+// Delivered reports whether a callback that carried this token was already acted
+// upon, and for which tenant: the same delivery twice is a no-op. It must be asked
+// before the signature is checked, since an install may have replaced the secret
+// that its own token is signed with.
+func (d *Door) Delivered(ctx context.Context, tokenHash [32]byte) (lifecycle.TenantID, bool, error) {
 	var row struct{ TenantID string }
-	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT tenant_id FROM trakr.erasures WHERE token_hash = ? LIMIT 1`, tokenHash[:]).Scan(ctx, &row))
+	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT tenant_id FROM trakr.replay_guard WHERE token_hash = ?
+		UNION ALL SELECT tenant_id FROM trakr.erasures WHERE token_hash = ? LIMIT 1`, tokenHash[:], tokenHash[:]).Scan(ctx, &row))
 	if errors.Is(err, pg.ErrNoRows) {
 		return lifecycle.TenantID{}, false, nil
 	}
@@ -134,4 +138,25 @@ func (d *Door) DeliveredErasure(ctx context.Context, tokenHash [32]byte) (lifecy
 	}
 	id, err := lifecycle.ParseTenantID(row.TenantID)
 	return id, err == nil, err
+}
+
+// ParseSubject checks what a caller wants to look up: exactly one of a client key
+// and a workspace uuid, the latter with or without braces.
+func ParseSubject(clientKey, workspaceUUID string) (Subject, error) {
+	if (clientKey == "") == (workspaceUUID == "") {
+		return Subject{}, lifecycle.Fail(lifecycle.RequestInvalid, "A look-up names exactly one of client_key and workspace_uuid.",
+			lifecycle.At("", "exactly one of client_key, workspace_uuid"))
+	}
+	if clientKey != "" {
+		return Subject{ClientKey: lifecycle.NewSecret(clientKey)}, nil
+	}
+	s := workspaceUUID
+	if len(s) == 38 && s[0] == '{' && s[37] == '}' {
+		s = s[1:37]
+	}
+	id, err := uuid.Parse(s)
+	if err != nil || len(s) != 36 {
+		return Subject{}, lifecycle.Fail(lifecycle.RequestInvalid, "A workspace is named by its uuid, with or without braces.", lifecycle.At("/workspace_uuid", "not a uuid"))
+	}
+	return Subject{WorkspaceUUID: lifecycle.NewSecret(id.String())}, nil
 }

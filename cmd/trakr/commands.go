@@ -1,0 +1,307 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"trakr/internal/keyring"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store"
+	"trakr/internal/sweep"
+	"trakr/policy"
+)
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		if a.json {
+			return a.printJSON(map[string]string{"version": toolVersion()})
+		}
+		_, err := fmt.Fprintln(a.out, toolVersion())
+		return err
+	}}
+}
+
+func (a *app) migrateCommand() *cobra.Command {
+	var status bool
+	c := &cobra.Command{
+		Use:   "migrate",
+		Short: "Bring the database's tables to this version",
+		Long:  "Applies pending migrations under a lock; each is one transaction, and nothing pending is a success.\nUses TRAKR_MIGRATION_DATABASE_URL when set, else TRAKR_DATABASE_URL, else the private PostgreSQL.",
+		Example: "  trakr migrate --status\n" +
+			"  TRAKR_MIGRATION_DATABASE_URL=postgres://owner:…@db/trakr?sslmode=verify-full trakr migrate",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.migrate(c.Context(), status) },
+	}
+	c.Flags().BoolVar(&status, "status", false, "list migrations, apply none")
+	return c
+}
+
+func (a *app) migrate(ctx context.Context, status bool) error {
+	cfg, err := a.config(false)
+	if err != nil {
+		return err
+	}
+	s := &service{cfg: cfg}
+	url := cfg.MigrationDatabaseURL
+	if url.Empty() {
+		url = cfg.DatabaseURL
+	}
+	defer s.close()
+	if err := s.connect(ctx, attachOrStart, url, nil); err != nil {
+		return err
+	}
+	var applied []store.Migration
+	if !status {
+		if applied, err = store.Migrate(ctx, s.db); err != nil {
+			return err
+		}
+	}
+	all, err := store.Migrations(ctx, s.db)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(map[string]any{"applied": len(applied), "migrations": all})
+	}
+	if err := a.table("VERSION\tFILE\tAPPLIED", func(line func(...any)) {
+		for _, m := range all {
+			when := any("pending")
+			if !m.AppliedAt.IsZero() {
+				when = m.AppliedAt
+			}
+			line(m.Version, m.Name, when)
+		}
+	}); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.out, "%d applied now\n", len(applied))
+	return err
+}
+
+func (a *app) policyCommand() *cobra.Command {
+	var file string
+	check := &cobra.Command{
+		Use: "check", Short: "Check a policy file; every fault with its line", Args: cobra.NoArgs,
+		Example: "  trakr policy check --policy my-policy.yaml",
+		RunE: func(*cobra.Command, []string) error {
+			p, err := a.loadPolicy(file)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]string{"hash": p.Hash()})
+			}
+			_, err = fmt.Fprintf(a.out, "sound; SHA-256 %s\n", p.Hash())
+			return err
+		},
+	}
+	show := &cobra.Command{
+		Use: "show", Short: "Print the policy the service acts by", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			p, err := a.loadPolicy(file)
+			if err != nil {
+				return err
+			}
+			text := p.Source()
+			if a.json {
+				if text, err = p.JSON(); err != nil {
+					return err
+				}
+			}
+			_, err = a.out.Write(text)
+			return err
+		},
+	}
+	schema := &cobra.Command{
+		Use: "schema", Short: "Print the policy's JSON Schema, for an editor", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { _, err := a.out.Write(policy.Schema()); return err },
+	}
+	c := &cobra.Command{Use: "policy", Short: "Check or show the policy"}
+	c.PersistentFlags().StringVar(&file, "policy", "", "policy file (default: TRAKR_POLICY, else the one built in)")
+	c.AddCommand(check, show, schema)
+	return c
+}
+
+func (a *app) loadPolicy(file string) (*policy.Policy, error) {
+	if file == "" {
+		cfg, err := a.config(false)
+		if err != nil {
+			return nil, err
+		}
+		file = cfg.Policy
+	}
+	p, err := policy.LoadFile(file)
+	if err != nil && !errors.As(err, new(*policy.Error)) {
+		err = usageError{err}
+	}
+	return p, err
+}
+
+func (a *app) sweepCommand() *cobra.Command {
+	run := &cobra.Command{
+		Use: "run KIND", Short: "Run a sweep now; exits 1 when it finds something", Args: cobra.ExactArgs(1), ValidArgs: sweep.Kinds(),
+		Long:    "Counts, in every table of the live database that carries a tenant, the rows of tenants no longer\nregistered, and stores the count of each, zero included. Exits 0 clean, 1 findings, 3 cannot tell.",
+		Example: "  trakr sweep run orphans\n  trakr sweep run orphans --json",
+		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+			why := reasonFlags{code: string(lifecycle.SystemSweep)}
+			r, err := s.runner.RunOnce(ctx, why.access(), args[0], sweep.ByCommand)
+			if err != nil {
+				return err
+			}
+			if err := a.printRun(r); err != nil {
+				return err
+			}
+			switch r.Result {
+			case "clean":
+				return nil
+			case "findings":
+				return errFinding
+			}
+			return errors.New("the sweep could not judge every table; see those marked unjudged")
+		}),
+	}
+	var limit int
+	list := &cobra.Command{
+		Use: "list", Short: "List past sweeps and open findings", Args: cobra.NoArgs,
+		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+			runs, err := s.sweeps.Runs(ctx, "", limit)
+			if err != nil {
+				return err
+			}
+			findings, err := s.sweeps.Findings(ctx, true, 1000)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"runs": runs, "findings": findings})
+			}
+			if err := a.table("RUN\tKIND\tBY\tSTARTED\tRESULT\tTABLES", func(line func(...any)) {
+				for _, r := range runs {
+					result := string(r.Result)
+					if result == "" {
+						result = "did not finish"
+					}
+					line(r.ID, r.Kind, r.Trigger, r.StartedAt, result, len(r.Checks))
+				}
+			}); err != nil || len(findings) == 0 {
+				return err
+			}
+			fmt.Fprintln(a.out)
+			return a.table("OPEN FINDING\tTABLE\tCOLUMN\tROWS\tSINCE", func(line func(...any)) {
+				for _, f := range findings {
+					line(f.ID, f.Table, f.Column, f.Rows, f.OpenedAt)
+				}
+			})
+		}),
+	}
+	list.Flags().IntVar(&limit, "limit", 20, "at most this many runs")
+	c := &cobra.Command{Use: "sweep", Short: "Run sweeps and see what they found"}
+	c.AddCommand(run, list)
+	return c
+}
+
+func (a *app) keysCommand() *cobra.Command {
+	var out string
+	create := &cobra.Command{
+		Use: "create", Short: "Make a new keyring, for a service that is set up by hand", Args: cobra.NoArgs,
+		Long: "Writes a new keyring to a file of mode 0600, or with --out - to standard output, for a platform\n" +
+			"that hands secrets over in the environment (TRAKR_KEYS takes the text itself).",
+		Example: "  trakr keys create --out /etc/trakr/keys.json",
+		RunE: func(*cobra.Command, []string) error {
+			if out == "-" {
+				b, err := keyring.Marshal()
+				if err == nil {
+					_, err = a.out.Write(b)
+				}
+				return err
+			}
+			if out == "" {
+				return usageError{errors.New("say where: --out FILE, or --out - for standard output")}
+			}
+			if _, err := keyring.Create(out); err != nil {
+				return usageError{err}
+			}
+			abs, _ := filepath.Abs(out)
+			_, err := fmt.Fprintf(a.out, "%s written. Keep a copy apart from the database's backups.\n", abs)
+			return err
+		},
+	}
+	create.Flags().StringVar(&out, "out", "", "file to write, or -")
+	c := &cobra.Command{Use: "keys", Short: "Make the keys that seal tenant values"}
+	c.AddCommand(create)
+	return c
+}
+
+func (a *app) tokenCommand() *cobra.Command {
+	var role, label string
+	var expires time.Duration
+	var why reasonFlags
+	create := &cobra.Command{
+		Use: "create", Short: "Make an API token; its text is shown once", Args: cobra.NoArgs,
+		Example: "  trakr token create --role service --label end-service --expires-in 720h\n" +
+			"  TOKEN=$(trakr token create --role reviewer --label audit-2026 --json | jq -r .token)",
+		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+			plain, t, err := s.tokens.Create(ctx, why.access(), lifecycle.Role(role), label, expires)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(struct {
+					Token     string    `json:"token"`
+					ID        string    `json:"id"`
+					Role      string    `json:"role"`
+					ExpiresAt time.Time `json:"expires_at"`
+				}{plain.Reveal(), t.ID, string(t.Role), t.ExpiresAt})
+			}
+			_, err = fmt.Fprintf(a.out, "%s\n\nRole %s, until %s. This is the only time it is shown; revoke it with: trakr token revoke %s\n",
+				plain.Reveal(), t.Role, t.ExpiresAt.Format(time.RFC3339), t.ID)
+			return err
+		}),
+	}
+	create.Flags().StringVar(&role, "role", "", "service, support, reviewer or operator")
+	create.Flags().StringVar(&label, "label", "unnamed", "what it is for, not for whom: a-z 0-9 . _ -")
+	create.Flags().DurationVar(&expires, "expires-in", 30*24*time.Hour, "how long it lives, at most 366 days (8784h)")
+	why.register(create, lifecycle.ServiceOperation)
+	list := &cobra.Command{
+		Use: "list", Short: "List tokens, without their text", Args: cobra.NoArgs,
+		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+			all, err := s.tokens.List(ctx)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"tokens": all})
+			}
+			return a.table("ID\tROLE\tLABEL\tCREATED\tEXPIRES\tSTATE", func(line func(...any)) {
+				for _, t := range all {
+					state := "valid"
+					if t.RevokedAt != nil {
+						state = "revoked"
+					} else if !a.now().Before(t.ExpiresAt) {
+						state = "expired"
+					}
+					line(t.ID, t.Role, t.Label, t.CreatedAt, t.ExpiresAt, state)
+				}
+			})
+		}),
+	}
+	revoke := &cobra.Command{
+		Use: "revoke ID", Short: "End a token at once", Args: cobra.ExactArgs(1),
+		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+			if err := s.tokens.Revoke(ctx, why.access(), args[0]); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(a.out, "revoked")
+			return err
+		}),
+	}
+	why.register(revoke, lifecycle.ServiceOperation)
+	c := &cobra.Command{Use: "token", Short: "Make, list and revoke API tokens"}
+	c.AddCommand(create, list, revoke)
+	return c
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"trakr/internal/config"
+	"trakr/internal/schedule"
+	"trakr/internal/store"
+)
+
+// finding is one self-check: pass, fail, or unknown when it could not be made.
+type finding struct {
+	Check  string `json:"check"`
+	State  string `json:"state"`
+	Detail string `json:"detail,omitempty"`
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "doctor", Short: "Check the controls the promises rest on", Args: cobra.NoArgs,
+		Long:    "Checks settings, keys, the database's guards, its schema, proof of possession and the sweeps.\nExits 0 when all pass, 1 when one fails, 3 when one cannot be told.",
+		Example: "  trakr doctor\n  trakr doctor --json",
+		RunE:    func(c *cobra.Command, _ []string) error { return a.doctor(c.Context()) },
+	}
+}
+
+func (a *app) doctor(ctx context.Context) error {
+	cfg, err := a.config(false)
+	if err != nil {
+		return err
+	}
+	found := []finding{
+		check("proof of possession is on", !cfg.DevSkipProof, "TRAKR_DEV_SKIP_PROOF"),
+		check("the API listens on this machine only", config.Loopback("http://"+cfg.AdminListen), "TRAKR_ADMIN_LISTEN; put a proxy with TLS in front to reach it from elsewhere"),
+		keysPrivate(cfg),
+	}
+	found = append(found, a.examine(ctx)...)
+	failed, unknown := 0, 0
+	for _, f := range found {
+		switch f.State {
+		case "fail":
+			failed++
+		case "unknown":
+			unknown++
+		}
+	}
+	if a.json {
+		err = a.printJSON(map[string]any{"checks": found, "failed": failed, "unknown": unknown})
+	} else {
+		err = a.table("STATE\tCHECK\tDETAIL", func(line func(...any)) {
+			for _, f := range found {
+				line(f.State, f.Check, f.Detail)
+			}
+		})
+	}
+	switch {
+	case err != nil:
+		return err
+	case failed > 0:
+		return errFinding
+	case unknown > 0:
+		return fmt.Errorf("%d check(s) could not be made", unknown)
+	}
+	return nil
+}
+
+func check(name string, ok bool, detail string) finding {
+	if ok {
+		return finding{name, "pass", ""}
+	}
+	return finding{name, "fail", detail}
+}
+
+func keysPrivate(cfg config.Config) finding {
+	const name = "the keyring's file is private"
+	source := cfg.Keys.Reveal()
+	if source[0] == '{' {
+		return finding{name, "pass", "handed over in the environment"}
+	}
+	st, err := os.Stat(source)
+	if os.IsNotExist(err) {
+		return finding{name, "pass", "not made yet"}
+	}
+	if err != nil {
+		return finding{name, "unknown", "cannot look at it"}
+	}
+	return check(name, st.Mode().Perm()&(fs.ModePerm&0o077) == 0, "run: chmod 600 "+filepath.Clean(source))
+}
+
+// examine asks the database. What cannot be asked is unknown, never a pass.
+func (a *app) examine(ctx context.Context) []finding {
+	s, err := a.open(ctx)
+	if err != nil {
+		return []finding{{"the service can be wired on its database", "unknown", err.Error()}}
+	}
+	defer s.close()
+	found := []finding{{"the service can be wired on its database", "pass", ""}, {"the policy is sound", "pass", s.policy.Hash()}}
+	pending, err := store.Pending(ctx, s.db)
+	if err != nil {
+		found = append(found, finding{"the schema is of this version", "unknown", err.Error()})
+	} else {
+		found = append(found, check("the schema is of this version", len(pending) == 0, "run: trakr migrate"))
+	}
+	guards, err := s.inventory.Guards(ctx)
+	if err != nil {
+		found = append(found, finding{"the database's guards", "unknown", err.Error()})
+	}
+	for _, g := range guards {
+		found = append(found, check(g.Name, g.OK, "somebody changed the database; compare it with the migrations"))
+	}
+	facts, err := s.reports.Facts(ctx, a.now().Add(-1e9))
+	if err != nil {
+		found = append(found, finding{"what the database holds", "unknown", err.Error()})
+	}
+	for _, c := range facts.Controls {
+		if c.ID != "proof-of-possession" {
+			found = append(found, finding{c.Title, c.State, c.Detail})
+		}
+	}
+	for _, t := range facts.Tables {
+		if !t.Declared {
+			found = append(found, finding{"every table is declared in the policy", "fail", t.Name + " is not"})
+		}
+	}
+	for _, rule := range s.policy.Sweeps {
+		name := "the sweep " + rule.Kind + " runs in time"
+		interval, err := schedule.Interval(rule.Schedule, a.now())
+		if err != nil {
+			found = append(found, finding{name, "unknown", err.Error()})
+			continue
+		}
+		h, err := s.runner.Health(ctx, rule.Kind, interval, a.now())
+		switch {
+		case err != nil:
+			found = append(found, finding{name, "unknown", err.Error()})
+		case h.Last == nil && h.Since.IsZero():
+			found = append(found, finding{name, "unknown", "the service never ran here"})
+		default:
+			found = append(found, check(name, !h.Overdue, "no pass within twice its interval; is the service running?"))
+		}
+	}
+	return found
+}

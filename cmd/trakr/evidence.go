@@ -1,0 +1,284 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/sweeps"
+	"trakr/internal/store/tenants"
+	"trakr/reports"
+)
+
+// printRun prints one sweep as other programs or people read it.
+func (a *app) printRun(r sweeps.Run) error {
+	if a.json {
+		return a.printJSON(r)
+	}
+	if err := a.table("TABLE\tCOLUMN\tROWS\tJUDGEMENT", func(line func(...any)) {
+		for _, c := range r.Checks {
+			judgement := string(c.Disposition)
+			switch {
+			case c.Disposition == sweeps.Checked && c.Rows > 0:
+				judgement = "FINDING: rows of tenants no longer registered"
+			case c.Disposition == sweeps.Checked:
+				judgement = "nothing remains"
+			case c.Ground != "":
+				judgement += ": " + c.Ground
+			}
+			line(c.Table, c.Column, c.Rows, judgement)
+		}
+	}); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(a.out, "\n%s sweep %s: %s\n", r.Kind, r.ID, r.Result)
+	return err
+}
+
+func (a *app) reportCommand() *cobra.Command {
+	var format, out, asOf string
+	var why reasonFlags
+	c := &cobra.Command{
+		Use: "report KIND", Short: "Issue a report: " + strings.Join(reports.Kinds(), ", "), Args: cobra.ExactArgs(1), ValidArgs: reports.Kinds(),
+		Long: "Builds a report from the policy and what the database really holds, and records that it was issued.\n" +
+			"The same --as-of, state and version give the same bytes.",
+		Example: "  trakr report location --format html --out location.html\n" +
+			"  trakr report retention --format csv --as-of 2026-11-24T12:00:00Z --out -",
+		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+			var at time.Time
+			if asOf != "" {
+				var err error
+				if at, err = time.Parse(time.RFC3339, asOf); err != nil {
+					return usageError{errors.New("--as-of is a time such as 2026-11-24T12:00:00Z")}
+				}
+			}
+			b, _, err := s.reports.Issue(ctx, why.access(), args[0], format, at)
+			if err != nil {
+				return err
+			}
+			return a.write(out, b)
+		}),
+	}
+	c.Flags().StringVar(&format, "format", "html", "html, json or csv")
+	c.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
+	c.Flags().StringVar(&asOf, "as-of", "", "the moment the report speaks about, RFC 3339 (default now)")
+	why.register(c, lifecycle.ReviewerExport)
+	return c
+}
+
+// write puts b into a file, whole or not at all, or on standard output.
+func (a *app) write(out string, b []byte) error {
+	if out == "-" {
+		_, err := a.out.Write(b)
+		return err
+	}
+	return a.writeFile(out, func(w io.Writer) error { _, err := w.Write(b); return err })
+}
+
+func (a *app) writeFile(out string, fill func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(out), ".trakr-*")
+	if err != nil {
+		return usageError{fmt.Errorf("--out: %w", err)}
+	}
+	defer func() { _ = os.Remove(f.Name()) }()
+	w := bufio.NewWriter(f)
+	if err := fill(w); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err := errors.Join(w.Flush(), f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", out, err)
+	}
+	if err := os.Rename(f.Name(), out); err != nil {
+		return fmt.Errorf("writing %s: %w", out, err)
+	}
+	_, err = fmt.Fprintf(a.err, "%s written\n", out)
+	return err
+}
+
+// auditFlags select events.
+type auditFlags struct{ tenant, action, outcome, since, until string }
+
+func (f *auditFlags) register(c *cobra.Command) {
+	c.Flags().StringVar(&f.tenant, "tenant", "", "only this tenant id")
+	c.Flags().StringVar(&f.action, "action", "", "only this action, e.g. tenant.read")
+	c.Flags().StringVar(&f.outcome, "outcome", "", "only success, denied or failure")
+	c.Flags().StringVar(&f.since, "since", "", "recorded at or after, RFC 3339")
+	c.Flags().StringVar(&f.until, "until", "", "recorded before, RFC 3339")
+}
+
+func (f *auditFlags) filter() (audit.Filter, error) {
+	out := audit.Filter{Action: audit.Action(f.action), Outcome: audit.Outcome(f.outcome)}
+	var err error
+	if f.tenant != "" {
+		if out.Tenant, err = lifecycle.ParseTenantID(f.tenant); err != nil {
+			return out, usageError{fmt.Errorf("--tenant: %w", err)}
+		}
+	}
+	for _, t := range []struct {
+		flag, value string
+		to          *time.Time
+	}{{"--since", f.since, &out.Since}, {"--until", f.until, &out.Until}} {
+		if t.value == "" {
+			continue
+		}
+		if *t.to, err = time.Parse(time.RFC3339, t.value); err != nil {
+			return out, usageError{fmt.Errorf("%s is a time such as 2026-11-24T12:00:00Z", t.flag)}
+		}
+	}
+	return out, nil
+}
+
+func (a *app) auditCommand() *cobra.Command {
+	var format, out string
+	var why reasonFlags
+	var selection auditFlags
+	export := &cobra.Command{
+		Use: "export", Short: "Export audit events, oldest first; the export is audited too", Args: cobra.NoArgs,
+		Example: "  trakr audit export --format csv --out audit.csv --reason-ref AUD-7\n" +
+			"  trakr audit export --tenant 5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11 | jq .action",
+		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+			f, err := selection.filter()
+			if err != nil {
+				return err
+			}
+			fill := func(w io.Writer) error {
+				n, err := s.audit.Export(ctx, why.access(), f, audit.Format(format), w)
+				if err == nil {
+					fmt.Fprintf(a.err, "%d events\n", n)
+				}
+				return err
+			}
+			if out == "-" {
+				return fill(a.out)
+			}
+			return a.writeFile(out, fill)
+		}),
+	}
+	export.Flags().StringVar(&format, "format", "ndjson", "ndjson or csv")
+	export.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
+	selection.register(export)
+	why.register(export, lifecycle.ReviewerExport)
+	var limit int
+	list := &cobra.Command{
+		Use: "list", Short: "Show the newest audit events", Args: cobra.NoArgs,
+		Example: "  trakr audit list --action tenant.read --limit 5",
+		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+			f, err := selection.filter()
+			if err != nil {
+				return err
+			}
+			events, _, err := s.audit.Query(ctx, f, "", limit)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"events": events})
+			}
+			return a.table("OCCURRED\tACTION\tOUTCOME\tACTOR\tTENANT\tFIELDS\tDETAIL", func(line func(...any)) {
+				for _, e := range events {
+					v := e.View()
+					line(e.OccurredAt, v.Action, v.Outcome, v.ActorType+" "+v.ActorID, dash(v.TenantID), dash(strings.Join(v.FieldNames, ",")), dash(v.StatusDetail))
+				}
+			})
+		}),
+	}
+	list.Flags().IntVar(&limit, "limit", 20, "at most this many")
+	selection.register(list)
+	c := &cobra.Command{Use: "audit", Short: "See and export the record of every access"}
+	c.AddCommand(export, list)
+	return c
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func (a *app) tenantCommand() *cobra.Command {
+	var clientKey, workspace string
+	var why reasonFlags
+	lookup := &cobra.Command{
+		Use: "lookup", Short: "Find a tenant by client key or workspace uuid; audited", Args: cobra.NoArgs,
+		Long: "Finds a tenant and prints our id and its state, no value. A client key is personal data: give it on\n" +
+			"standard input (--client-key -) so that it does not stay in the shell's history.",
+		Example: "  trakr tenant lookup --client-key - --reason-code customer_initiated_support --reason-ref SUP-1234\n" +
+			"  trakr tenant lookup --workspace-uuid - --reason-ref SUP-1234",
+		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+			key, err := a.secretFlag(clientKey)
+			if err != nil {
+				return err
+			}
+			ws, err := a.secretFlag(workspace)
+			if err != nil {
+				return err
+			}
+			subject, err := tenants.ParseSubject(key, ws)
+			if err != nil {
+				return err
+			}
+			t, err := s.door.Lookup(ctx, why.access(), subject)
+			if err != nil {
+				return err
+			}
+			return a.printTenant(t)
+		}),
+	}
+	lookup.Flags().StringVar(&clientKey, "client-key", "", "the client key, or - to read it from standard input")
+	lookup.Flags().StringVar(&workspace, "workspace-uuid", "", "the workspace's uuid, or - to read it from standard input")
+	why.register(lookup, lifecycle.CustomerInitiatedSupport)
+	show := &cobra.Command{
+		Use: "show ID", Short: "Show the registry's entry of a tenant, without customer data", Args: cobra.ExactArgs(1),
+		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+			id, err := lifecycle.ParseTenantID(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			t, err := s.door.Get(ctx, id)
+			if err != nil {
+				return err
+			}
+			return a.printTenant(t)
+		}),
+	}
+	c := &cobra.Command{Use: "tenant", Short: "Find a tenant and see its state"}
+	c.AddCommand(lookup, show)
+	return c
+}
+
+// secretFlag takes a value as given, or one line of standard input for "-".
+func (a *app) secretFlag(v string) (string, error) {
+	if v != "-" {
+		return v, nil
+	}
+	line, err := bufio.NewReader(io.LimitReader(a.in, 4096)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", fmt.Errorf("reading standard input: %w", err)
+	}
+	return strings.TrimSpace(line), nil
+}
+
+func (a *app) printTenant(t tenants.Tenant) error {
+	if a.json {
+		return a.printJSON(t)
+	}
+	return a.table("TENANT\tSTATE\tINGRESS\tINSTALLED\tERASED", func(line func(...any)) {
+		erased := any("-")
+		if t.ErasedAt != nil {
+			erased = *t.ErasedAt
+		}
+		line(t.ID, t.State, t.Ingress, t.InstalledAt, erased)
+	})
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"trakr/internal/bitbucket"
+	"trakr/internal/config"
+	"trakr/internal/httpapi"
+	"trakr/internal/lifecycle"
+	"trakr/internal/schedule"
+	"trakr/internal/store"
+	"trakr/internal/sweep"
+	"trakr/internal/telemetry"
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	var dev bool
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve Bitbucket's callbacks, the API and the scheduled sweeps",
+		Long: "Serves the public listener (descriptor, callbacks) and the private one (API, /readyz, /metrics),\n" +
+			"and runs the sweeps of the policy. Without TRAKR_DATABASE_URL it runs a private PostgreSQL of its\n" +
+			"own in TRAKR_DATA_DIR. Ends orderly on Ctrl-C or SIGTERM and leaves no process behind.",
+		Example: "  trakr serve --dev                 # on a laptop; Bitbucket's API is `trakr simulate`\n" +
+			"  TRAKR_BASE_URL=https://trakr.example.com TRAKR_DATABASE_URL=postgres://… trakr serve",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.serve(c.Context(), dev) },
+	}
+	c.Flags().BoolVar(&dev, "dev", false, "defaults for a laptop: Bitbucket's API is expected at "+config.DevBitbucketAPI)
+	return c
+}
+
+// serve runs until ctx ends or something it depends on does.
+func (a *app) serve(ctx context.Context, dev bool) (err error) {
+	cfg, err := a.config(dev)
+	if err != nil {
+		return err
+	}
+	tel, err := telemetry.Setup(ctx, telemetry.Config{Service: "trakr", Version: toolVersion(), LogWriter: a.err, LogLevel: cfg.LogLevel})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		err = errors.Join(err, tel.Shutdown(ctx))
+	}()
+
+	// The addresses come first: a port that is taken should not cost a start of
+	// the database.
+	public, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("TRAKR_LISTEN: %w", err)
+	}
+	defer func() { _ = public.Close() }()
+	private, err := net.Listen("tcp", cfg.AdminListen)
+	if err != nil {
+		return fmt.Errorf("TRAKR_ADMIN_LISTEN: %w", err)
+	}
+	defer func() { _ = private.Close() }()
+
+	s := &service{cfg: cfg, log: tel.Logger}
+	defer s.close()
+	if err := s.connect(ctx, startOnly, cfg.DatabaseURL, tel.Tracer); err != nil {
+		return err
+	}
+	if err := s.wire(ctx, a.now); err != nil {
+		return err
+	}
+	s.log.InfoContext(ctx, "policy loaded", "policy_hash", s.policy.Hash(), "version", toolVersion())
+
+	publicHandler, adminHandler, err := a.handlers(s, tel)
+	if err != nil {
+		return err
+	}
+	jobs, err := a.jobs(ctx, s)
+	if err != nil {
+		return err
+	}
+	a.notice(s, dev)
+
+	failed := make(chan error, 2)
+	servers := []*http.Server{start(public, publicHandler, failed, s.log), start(private, adminHandler, failed, s.log)}
+	jobs.Start(ctx)
+	s.log.InfoContext(ctx, "serving", "listen", cfg.Listen, "admin_listen", cfg.AdminListen)
+
+	var gone <-chan struct{}
+	if s.postgres != nil {
+		gone = s.postgres.Done()
+	}
+	select {
+	case <-ctx.Done():
+		s.log.Info("stopping", "signal", "received")
+	case err = <-failed:
+	case <-gone:
+		err = fmt.Errorf("the private PostgreSQL ended: %w", errors.Join(s.postgres.Err(), errors.New("start again; what was committed is kept")))
+	}
+	stop, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, srv := range servers {
+		err = errors.Join(err, srv.Shutdown(stop))
+	}
+	jobs.Stop()
+	return err
+}
+
+// start serves one listener with time limits that a slow client cannot stretch.
+func start(l net.Listener, h http.Handler, failed chan<- error, log *slog.Logger) *http.Server {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	go func() {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("serving: %w", err)
+		}
+	}()
+	return srv
+}
+
+func (a *app) handlers(s *service, tel *telemetry.Telemetry) (public, admin http.Handler, err error) {
+	var prover httpapi.Prover
+	if !s.cfg.DevSkipProof {
+		prover, err = bitbucket.New(bitbucket.Config{Origin: s.cfg.BitbucketAPIURL, AppKey: s.policy.App.Key, Resource: s.policy.App.Proof.Resource,
+			Now: a.now, Tracer: tel.Tracer})
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	public, err = httpapi.NewPublic(httpapi.Public{Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Prover: prover,
+		TrustedProxies: s.cfg.TrustedProxies, Now: a.now, Log: s.log, Meter: tel.Meter, Observe: tel.Observe})
+	if err != nil {
+		return nil, nil, err
+	}
+	admin, _, err = httpapi.NewAdmin(httpapi.Admin{Policy: s.policy, Door: s.door, Audit: s.audit, Tokens: s.tokens, Sweeps: s.sweeps,
+		Runner: s.runner, Reports: s.reports, Ready: a.ready(s), Metrics: tel.MetricsHandler(), Version: toolVersion(), Log: s.log, Observe: tel.Observe})
+	return public, admin, err
+}
+
+// ready judges whether this replica should get traffic: the database answers,
+// its tables are of this version, and no sweep is overdue.
+func (a *app) ready(s *service) func(context.Context) []httpapi.ReadyCheck {
+	return func(ctx context.Context) []httpapi.ReadyCheck {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		pending, err := store.Pending(ctx, s.db)
+		checks := []httpapi.ReadyCheck{{Name: "database", OK: err == nil, Detail: detail(err, "answers")},
+			{Name: "schema", OK: err == nil && len(pending) == 0, Detail: detail(err, fmt.Sprintf("%d migrations pending", len(pending)))}}
+		for _, rule := range s.policy.Sweeps {
+			c := httpapi.ReadyCheck{Name: "sweep " + rule.Kind}
+			interval, err := schedule.Interval(rule.Schedule, a.now())
+			if err == nil {
+				h, herr := s.runner.Health(ctx, rule.Kind, interval, a.now())
+				c.OK, err = herr == nil && !h.Overdue, herr
+			}
+			c.Detail = detail(err, "no pass within twice its interval")
+			if c.OK {
+				c.Detail = "ran in time"
+			}
+			checks = append(checks, c)
+		}
+		return checks
+	}
+}
+
+func detail(err error, fine string) string {
+	if err != nil {
+		return string(lifecycle.AsFault(err).Kind)
+	}
+	return fine
+}
+
+// jobs are the scheduled sweeps.
+func (a *app) jobs(ctx context.Context, s *service) (*schedule.Scheduler, error) {
+	scheduler := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "cron", Role: lifecycle.RoleScheduler},
+		Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}, RequestID: "cron"}
+	var jobs []schedule.Job
+	for _, rule := range s.policy.Sweeps {
+		if err := s.runner.Expect(ctx, rule.Kind); err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, schedule.Job{Name: "sweep " + rule.Kind, Spec: rule.Schedule, Run: func(ctx context.Context, due time.Time) error {
+			_, err := s.runner.RunDue(ctx, scheduler, rule.Kind, due)
+			if errors.Is(err, sweep.ErrNotDue) || errors.Is(err, lifecycle.SweepRunning) {
+				return nil // another replica did it, or is at it
+			}
+			return err
+		}})
+	}
+	return schedule.New(s.log, a.now, jobs...)
+}
+
+// notice tells the person who started the service where it is, what is for
+// development only, and what to do next.
+func (a *app) notice(s *service, dev bool) {
+	p := func(format string, args ...any) { fmt.Fprintf(a.out, format+"\n", args...) }
+	p("")
+	p("Trakr data lifecycle %s", toolVersion())
+	p("  public   http://%s   descriptor, callbacks", s.cfg.Listen)
+	p("  private  http://%s   API, /openapi.json, /readyz, /metrics", s.cfg.AdminListen)
+	if s.postgres != nil {
+		p("  data     %s   private PostgreSQL %s", s.postgres.DataDirectory(), s.postgres.Version())
+	}
+	if s.newKeys {
+		p("  keys     %s   just generated, mode 0600: without this file nothing can be read again", s.cfg.Keys.Reveal())
+	}
+	if dev {
+		p("")
+		p("For development only:")
+		p("  - the base URL is %s: Bitbucket itself could not call it", s.cfg.BaseURL)
+		p("  - first installs are proven against %s, not against Bitbucket", s.cfg.BitbucketAPIURL)
+		if s.postgres != nil {
+			p("  - keys and database lie on the same disk (%s); production keeps them apart", filepath.Clean(s.cfg.DataDir))
+		}
+	}
+	if s.cfg.DevSkipProof {
+		p("  - TRAKR_DEV_SKIP_PROOF is on: anyone who reaches this address can install")
+	}
+	if dev {
+		p("")
+		p("Next, in a second shell:")
+		p("  bin/trakr simulate --installs 5 --uninstalls 2")
+	}
+	p("")
+}

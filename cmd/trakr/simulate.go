@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/simulate"
+)
+
+func (a *app) simulateCommand() *cobra.Command {
+	c := simulate.Config{Progress: a.err}
+	var token string
+	cmd := &cobra.Command{
+		Use: "simulate", Short: "Act as Bitbucket against a running service on this machine", Args: cobra.NoArgs,
+		Long: "Plays Bitbucket Cloud against a running `trakr serve --dev`: installs, re-installs, reads, replays,\n" +
+			"forgeries, dropped callbacks and uninstalls of invented workspaces, with a Bitbucket API of its own on\n" +
+			"this machine so that the service's proof of possession is real. Exits 1 when the service accepted or\n" +
+			"refused something it should not have.\n\n" +
+			"Reads need a token; without --token one for 15 minutes is made beside the running service.",
+		Example: "  trakr simulate --installs 5 --uninstalls 2\n" +
+			"  trakr simulate --installs 200 --uninstalls 200 --reads 1000 --forgeries 10 --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			c.Token = lifecycle.NewSecret(token)
+			if token == "" && c.Reads > 0 {
+				t, err := a.simulationToken(ctx)
+				if err != nil {
+					return err
+				}
+				c.Token = t
+			}
+			if f, ok := a.err.(*os.File); ok {
+				c.Terminal = term.IsTerminal(int(f.Fd()))
+			}
+			sum, err := simulate.Run(ctx, c)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				err = a.printJSON(sum)
+			} else {
+				sum.WriteTable(a.out)
+			}
+			if err == nil && !sum.OK() {
+				err = errFinding
+			}
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.Target, "target", "http://127.0.0.1:8080", "public address of the service")
+	f.StringVar(&c.Admin, "admin", "http://127.0.0.1:8081", "private address of the service, for reads")
+	f.StringVar(&c.API, "api", "127.0.0.1:8090", "where the simulated Bitbucket API answers")
+	f.StringVar(&token, "token", "", "bearer token of role service")
+	f.IntVar(&c.Installs, "installs", 5, "workspaces that install")
+	f.IntVar(&c.Uninstalls, "uninstalls", 2, "workspaces that uninstall")
+	f.IntVar(&c.Reads, "reads", 10, "audited reads")
+	f.IntVar(&c.Repeats, "repeats", 2, "installs repeated with a new secret")
+	f.IntVar(&c.Replays, "replays", 2, "deliveries sent twice")
+	f.IntVar(&c.Forgeries, "forgeries", 9, "callbacks that must be refused")
+	f.IntVar(&c.Drops, "drops", 1, "workspaces whose uninstall is never delivered")
+	f.IntVar(&c.Concurrency, "concurrency", 4, "callbacks at a time")
+	return cmd
+}
+
+// simulationToken makes a short-lived token beside the running service.
+func (a *app) simulationToken(ctx context.Context) (lifecycle.Secret, error) {
+	s, err := a.open(ctx)
+	if err != nil {
+		return lifecycle.Secret{}, err
+	}
+	defer s.close()
+	why := reasonFlags{code: string(lifecycle.ServiceOperation)}
+	t, _, err := s.tokens.Create(ctx, why.access(), lifecycle.RoleService, "simulate", 15*time.Minute)
+	return t, err
+}

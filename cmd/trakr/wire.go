@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/trace"
+
+	"trakr/internal/config"
+	"trakr/internal/devpg"
+	"trakr/internal/keyring"
+	"trakr/internal/lifecycle"
+	"trakr/internal/location"
+	"trakr/internal/store"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/inventory"
+	"trakr/internal/store/sweeps"
+	"trakr/internal/store/tenants"
+	"trakr/internal/store/tokens"
+	"trakr/internal/sweep"
+	"trakr/policy"
+)
+
+// version is set by the linker; a plain build takes it from the build's record.
+var version = ""
+
+func toolVersion() string {
+	if version != "" {
+		return version
+	}
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "(devel)"
+}
+
+// service is everything wired on one database.
+type service struct {
+	cfg       config.Config
+	policy    *policy.Policy
+	db        *store.DB
+	postgres  *devpg.Server // nil with a database of the operator's own
+	log       *slog.Logger
+	audit     *audit.Log
+	door      *tenants.Door
+	sweeps    *sweeps.Store
+	runner    *sweep.Runner
+	inventory *inventory.Store
+	tokens    *tokens.Store
+	reports   *location.Reporter
+
+	newKeys bool
+}
+
+func (a *app) config(dev bool) (config.Config, error) {
+	c, err := config.Load(a.environ, dev)
+	if err != nil {
+		return c, usageError{err}
+	}
+	return c, nil
+}
+
+// open wires a command to the database: the configured one, or the private
+// PostgreSQL, which a running service lends and otherwise is started for the
+// command's time.
+func (a *app) open(ctx context.Context) (*service, error) {
+	cfg, err := a.config(false)
+	if err != nil {
+		return nil, err
+	}
+	s := &service{cfg: cfg, log: slog.New(slog.DiscardHandler)}
+	if err := s.connect(ctx, attachOrStart, cfg.DatabaseURL, nil); err != nil {
+		s.close()
+		return nil, err
+	}
+	if err := s.wire(ctx, a.now); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+type startMode int
+
+const (
+	attachOrStart startMode = iota
+	startOnly
+)
+
+// connect opens the database; url is empty for the private PostgreSQL.
+func (s *service) connect(ctx context.Context, mode startMode, url lifecycle.Secret, tracer trace.TracerProvider) error {
+	if url.Empty() {
+		c := devpg.Config{DataDir: filepath.Join(s.cfg.DataDir, "postgres"), BinDir: s.cfg.PostgresBin, Logger: s.log}
+		var err error
+		if mode == attachOrStart {
+			s.postgres, err = devpg.Attach(ctx, c)
+		}
+		if mode == startOnly || errors.Is(err, devpg.ErrNotRunning) {
+			s.postgres, err = devpg.Start(ctx, c)
+		}
+		if err != nil {
+			return err
+		}
+		url = lifecycle.NewSecret(s.postgres.URL())
+	}
+	var err error
+	s.db, err = store.Open(ctx, url.Reveal(), store.Options{Tracer: tracer})
+	return err
+}
+
+// wire migrates the private database, or checks that the operator's own is
+// migrated, and builds everything on it.
+func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
+	if s.policy, err = policy.LoadFile(s.cfg.Policy); err != nil {
+		return err
+	}
+	if err := s.schema(ctx); err != nil {
+		return err
+	}
+	keys, err := s.keyring(ctx)
+	if err != nil {
+		return err
+	}
+	if err := tenants.BindKeys(ctx, s.db, keys, now()); err != nil {
+		return err
+	}
+	if s.audit, err = audit.NewLog(s.db, now); err != nil {
+		return err
+	}
+	if s.door, err = tenants.New(s.db, keys, s.policy, s.audit); err != nil {
+		return err
+	}
+	s.sweeps, s.inventory, s.tokens = sweeps.New(s.db), inventory.New(s.db), tokens.New(s.db, now)
+	if s.runner, err = sweep.New(s.db, s.policy, now, s.log); err != nil {
+		return err
+	}
+	s.reports = &location.Reporter{Policy: s.policy, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof}
+	return nil
+}
+
+func (s *service) schema(ctx context.Context) error {
+	if s.postgres != nil {
+		_, err := store.Migrate(ctx, s.db)
+		return err
+	}
+	pending, err := store.Pending(ctx, s.db)
+	if err == nil && len(pending) > 0 {
+		return fmt.Errorf("the database lacks %d migration(s); run: trakr migrate", len(pending))
+	}
+	return err
+}
+
+// keyring loads the keys, and makes new ones only where no older ones can be
+// missing: beside a database that never had any.
+func (s *service) keyring(ctx context.Context) (*keyring.Keyring, error) {
+	source := s.cfg.Keys.Reveal()
+	k, err := keyring.Load(source)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return k, err
+	}
+	used, err := tenants.Bound(ctx, s.db)
+	if err != nil {
+		return nil, err
+	}
+	if used {
+		return nil, fmt.Errorf("there is no keyring at %s, and the database was used with one; restore that file (its values cannot be read without it)", source)
+	}
+	k, s.newKeys, err = keyring.LoadOrCreate(source)
+	return k, err
+}
+
+func (s *service) close() {
+	if s.db != nil {
+		s.db.Close()
+	}
+	if s.postgres != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if err := s.postgres.Stop(ctx); err != nil {
+			s.log.Error("the private PostgreSQL did not stop", "error", err)
+		}
+	}
+}
+
+// with opens the database for one command.
+func (a *app) with(do func(ctx context.Context, s *service, args []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		s, err := a.open(c.Context())
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		return do(c.Context(), s, args)
+	}
+}
+
+// reasonFlags are why the operator acts.
+type reasonFlags struct{ code, ref string }
+
+func (r *reasonFlags) register(c *cobra.Command, fallback lifecycle.ReasonCode) {
+	c.Flags().StringVar(&r.code, "reason-code", string(fallback), "why, a reason code of the policy")
+	c.Flags().StringVar(&r.ref, "reason-ref", "", "ticket this is done for, e.g. OPS-12")
+}
+
+// access is the operator at the command line: the system's user by number.
+func (r *reasonFlags) access() lifecycle.Access {
+	return lifecycle.Access{
+		Caller: lifecycle.Caller{Type: lifecycle.ActorOperator, ID: "uid:" + strconv.Itoa(os.Getuid()), Role: lifecycle.RoleOperator},
+		Reason: lifecycle.Reason{Code: lifecycle.ReasonCode(r.code), Ref: r.ref}, RequestID: "cli",
+	}
+}
+
+// printJSON prints for programs.
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// table prints rows for people.
+func (a *app) table(header string, rows func(line func(cells ...any))) error {
+	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, header)
+	rows(func(cells ...any) {
+		for i, c := range cells {
+			if i > 0 {
+				fmt.Fprint(w, "\t")
+			}
+			if t, ok := c.(time.Time); ok {
+				c = t.UTC().Format(time.RFC3339)
+			}
+			fmt.Fprint(w, c)
+		}
+		fmt.Fprintln(w)
+	})
+	return w.Flush()
+}

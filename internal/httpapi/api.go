@@ -1,0 +1,318 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/sweeps"
+	"trakr/internal/store/tenants"
+	"trakr/internal/sweep"
+)
+
+// Roles that several routes share.
+var (
+	values   = []lifecycle.Role{lifecycle.RoleService, lifecycle.RoleSupport}
+	reviews  = []lifecycle.Role{lifecycle.RoleReviewer, lifecycle.RoleOperator}
+	everyone = lifecycle.TokenRoles()
+)
+
+// reason is why a request is made.
+type reason struct {
+	Code string `json:"code,omitempty" doc:"a reason code of the policy" maxLength:"64"`
+	Ref  string `json:"ref,omitempty" doc:"a ticket, e.g. SUP-1234; people must name one" maxLength:"128"`
+}
+
+// registryEntry is a tenant without customer data.
+type registryEntry struct {
+	TenantID    string     `json:"tenant_id"`
+	State       string     `json:"state" enum:"live,erased"`
+	Ingress     string     `json:"ingress"`
+	InstalledAt time.Time  `json:"installed_at"`
+	UpdatedAt   time.Time  `json:"updated_at"`
+	ErasedAt    *time.Time `json:"erased_at,omitempty"`
+}
+
+func entry(t tenants.Tenant) registryEntry {
+	return registryEntry{t.ID.String(), string(t.State), string(t.Ingress), t.InstalledAt, t.UpdatedAt, t.ErasedAt}
+}
+
+func parseID(s string) (lifecycle.TenantID, error) {
+	id, err := lifecycle.ParseTenantID(s)
+	if err != nil {
+		return id, lifecycle.Fail(lifecycle.RequestInvalid, "A tenant is named by the id this service gave it; look it up first.", lifecycle.At("/id", "not a tenant id"))
+	}
+	return id, nil
+}
+
+type body[T any] struct{ Body T }
+
+func (a *admin) tenantRoutes() {
+	type lookupIn struct {
+		Body struct {
+			ClientKey     string `json:"client_key,omitempty" maxLength:"512"`
+			WorkspaceUUID string `json:"workspace_uuid,omitempty" maxLength:"38"`
+			Reason        reason `json:"reason,omitempty"`
+		}
+	}
+	add(a, http.MethodPost, "/v1/tenants/lookup", "Find a tenant by client key or workspace uuid", append(values[:len(values):len(values)], lifecycle.RoleOperator),
+		func(ctx context.Context, in *lookupIn) (*body[registryEntry], error) {
+			s, err := tenants.ParseSubject(in.Body.ClientKey, in.Body.WorkspaceUUID)
+			if err != nil {
+				return nil, err
+			}
+			t, err := a.Door.Lookup(ctx, access(ctx, in.Body.Reason, lifecycle.ServiceOperation), s)
+			if err != nil {
+				return nil, err
+			}
+			return &body[registryEntry]{entry(t)}, nil
+		})
+	type idIn struct {
+		ID string `path:"id" doc:"tenant id"`
+	}
+	add(a, http.MethodGet, "/v1/tenants/{id}", "The registry's entry of a tenant, without customer data", everyone,
+		func(ctx context.Context, in *idIn) (*body[registryEntry], error) {
+			id, err := parseID(in.ID)
+			if err != nil {
+				return nil, err
+			}
+			t, err := a.Door.Get(ctx, id)
+			if err != nil {
+				return nil, err
+			}
+			return &body[registryEntry]{entry(t)}, nil
+		})
+	type readIn struct {
+		ID   string `path:"id" doc:"tenant id"`
+		Body struct {
+			Fields []string `json:"fields" doc:"names of guarded fields" maxItems:"16"`
+			Reason reason   `json:"reason,omitempty"`
+		}
+	}
+	type readOut struct {
+		Fields  map[string]*string `json:"fields" doc:"exactly the fields asked for; null where the tenant has none"`
+		EventID string             `json:"event_id" doc:"the audit event that was committed before this answer"`
+	}
+	add(a, http.MethodPost, "/v1/tenants/{id}/reads", "Read guarded fields; the read is audited before the answer", values,
+		func(ctx context.Context, in *readIn) (*body[readOut], error) {
+			id, err := parseID(in.ID)
+			if err != nil {
+				return nil, err
+			}
+			fields := make([]lifecycle.Field, len(in.Body.Fields))
+			for i, f := range in.Body.Fields {
+				fields[i] = lifecycle.Field(f)
+			}
+			got, err := a.Door.Read(ctx, access(ctx, in.Body.Reason, ""), id, fields...)
+			if err != nil {
+				return nil, err
+			}
+			out := readOut{Fields: map[string]*string{}, EventID: got.EventID.String()}
+			for _, f := range fields {
+				out.Fields[string(f)] = nil
+				if v, ok := got.Values[f]; ok {
+					s := v.Reveal()
+					out.Fields[string(f)] = &s
+				}
+			}
+			return &body[readOut]{out}, nil
+		})
+}
+
+// auditFilter is the selection both audit routes share.
+type auditFilter struct {
+	TenantID      string    `query:"tenant_id"`
+	ActorID       string    `query:"actor_id" maxLength:"64"`
+	Action        string    `query:"action" maxLength:"64"`
+	Outcome       string    `query:"outcome" enum:"success,denied,failure"`
+	Field         string    `query:"field" enum:"client_key,shared_secret,principal_uuid,username,avatar_url"`
+	RequestID     string    `query:"request_id" maxLength:"64"`
+	CorrelationID string    `query:"correlation_id" maxLength:"64"`
+	EventID       string    `query:"event_id" maxLength:"36"`
+	Since         time.Time `query:"since" doc:"recorded at or after, RFC 3339"`
+	Until         time.Time `query:"until" doc:"recorded before, RFC 3339"`
+}
+
+func (f auditFilter) filter() (audit.Filter, error) {
+	out := audit.Filter{ActorID: f.ActorID, Action: audit.Action(f.Action), Outcome: audit.Outcome(f.Outcome), Field: lifecycle.Field(f.Field),
+		RequestID: f.RequestID, CorrelationID: f.CorrelationID, EventID: f.EventID, Since: f.Since, Until: f.Until}
+	if f.TenantID != "" {
+		id, err := lifecycle.ParseTenantID(f.TenantID)
+		if err != nil {
+			return out, lifecycle.Fail(lifecycle.RequestInvalid, "A tenant is named by the id this service gave it.", lifecycle.At("/tenant_id", "not a tenant id"))
+		}
+		out.Tenant = id
+	}
+	return out, nil
+}
+
+func (a *admin) auditRoutes() {
+	type eventsIn struct {
+		auditFilter
+		Cursor string `query:"cursor" doc:"next_cursor of the page before"`
+		Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	}
+	type eventsOut struct {
+		Events     []audit.View `json:"events" doc:"newest first"`
+		NextCursor string       `json:"next_cursor,omitempty" doc:"absent on the last page"`
+	}
+	add(a, http.MethodGet, "/v1/audit/events", "Audit events, newest first", reviews,
+		func(ctx context.Context, in *eventsIn) (*body[eventsOut], error) {
+			f, err := in.filter()
+			if err != nil {
+				return nil, err
+			}
+			events, next, err := a.Audit.Query(ctx, f, in.Cursor, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			out := eventsOut{Events: make([]audit.View, len(events)), NextCursor: next}
+			for i, e := range events {
+				out.Events[i] = e.View()
+			}
+			return &body[eventsOut]{out}, nil
+		})
+	type exportIn struct {
+		auditFilter
+		Format     string `query:"format" enum:"ndjson,csv" default:"ndjson"`
+		ReasonCode string `query:"reason_code" maxLength:"64"`
+		ReasonRef  string `query:"reason_ref" maxLength:"128"`
+	}
+	add(a, http.MethodGet, "/v1/audit/export", "Every selected event, oldest first, as ndjson or csv; the export is audited", reviews,
+		func(ctx context.Context, in *exportIn) (*huma.StreamResponse, error) {
+			f, err := in.filter()
+			if err != nil {
+				return nil, err
+			}
+			who := access(ctx, reason{in.ReasonCode, in.ReasonRef}, lifecycle.ReviewerExport)
+			return &huma.StreamResponse{Body: func(hc huma.Context) {
+				r, w := humago.Unwrap(hc)
+				a.export(w, r, who, f, audit.Format(in.Format))
+			}}, nil
+		})
+}
+
+// export streams. A failure before the first byte is a problem document; one
+// after it cuts the connection, so that nobody takes a part for the whole.
+func (a *admin) export(w http.ResponseWriter, r *http.Request, who lifecycle.Access, f audit.Filter, form audit.Format) {
+	out := &lateHeader{w: w, contentType: form.ContentType(), name: "audit." + string(form)}
+	_, err := a.Audit.Export(r.Context(), who, f, form, out)
+	switch {
+	case err == nil:
+		out.start()
+	case !out.started:
+		writeProblem(w, r, err)
+	default:
+		a.Log.ErrorContext(r.Context(), "export broke off", "error", err, "request_id", requestID(r.Context()))
+		if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			_ = c.Close()
+		}
+	}
+}
+
+// lateHeader sends the header with the first byte.
+type lateHeader struct {
+	w                 http.ResponseWriter
+	contentType, name string
+	started           bool
+}
+
+func (l *lateHeader) start() {
+	if !l.started {
+		l.started = true
+		l.w.Header().Set("Content-Type", l.contentType)
+		l.w.Header().Set("Content-Disposition", `attachment; filename="`+l.name+`"`)
+		l.w.WriteHeader(http.StatusOK)
+	}
+}
+
+// Write implements io.Writer.
+func (l *lateHeader) Write(b []byte) (int, error) {
+	l.start()
+	return l.w.Write(b)
+}
+
+func (a *admin) sweepRoutes() {
+	type listIn struct {
+		Kind  string `query:"kind" maxLength:"32"`
+		Limit int    `query:"limit" minimum:"1" maximum:"200" default:"20"`
+	}
+	type runsOut struct {
+		Runs []sweeps.Run `json:"runs" doc:"newest first"`
+	}
+	add(a, http.MethodGet, "/v1/sweeps", "Sweeps with the count of every table checked", everyone,
+		func(ctx context.Context, in *listIn) (*body[runsOut], error) {
+			runs, err := a.Sweeps.Runs(ctx, in.Kind, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			return &body[runsOut]{runsOut{runs}}, nil
+		})
+	type runIn struct {
+		Kind string `path:"kind" doc:"orphans"`
+	}
+	add(a, http.MethodPost, "/v1/sweeps/{kind}/runs", "Run a sweep now and wait for its result", reviews,
+		func(ctx context.Context, in *runIn) (*body[sweeps.Run], error) {
+			run, err := a.Runner.RunOnce(ctx, access(ctx, reason{}, lifecycle.SystemSweep), in.Kind, sweep.ByAPI)
+			if err != nil {
+				return nil, err
+			}
+			return &body[sweeps.Run]{run}, nil
+		})
+	type findingsIn struct {
+		All   bool `query:"all" doc:"resolved ones too"`
+		Limit int  `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	}
+	type findingsOut struct {
+		Findings []sweeps.Finding `json:"findings"`
+	}
+	add(a, http.MethodGet, "/v1/findings", "Rows that should not be there", everyone,
+		func(ctx context.Context, in *findingsIn) (*body[findingsOut], error) {
+			found, err := a.Sweeps.Findings(ctx, !in.All, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			return &body[findingsOut]{findingsOut{found}}, nil
+		})
+}
+
+func (a *admin) reportRoutes() {
+	type reportIn struct {
+		Kind       string    `path:"kind" doc:"location or retention"`
+		Format     string    `query:"format" enum:"html,json,csv" default:"html"`
+		AsOf       time.Time `query:"as_of" doc:"the moment the report speaks about; default now"`
+		ReasonCode string    `query:"reason_code" maxLength:"64"`
+		ReasonRef  string    `query:"reason_ref" maxLength:"128"`
+	}
+	type reportOut struct {
+		ContentType string `header:"Content-Type"`
+		Disposition string `header:"Content-Disposition"`
+		Body        []byte
+	}
+	add(a, http.MethodGet, "/v1/reports/{kind}", "A report from the policy and what the database really holds; its issue is audited", reviews,
+		func(ctx context.Context, in *reportIn) (*reportOut, error) {
+			b, form, err := a.Reports.Issue(ctx, access(ctx, reason{in.ReasonCode, in.ReasonRef}, lifecycle.ReviewerExport), in.Kind, in.Format, in.AsOf)
+			if err != nil {
+				return nil, err
+			}
+			return &reportOut{form.ContentType(), `inline; filename="` + in.Kind + "." + string(form) + `"`, b}, nil
+		})
+	type policyOut struct {
+		Hash   string          `json:"hash" doc:"SHA-256 of the policy file"`
+		Policy json.RawMessage `json:"policy"`
+	}
+	add(a, http.MethodGet, "/v1/policy", "The policy this service acts by", everyone,
+		func(context.Context, *struct{}) (*body[policyOut], error) {
+			b, err := a.Policy.JSON()
+			if err != nil {
+				return nil, err
+			}
+			return &body[policyOut]{policyOut{a.Policy.Hash(), b}}, nil
+		})
+}

@@ -1,0 +1,135 @@
+package httpapi
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"trakr/internal/connect"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/tenants"
+	"trakr/policy"
+)
+
+// Public is what the public listener needs.
+type Public struct {
+	Policy         *policy.Policy
+	BaseURL        string
+	Door           *tenants.Door
+	Prover         Prover // nil accepts first installs unproven; development only
+	TrustedProxies []netip.Prefix
+	Now            func() time.Time
+	Log            *slog.Logger
+	Meter          metric.MeterProvider
+	Observe        func(route func(*http.Request) string) func(http.Handler) http.Handler // telemetry's middleware
+}
+
+// Route is one route and who may use it. Guard says what stands in front of it:
+// "public" (nothing, on purpose), "signature" (a verified callback) or "token"
+// (a bearer token with one of the roles).
+type Route struct {
+	Method, Path string
+	Guard        string
+	Roles        []lifecycle.Role
+}
+
+// PublicRoutes lists the routes of the public listener.
+func PublicRoutes() []Route {
+	return []Route{
+		{http.MethodGet, connect.DescriptorPath, "public", nil},
+		{http.MethodGet, "/healthz", "public", nil},
+		{http.MethodPost, connect.InstalledPath, "signature", nil},
+		{http.MethodPost, connect.UninstalledPath, "signature", nil},
+	}
+}
+
+// NewPublic returns the handler of the public listener.
+func NewPublic(p Public) (http.Handler, error) {
+	descriptor, err := connect.Descriptor(p.Policy, p.BaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("making the descriptor: %w", err)
+	}
+	count, err := p.Meter.Meter("trakr/internal/httpapi").Int64Counter("trakr.callbacks",
+		metric.WithDescription("Callbacks from Bitbucket by outcome."), metric.WithUnit("{callback}"))
+	if err != nil {
+		return nil, fmt.Errorf("making the callback counter: %w", err)
+	}
+	var dropHosts []string
+	if avatar, ok := p.Policy.Field(lifecycle.AvatarURL); ok {
+		dropHosts = avatar.DropHosts
+	}
+	c := &callbacks{door: p.Door, prover: p.Prover, now: p.Now, log: p.Log, count: count,
+		verifier: connect.NewVerifier(connect.Config{BaseURL: p.BaseURL, Now: p.Now}),
+		decoder:  connect.Decoder{AppKey: p.Policy.App.Key, DropHosts: dropHosts},
+		limiter:  newFailureLimiter(p.Now, p.TrustedProxies)}
+
+	handlers := map[string]http.HandlerFunc{
+		connect.InstalledPath:   c.installed,
+		connect.UninstalledPath: c.uninstalled,
+		connect.DescriptorPath: func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(descriptor)
+		},
+		"/healthz": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			_, _ = w.Write([]byte("ok\n"))
+		},
+	}
+	return chain(p.Log, p.Observe, routeTable(PublicRoutes(), handlers)), nil
+}
+
+// chain wraps a handler in what every answer needs, refusals included.
+func chain(log *slog.Logger, observe func(func(*http.Request) string) func(http.Handler) http.Handler, t *table) http.Handler {
+	return withHeaders(withRequestID(observe(t.route)(withRecovery(log, t))))
+}
+
+// table answers exactly the declared routes, and everything else with a problem.
+type table struct {
+	routes   []Route
+	handlers map[string]http.HandlerFunc
+}
+
+func routeTable(routes []Route, handlers map[string]http.HandlerFunc) *table {
+	return &table{routes, handlers}
+}
+
+// route names the route for telemetry: a declared path or "other".
+func (t *table) route(r *http.Request) string {
+	for _, x := range t.routes {
+		if x.Path == r.URL.Path {
+			return x.Path
+		}
+	}
+	return "other"
+}
+
+// ServeHTTP implements http.Handler. It matches literal paths on purpose: the
+// multiplexer's clean-up redirects would answer a signed callback with a 301.
+func (t *table) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var allowed []string
+	for _, x := range t.routes {
+		if x.Path != r.URL.Path {
+			continue
+		}
+		if x.Method == r.Method || (x.Method == http.MethodGet && r.Method == http.MethodHead) {
+			t.handlers[x.Path](w, r)
+			return
+		}
+		allowed = append(allowed, x.Method)
+	}
+	if allowed == nil {
+		writeProblem(w, r, lifecycle.Fail(lifecycle.NotFound, "There is nothing at this address."))
+		return
+	}
+	if slices.Contains(allowed, http.MethodGet) {
+		allowed = append(allowed, http.MethodHead)
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	writeProblem(w, r, lifecycle.Fail(lifecycle.MethodNotAllowed, "This address takes another method; see the Allow header."))
+}

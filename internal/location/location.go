@@ -1,0 +1,187 @@
+// Package location gathers what can be observed about where data lies and how it
+// is kept, and issues the reports that set it against what the policy declares.
+// It claims no more than it saw: a declaration is shown as one.
+package location
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/schedule"
+	"trakr/internal/store/inventory"
+	"trakr/internal/sweep"
+	"trakr/policy"
+	"trakr/reports"
+)
+
+// Reporter builds and issues reports.
+type Reporter struct {
+	Policy    *policy.Policy
+	Inventory *inventory.Store
+	Sweeps    *sweep.Runner
+	Now       func() time.Time
+	Version   string
+	SkipProof bool // the development switch is on: a failed control
+	BaseURL   string
+}
+
+// Issue returns one report in one format as of a moment (zero: now), after it has
+// recorded that it hands it out. The same moment and state give the same bytes.
+func (r *Reporter) Issue(ctx context.Context, a lifecycle.Access, kind, format string, asOf time.Time) ([]byte, reports.Format, error) {
+	if err := a.CheckReason(); err != nil {
+		return nil, "", err
+	}
+	f, err := reports.ParseFormat(format)
+	if err != nil {
+		return nil, "", lifecycle.Fail(lifecycle.RequestInvalid, "The format is one of html, json, csv.", lifecycle.At("/format", "unknown format"))
+	}
+	facts, err := r.Facts(ctx, asOf)
+	if err != nil {
+		return nil, "", err
+	}
+	doc, err := reports.Build(kind, r.Policy, facts, r.Version)
+	if err != nil {
+		return nil, "", lifecycle.Fail(lifecycle.NotFound, "There is no report of this kind; there are: location, retention.")
+	}
+	body, err := reports.Render(doc, f)
+	if err != nil {
+		return nil, "", fmt.Errorf("rendering the report: %w", err)
+	}
+	sum := sha256.Sum256(body)
+	err = r.Inventory.Issue(ctx, a, r.Now(), inventory.Issued{Kind: kind, Format: string(f), AsOf: facts.AsOf,
+		PolicyHash: r.Policy.Hash(), Digest: hex.EncodeToString(sum[:])})
+	if err != nil {
+		return nil, "", err
+	}
+	return body, f, nil
+}
+
+// Facts gathers everything as of a moment.
+func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, error) {
+	clock, err := r.Inventory.Clock(ctx)
+	if err != nil {
+		return reports.Facts{}, err
+	}
+	if asOf.IsZero() {
+		asOf = clock
+	}
+	asOf = asOf.UTC()
+	if asOf.After(clock) {
+		return reports.Facts{}, lifecycle.Fail(lifecycle.RequestInvalid, "A report cannot speak about the future.", lifecycle.At("/as_of", "lies in the future"))
+	}
+	columns := inventory.Columns{}
+	for _, s := range r.Policy.Stores {
+		for _, t := range s.Tables {
+			columns[t.Name] = t.TimeCol
+		}
+	}
+	inv, err := r.Inventory.Collect(ctx, columns, asOf, r.Policy.DeletionDeadline.Duration())
+	if err != nil {
+		return reports.Facts{}, err
+	}
+	f := reports.Facts{AsOf: asOf, LiveTenants: inv.Live, ErasedTenants: inv.Erased,
+		Erasures: reports.ErasureFacts{Total: inv.Erasure.Total, Oldest: inv.Erasure.Oldest, Newest: inv.Erasure.Newest,
+			LongestLag: inv.Erasure.Longest, Late: inv.Erasure.Late},
+		Observations: r.observe(inv.Server), Controls: r.controls(inv.Server)}
+	for _, t := range inv.Tables {
+		f.Tables = append(f.Tables, reports.TableFacts{Name: t.Name, Declared: t.Declared, Rows: t.Rows, Oldest: t.Oldest, Newest: t.Newest})
+	}
+	for _, rule := range r.Policy.Sweeps {
+		s, err := r.sweepFacts(ctx, rule, asOf)
+		if err != nil {
+			return reports.Facts{}, err
+		}
+		f.Sweeps = append(f.Sweeps, s)
+	}
+	open, err := r.Inventory.OpenFindings(ctx, asOf)
+	if err != nil {
+		return reports.Facts{}, err
+	}
+	for _, x := range open {
+		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Kind: x.Kind, Table: x.Table, Column: x.Column, Count: x.Rows, OpenedAt: x.OpenedAt.UTC()})
+	}
+	return f, nil
+}
+
+func (r *Reporter) sweepFacts(ctx context.Context, rule policy.Sweep, asOf time.Time) (reports.SweepFacts, error) {
+	interval, err := schedule.Interval(rule.Schedule, asOf)
+	if err != nil {
+		return reports.SweepFacts{}, err
+	}
+	h, err := r.Sweeps.Health(ctx, rule.Kind, interval, asOf)
+	if err != nil {
+		return reports.SweepFacts{}, err
+	}
+	s := reports.SweepFacts{Kind: rule.Kind, Interval: interval, Overdue: h.Overdue}
+	if h.Last == nil {
+		return s, nil
+	}
+	sums, err := r.Inventory.SweepSummary(ctx, h.Last.ID)
+	if err != nil {
+		return s, err
+	}
+	at := h.Last.FinishedAt.UTC()
+	s.RunID, s.FinishedAt, s.Result, s.Tables, s.Rows = h.Last.ID, &at, string(h.Last.Result), sums.Tables, sums.Rows
+	return s, nil
+}
+
+// observe tells what the running service can see of each database store.
+func (r *Reporter) observe(s inventory.Server) []reports.Observation {
+	var out []reports.Observation
+	for _, st := range r.Policy.Stores {
+		if st.Kind != "database" {
+			continue
+		}
+		where := "unix socket: on the machine the service runs on"
+		if !s.UnixSocket {
+			where = "TCP to " + s.Address
+			if a, err := netip.ParseAddr(s.Address); err == nil && a.IsLoopback() {
+				where = "TCP on the machine the service runs on"
+			}
+		}
+		encrypted := "not encrypted (TLS off)"
+		if s.TLS {
+			encrypted = "encrypted (TLS)"
+		} else if s.UnixSocket {
+			encrypted = "does not leave the machine"
+		}
+		out = append(out,
+			reports.Observation{Store: st.Name, What: "connection", Value: where, How: "asked of the database (inet_server_addr)"},
+			reports.Observation{Store: st.Name, What: "connection's protection", Value: encrypted, How: "asked of the database (pg_stat_ssl)"},
+			reports.Observation{Store: st.Name, What: "server", Value: "PostgreSQL " + s.Version, How: "asked of the database (server_version)"},
+			reports.Observation{Store: st.Name, What: "page checksums", Value: onOff(s.DataChecksums), How: "asked of the database (data_checksums)"})
+	}
+	return out
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+// controls are the self-checks a report shows.
+func (r *Reporter) controls(s inventory.Server) []reports.Control {
+	state := func(ok bool) string {
+		if ok {
+			return "pass"
+		}
+		return "fail"
+	}
+	return []reports.Control{
+		{ID: "proof-of-possession", Title: "A first install is accepted only after Bitbucket confirms the offered secret", State: state(!r.SkipProof), Detail: "TRAKR_DEV_SKIP_PROOF must be off"},
+		{ID: "connection-protected", Title: "The connection to the database cannot be read on the way", State: state(s.TLS || s.UnixSocket || isLoopback(s.Address)), Detail: "unix socket, this machine, or TLS"},
+		{ID: "page-checksums", Title: "The database notices damaged pages", State: state(s.DataChecksums), Detail: "data_checksums"},
+	}
+}
+
+func isLoopback(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.IsLoopback()
+}

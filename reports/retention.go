@@ -1,0 +1,161 @@
+package reports
+
+import (
+	"fmt"
+	"time"
+
+	"trakr/policy"
+)
+
+// Retention builds the Retention Schedule and Execution Report: how long each
+// class is kept, who makes that true, and what the database shows of it.
+func Retention(p *policy.Policy, f Facts, version string) Document {
+	d := newDocument("retention", "Retention Schedule and Execution Report", p, f, version)
+	d.conclude(withinPeriods(p, f), erasedInTime(p, f), nothingRemains(f), sweepsRun(f))
+	d.Sections = []Section{scheduleSection(p), execution(p, f), erasures(p, f), sweepSection(f), findingSection(f), retained(p)}
+	d.Notes = []string{
+		"“Executed by” says what makes a period true: uninstall (the callback itself deletes), replay_guard (expired entries are removed as new ones arrive), operator (a setting at the provider that this software does not verify), none (nothing deletes it in this version; rows are kept).",
+		"Deletion means that rows are gone from the live database. Backups end by the provider's rotation, as declared; the media they lie on are not attested to.",
+		"Counts are of rows recorded up to the time of this report. No tenant value stands in this report, and none was read to make it.",
+	}
+	return d
+}
+
+func classOf(p *policy.Policy, table string) (policy.Retention, bool) {
+	t, _, ok := p.Table(table)
+	if !ok {
+		return policy.Retention{}, false
+	}
+	for _, r := range p.Retention {
+		if r.Class == t.Class {
+			return r, true
+		}
+	}
+	return policy.Retention{}, false
+}
+
+// age judges one table: rows older than their period. A class of period zero
+// counts from an event, not from the row, and is judged by the sweep instead.
+func age(p *policy.Policy, f Facts, t TableFacts) string {
+	r, ok := classOf(p, t.Name)
+	switch {
+	case !ok:
+		return "not declared"
+	case r.Period.Duration() == 0:
+		return "judged by the sweep"
+	case t.Oldest == nil && t.Rows == 0:
+		return "empty"
+	case t.Oldest == nil:
+		return "age not known"
+	case f.AsOf.Sub(*t.Oldest) <= r.Period.Duration():
+		return "within"
+	case r.ExecutedBy == "replay_guard":
+		return "expired, removed with the next callback"
+	}
+	return "EXCEEDED"
+}
+
+func withinPeriods(p *policy.Policy, f Facts) Statement {
+	s := Statement{Text: "No table holds rows beyond their period", State: Holds, Why: "see Execution below."}
+	for _, t := range f.Tables {
+		switch age(p, f, t) {
+		case "EXCEEDED":
+			s.State, s.Why = Fails, t.Name+" holds a row of "+stamp(t.Oldest)+"."
+			return s
+		case "not declared":
+			s.State, s.Why = Fails, t.Name+" has no declared period."
+			return s
+		}
+	}
+	if len(f.Tables) == 0 {
+		s.State, s.Why = CannotTell, "no table could be seen."
+	}
+	return s
+}
+
+func erasedInTime(p *policy.Policy, f Facts) Statement {
+	limit := p.DeletionDeadline.Human()
+	s := Statement{Text: "Every uninstalled tenant was erased within " + limit, State: Holds,
+		Why: fmt.Sprintf("%d erasures, the longest took %s.", f.Erasures.Total, duration(f.Erasures.LongestLag))}
+	if f.Erasures.Total == 0 {
+		s.Why = "no tenant was uninstalled yet."
+	}
+	if f.Erasures.Late > 0 {
+		s.State, s.Why = Fails, count(f.Erasures.Late)+" erasures took longer."
+	}
+	if f.Erasures.Total != f.ErasedTenants {
+		s.State, s.Why = Fails, fmt.Sprintf("%d tenants are marked erased and %d tombstones exist.", f.ErasedTenants, f.Erasures.Total)
+	}
+	return s
+}
+
+func sweepsRun(f Facts) Statement {
+	s := Statement{Text: "The checks of this report ran in time", State: Holds, Why: count(int64(len(f.Sweeps))) + " scheduled."}
+	if len(f.Sweeps) == 0 {
+		s.State, s.Why = CannotTell, "none is scheduled."
+	}
+	for _, x := range f.Sweeps {
+		if x.Overdue || x.RunID == "" {
+			s.State, s.Why = CannotTell, "the sweep "+x.Kind+" is overdue."
+		}
+	}
+	return s
+}
+
+func duration(d time.Duration) string { return d.Round(time.Millisecond).String() }
+
+func scheduleSection(p *policy.Policy) Section {
+	s := Section{ID: "schedule", Title: "Schedule", Intro: "Declared in the policy.", Columns: []Column{{Key: "class", Title: "Class"}, {Key: "retention_period", Title: "Period"},
+		{Key: "iso_8601", Title: "ISO 8601"}, {Key: "starts", Title: "Counted from"}, {Key: "ground", Title: "Ground"}, {Key: "executed_by", Title: "Executed by"}}}
+	for _, r := range p.Retention {
+		s.Rows = append(s.Rows, []string{r.Class, r.Period.Human(), r.Period.String(), r.Starts, r.Ground, r.ExecutedBy})
+	}
+	return s
+}
+
+func execution(p *policy.Policy, f Facts) Section {
+	s := Section{ID: "execution", Title: "Execution", Intro: "Every table found, counted in one snapshot, against its period.", Columns: []Column{{Key: "table", Title: "Table"}, {Key: "class", Title: "Class"},
+		{Key: "rows", Title: "Rows", Numeric: true}, {Key: "oldest", Title: "Oldest"}, {Key: "newest", Title: "Newest"}, {Key: "period", Title: "Against its period"}}}
+	for _, t := range f.Tables {
+		r, _ := classOf(p, t.Name)
+		s.Rows = append(s.Rows, []string{t.Name, orDash(r.Class), count(t.Rows), stamp(t.Oldest), stamp(t.Newest), age(p, f, t)})
+	}
+	return s
+}
+
+func erasures(p *policy.Policy, f Facts) Section {
+	e := f.Erasures
+	return Section{ID: "erasures", Title: "Erasures", Intro: "From the uninstall callback until gone from the live database.", Columns: []Column{{Key: "measure", Title: "Measure"}, {Key: "value", Title: "Value"}},
+		Rows: [][]string{{"live tenants", count(f.LiveTenants)}, {"erased tenants", count(f.ErasedTenants)}, {"tombstones", count(e.Total)}, {"first erasure", stamp(e.Oldest)},
+			{"last erasure", stamp(e.Newest)}, {"longest time to erase", duration(e.LongestLag)}, {"deadline", p.DeletionDeadline.Human()}, {"later than the deadline", count(e.Late)}}}
+}
+
+func sweepSection(f Facts) Section {
+	s := Section{ID: "sweeps", Title: "Last sweeps", Columns: []Column{{Key: "kind", Title: "Kind"}, {Key: "evidence_ref", Title: "Run"}, {Key: "last_verified_at", Title: "Finished"},
+		{Key: "result", Title: "Result"}, {Key: "columns_checked", Title: "Columns checked", Numeric: true}, {Key: "rows_found", Title: "Rows found", Numeric: true}, {Key: "in_time", Title: "In time"}}}
+	for _, x := range f.Sweeps {
+		s.Rows = append(s.Rows, []string{x.Kind, orDash(x.RunID), stamp(x.FinishedAt), orDash(x.Result), count(x.Tables), count(x.Rows), yesNo(!x.Overdue)})
+	}
+	return s
+}
+
+func findingSection(f Facts) Section {
+	s := Section{ID: "findings", Title: "Open findings", Columns: []Column{{Key: "finding", Title: "Finding"}, {Key: "kind", Title: "Sweep"}, {Key: "table", Title: "Table"},
+		{Key: "column", Title: "Column"}, {Key: "rows", Title: "Rows", Numeric: true}, {Key: "opened_at", Title: "Since"}}}
+	for _, x := range f.OpenFindings {
+		s.Rows = append(s.Rows, []string{x.ID, x.Kind, x.Table, x.Column, count(x.Count), stamp(&x.OpenedAt)})
+	}
+	return s
+}
+
+func retained(p *policy.Policy) Section {
+	s := Section{ID: "retained", Title: "What outlives an erasure", Intro: "Declared, with its ground. None of it is a tenant value.", Columns: []Column{{Key: "table", Title: "Table"}, {Key: "what", Title: "What stays"}, {Key: "ground", Title: "Ground"}, {Key: "retention_period", Title: "Kept"}}}
+	for _, st := range p.Stores {
+		for _, t := range st.Tables {
+			if t.Retained != nil {
+				s.Rows = append(s.Rows, []string{t.Name, t.Retained.What, t.Retained.Ground, kept(p, t.Class)})
+			}
+		}
+	}
+	return s
+}
