@@ -349,7 +349,7 @@ func FuzzQSH(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, method, url, baseURL string) {
 		c := connect.CanonicalRequest(method, url, baseURL)
-		if c != connect.CanonicalRequest(strings.ToLower(method), url, baseURL) && strings.ToUpper(strings.ToLower(method)) == strings.ToUpper(method) {
+		if c != connect.CanonicalRequest(strings.ToUpper(method), url, baseURL) {
 			t.Fatal("the method's case counts")
 		}
 		rest := strings.TrimPrefix(c, strings.ToUpper(method)+"&")

@@ -125,8 +125,8 @@ func (a *admin) tenantRoutes() {
 		})
 }
 
-// auditFilter is the selection both audit routes share.
-type auditFilter struct {
+// AuditFilter is the selection both audit routes share.
+type AuditFilter struct {
 	TenantID      string    `query:"tenant_id"`
 	ActorID       string    `query:"actor_id" maxLength:"64"`
 	Action        string    `query:"action" maxLength:"64"`
@@ -139,7 +139,7 @@ type auditFilter struct {
 	Until         time.Time `query:"until" doc:"recorded before, RFC 3339"`
 }
 
-func (f auditFilter) filter() (audit.Filter, error) {
+func (f AuditFilter) filter() (audit.Filter, error) {
 	out := audit.Filter{ActorID: f.ActorID, Action: audit.Action(f.Action), Outcome: audit.Outcome(f.Outcome), Field: lifecycle.Field(f.Field),
 		RequestID: f.RequestID, CorrelationID: f.CorrelationID, EventID: f.EventID, Since: f.Since, Until: f.Until}
 	if f.TenantID != "" {
@@ -154,7 +154,7 @@ func (f auditFilter) filter() (audit.Filter, error) {
 
 func (a *admin) auditRoutes() {
 	type eventsIn struct {
-		auditFilter
+		AuditFilter
 		Cursor string `query:"cursor" doc:"next_cursor of the page before"`
 		Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	}
@@ -179,7 +179,7 @@ func (a *admin) auditRoutes() {
 			return &body[eventsOut]{out}, nil
 		})
 	type exportIn struct {
-		auditFilter
+		AuditFilter
 		Format     string `query:"format" enum:"ndjson,csv" default:"ndjson"`
 		ReasonCode string `query:"reason_code" maxLength:"64"`
 		ReasonRef  string `query:"reason_ref" maxLength:"128"`

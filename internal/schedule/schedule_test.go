@@ -3,6 +3,7 @@ package schedule_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -95,9 +96,8 @@ func TestSlowJobIsNotDoubledAndAPanicIsReportedWithoutItsText(t *testing.T) {
 				if time.Since(due) >= time.Minute {
 					return nil
 				}
-				var m map[string]int
-				m["marker-value"] = 1
-				return nil
+				missing := []string{"marker-value"}[1:]
+				return errors.New(missing[0])
 			}})
 		if err != nil {
 			t.Fatal(err)

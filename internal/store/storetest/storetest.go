@@ -229,7 +229,8 @@ func (e *Env) Dump() []byte {
 	if err != nil {
 		e.T.Fatal(err)
 	}
-	cmd := exec.CommandContext(e.T.Context(), filepath.Join(bin, "pg_dump"), "--dbname", e.URL, "--inserts")
+	url := strings.Replace(e.URL, "&require_auth=scram-sha-256", "", 1) // libpq 15 does not know it
+	cmd := exec.CommandContext(e.T.Context(), filepath.Join(bin, "pg_dump"), "--dbname", url, "--inserts")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {

@@ -1,0 +1,282 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"trakr/internal/bitbucket"
+	"trakr/internal/connect"
+	"trakr/internal/httpapi"
+	"trakr/internal/lifecycle"
+	"trakr/internal/location"
+	"trakr/internal/store/inventory"
+	"trakr/internal/store/storetest"
+	"trakr/internal/store/sweeps"
+	"trakr/internal/store/tokens"
+	"trakr/internal/sweep"
+	"trakr/internal/telemetry"
+)
+
+func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
+
+// world is a whole service on a database of its own, reached over HTTP, with a
+// Bitbucket API beside it.
+type world struct {
+	*storetest.Env
+	public, admin *httptest.Server
+	routes        []httpapi.Route
+	tokens        *tokens.Store
+	bitbucket     *fakeBitbucket
+	log           *syncBuffer
+	telemetry     *telemetry.Telemetry
+	ready         []httpapi.ReadyCheck
+}
+
+// syncBuffer is a buffer that several goroutines write.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// fakeBitbucket answers the proof of possession.
+type fakeBitbucket struct {
+	mu      sync.Mutex
+	secrets map[string]string // by workspace uuid
+	status  int               // 0: judge the token; else answer this
+	silent  bool              // take the request and say nothing
+	calls   int
+	origin  string
+}
+
+func (f *fakeBitbucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls++
+	if f.silent {
+		f.mu.Unlock()
+		<-r.Context().Done()
+		f.mu.Lock()
+		return
+	}
+	if f.status != 0 {
+		w.WriteHeader(f.status)
+		return
+	}
+	id, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/2.0/workspaces/{"), "}")
+	u, err := connect.NewVerifier(connect.Config{BaseURL: f.origin, Now: time.Now}).Inspect(r)
+	if err != nil || f.secrets[id] == "" || u.Issuer.Reveal() != "trakr" || u.Verify(lifecycle.NewSecret(f.secrets[id])) != nil {
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+}
+
+func (f *fakeBitbucket) set(change func(*fakeBitbucket)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{Env: storetest.New(t), log: &syncBuffer{}, bitbucket: &fakeBitbucket{secrets: map[string]string{}}}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	api := httptest.NewServer(w.bitbucket)
+	t.Cleanup(api.Close)
+	w.bitbucket.origin = api.URL
+	var err error
+	w.telemetry, err = telemetry.Setup(t.Context(), telemetry.Config{Service: "trakr", Version: "test", LogWriter: w.log, LogLevel: slog.LevelDebug})
+	must(err)
+	prover, err := bitbucket.New(bitbucket.Config{Origin: api.URL, AppKey: "trakr", Resource: w.Policy.App.Proof.Resource, Now: time.Now,
+		Timeout: 500 * time.Millisecond, Tracer: w.telemetry.Tracer})
+	must(err)
+	w.public = httptest.NewUnstartedServer(nil)
+	base := "http://" + w.public.Listener.Addr().String()
+	handler, err := httpapi.NewPublic(httpapi.Public{Policy: w.Policy, BaseURL: base, Door: w.Door, Prover: prover, Now: w.Clock.Now,
+		Log: w.telemetry.Logger, Meter: w.telemetry.Meter, Observe: w.telemetry.Observe})
+	must(err)
+	w.public.Config.Handler = handler
+	w.public.Start()
+	t.Cleanup(w.public.Close)
+	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger)
+	must(err)
+	w.tokens = tokens.New(w.DB, w.Clock.Now)
+	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Policy: w.Policy, Door: w.Door, Audit: w.Log, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),
+		Runner: runner, Reports: &location.Reporter{Policy: w.Policy, Inventory: inventory.New(w.DB), Sweeps: runner, Now: w.Clock.Now, Version: "test"},
+		Ready:   func(context.Context) []httpapi.ReadyCheck { return w.ready },
+		Metrics: w.telemetry.MetricsHandler(), Version: "test", Log: w.telemetry.Logger, Observe: w.telemetry.Observe})
+	must(err)
+	w.routes = routes
+	w.admin = httptest.NewServer(adminHandler)
+	t.Cleanup(w.admin.Close)
+	return w
+}
+
+// token returns a bearer token of a role.
+func (w *world) token(role lifecycle.Role) string {
+	w.T.Helper()
+	operator := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorOperator, ID: "uid:0", Role: lifecycle.RoleOperator},
+		Reason: lifecycle.Reason{Code: lifecycle.ServiceOperation}}
+	plain, _, err := w.tokens.Create(w.T.Context(), operator, role, "test", time.Hour)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return plain.Reveal()
+}
+
+// reply is an answer, read whole.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (r reply) kind() string {
+	var p struct{ Type string }
+	_ = json.Unmarshal([]byte(r.body), &p) // no problem document has no type
+	return p.Type[strings.LastIndex(p.Type, "/")+1:]
+}
+
+func (w *world) send(req *http.Request) reply {
+	w.T.Helper()
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return reply{resp.StatusCode, resp.Header, string(b)}
+}
+
+// call uses the API.
+func (w *world) call(method, path, token string, body any) reply {
+	w.T.Helper()
+	var content io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			w.T.Fatal(err)
+		}
+		content = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(w.T.Context(), method, w.admin.URL+path, content)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	return w.send(req)
+}
+
+// workspace is an invented customer as Bitbucket knows it.
+type workspace struct {
+	uuid, username, avatar, secret string
+	mark                           string // stands in everything Bitbucket over-shares
+}
+
+func invent(mark string) *workspace {
+	return &workspace{uuid: uuid.NewString(), username: "ws-" + mark, avatar: "https://bitbucket.org/account/" + mark + "/avatar/", secret: "secret-" + mark + uuid.NewString(), mark: mark}
+}
+
+func (x *workspace) clientKey() string { return "ari:cloud:bitbucket::app/{" + x.uuid + "}/trakr" }
+
+func (x *workspace) body(event, secret string) string {
+	principal := map[string]any{"type": "team", "uuid": "{" + x.uuid + "}", "username": x.username, "display_name": "Display " + x.mark,
+		"email": x.mark + "@example.com", "phone": "+1 555 " + x.mark, "created_on": "2020-01-02T03:04:05.678901+00:00",
+		"links": map[string]any{"self": map[string]any{"href": "https://api.bitbucket.org/2.0/teams/" + x.mark}, "avatar": map[string]any{"href": x.avatar}}}
+	m := map[string]any{"productType": "bitbucket", "eventType": event, "key": "trakr", "baseApiUrl": "https://" + x.mark + ".example.com", "clientKey": x.clientKey(),
+		"publicKey": "MIG" + x.mark, "principal": principal, "user": principal, x.mark + "@example.com": "as a key"}
+	if event == "installed" {
+		m["sharedSecret"] = secret
+		m["actor"] = map[string]any{"type": "user", "uuid": x.mark, "account_id": x.mark}
+	}
+	b, _ := json.Marshal(m) // strings and maps always encode
+	return string(b)
+}
+
+// sign makes the token Bitbucket sends.
+func (w *world) sign(x *workspace, path, secret string, change ...func(*connect.Claims)) string {
+	w.T.Helper()
+	c := connect.Claims{Issuer: lifecycle.NewSecret(x.clientKey()), Audience: lifecycle.NewSecret(x.clientKey()), IssuedAt: w.Clock.Now(),
+		ExpiresAt: w.Clock.Now().Add(time.Hour), QSH: connect.QSH(http.MethodPost, path, "")}
+	for _, f := range change {
+		f(&c)
+	}
+	t, err := connect.Mint(c, lifecycle.NewSecret(secret))
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return t.Reveal()
+}
+
+// deliver sends a callback; no token means unsigned.
+func (w *world) deliver(path, token, body string) reply {
+	w.T.Helper()
+	req, err := http.NewRequestWithContext(w.T.Context(), http.MethodPost, w.public.URL+path, strings.NewReader(body))
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "JWT "+token)
+	}
+	return w.send(req)
+}
+
+// install makes x a live tenant by a first, unsigned install.
+func (w *world) install(x *workspace) string {
+	w.T.Helper()
+	w.bitbucket.set(func(f *fakeBitbucket) { f.secrets[x.uuid] = x.secret })
+	if r := w.deliver(connect.InstalledPath, "", x.body("installed", x.secret)); r.status != http.StatusNoContent {
+		w.T.Fatalf("install: %d %s", r.status, r.body)
+	}
+	return w.lookup(x)
+}
+
+func (w *world) lookup(x *workspace) string {
+	w.T.Helper()
+	r := w.call(http.MethodPost, "/v1/tenants/lookup", w.token(lifecycle.RoleService), map[string]any{"client_key": x.clientKey()})
+	var found struct {
+		TenantID string `json:"tenant_id"`
+	}
+	if err := json.Unmarshal([]byte(r.body), &found); err != nil || r.status != http.StatusOK {
+		w.T.Fatalf("lookup: %d %s", r.status, r.body)
+	}
+	return found.TenantID
+}
+
+// fingerprint is everything stored of tenants; it changes when anything does.
+func (w *world) fingerprint() int64 {
+	return w.Int(`SELECT coalesce(sum(hashtext(t::text)::bigint), 0) + (SELECT coalesce(sum(hashtext(f::text)::bigint), 0) FROM trakr.tenant_fields f) FROM trakr.tenants t`)
+}
