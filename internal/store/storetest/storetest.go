@@ -222,6 +222,23 @@ func (e *Env) Int(sql string, args ...any) int64 {
 	return n
 }
 
+// Bytes runs a query that returns one bytea.
+func (e *Env) Bytes(sql string, args ...any) []byte {
+	e.T.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := pgx.Connect(ctx, e.URL)
+	if err != nil {
+		e.T.Fatal(err)
+	}
+	defer func() { _ = c.Close(ctx) }()
+	var b []byte
+	if err := c.QueryRow(ctx, sql, args...).Scan(&b); err != nil {
+		e.T.Fatal(err)
+	}
+	return b
+}
+
 // Dump returns the whole database as pg_dump writes it.
 func (e *Env) Dump() []byte {
 	e.T.Helper()
