@@ -90,6 +90,7 @@ type Store struct {
 	SubProcessor string   `yaml:"sub_processor"`
 	Encryption   string   `yaml:"encryption"`
 	HoldsFields  bool     `yaml:"holds_fields"` // tenant values may lie here
+	Connection   string   `yaml:"connection"`   // how the service reaches it: "network" or "local"; "" says nothing
 	Tables       []Table  `yaml:"tables"`       // of kind database
 	Notes        []string `yaml:"notes"`
 }

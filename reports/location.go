@@ -44,7 +44,7 @@ func observedAgrees(f Facts) Statement {
 	}
 	for _, o := range f.Observations {
 		if o.Conflict {
-			s.State, s.Why = Fails, o.Store+": "+o.What+" is "+o.Value+"."
+			s.State, s.Why = Fails, "the store “"+o.Store+"” is declared elsewhere; its "+o.What+" is: "+o.Value+"."
 		}
 	}
 	return s

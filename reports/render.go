@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"html/template"
 	"strings"
+	"time"
 )
 
 // Format is a form of a report.
@@ -121,6 +122,10 @@ var page = template.Must(template.New("report.html").Funcs(template.FuncMap{
 	"class": func(s State) string { return strings.ReplaceAll(string(s), " ", "-") },
 	"cell":  func(row []string, i int) string { return row[i] },
 	"loud":  loud,
+	"isTime": func(s string) bool {
+		_, err := time.Parse(time.RFC3339, s)
+		return err == nil
+	},
 }).ParseFS(templates, "templates/report.html"))
 
 // loud reports whether a cell tells of something wrong.

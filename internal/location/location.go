@@ -137,13 +137,14 @@ func (r *Reporter) observe(s inventory.Server) []reports.Observation {
 		if st.Kind != "database" {
 			continue
 		}
-		where := "unix socket: on the machine the service runs on"
+		where, local := "unix socket: on the machine the service runs on", true
 		if !s.UnixSocket {
-			where = "TCP to " + s.Address
-			if a, err := netip.ParseAddr(s.Address); err == nil && a.IsLoopback() {
+			where, local = "TCP to "+s.Address, isLoopback(s.Address)
+			if local {
 				where = "TCP on the machine the service runs on"
 			}
 		}
+		conflict := (st.Connection == "network" && local) || (st.Connection == "local" && !local)
 		encrypted := "not encrypted (TLS off)"
 		if s.TLS {
 			encrypted = "encrypted (TLS)"
@@ -151,7 +152,7 @@ func (r *Reporter) observe(s inventory.Server) []reports.Observation {
 			encrypted = "does not leave the machine"
 		}
 		out = append(out,
-			reports.Observation{Store: st.Name, What: "connection", Value: where, How: "asked of the database (inet_server_addr)"},
+			reports.Observation{Store: st.Name, What: "connection", Value: where, How: "asked of the database (inet_server_addr)", Conflict: conflict},
 			reports.Observation{Store: st.Name, What: "connection's protection", Value: encrypted, How: "asked of the database (pg_stat_ssl)"},
 			reports.Observation{Store: st.Name, What: "server", Value: "PostgreSQL " + s.Version, How: "asked of the database (server_version)"},
 			reports.Observation{Store: st.Name, What: "page checksums", Value: onOff(s.DataChecksums), How: "asked of the database (data_checksums)"})

@@ -1,0 +1,192 @@
+package reports_test
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"trakr/policy"
+	"trakr/reports"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var asOf = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) *time.Time { t := asOf.Add(-d); return &t }
+
+// facts are those of a service in good order.
+func facts(p *policy.Policy) reports.Facts {
+	f := reports.Facts{AsOf: asOf, LiveTenants: 41, ErasedTenants: 7,
+		Erasures:     reports.ErasureFacts{Total: 7, Oldest: ago(90 * 24 * time.Hour), Newest: ago(26 * time.Hour), LongestLag: 312 * time.Millisecond},
+		Sweeps:       []reports.SweepFacts{{Kind: "orphans", RunID: "01a20e98-a0d9-7be0-acd3-8cea525129a5", FinishedAt: ago(43 * time.Minute), Result: "clean", Tables: 5, Interval: time.Hour}},
+		Observations: []reports.Observation{{Store: "database", What: "connection", Value: "TCP to 10.10.0.5", How: "asked of the database (inet_server_addr)"}},
+		Controls:     []reports.Control{{ID: "proof-of-possession", Title: "A first install is accepted only after Bitbucket confirms the offered secret", State: "pass", Detail: "TRAKR_DEV_SKIP_PROOF must be off"}},
+	}
+	for i, t := range p.Stores[0].Tables {
+		f.Tables = append(f.Tables, reports.TableFacts{Name: t.Name, Declared: true, Rows: int64(i * 10), Oldest: ago(40 * time.Minute), Newest: ago(time.Minute)})
+	}
+	return f
+}
+
+func load(t testing.TB) *policy.Policy {
+	t.Helper()
+	p, err := policy.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func build(t testing.TB, kind string, f reports.Facts) reports.Document {
+	t.Helper()
+	d, err := reports.Build(kind, load(t), f, "v0.1.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// cases change the facts of a service in good order, and say what each report
+// must then conclude.
+var cases = map[string]struct {
+	change              func(*reports.Facts)
+	location, retention reports.State
+}{
+	"clean": {func(*reports.Facts) {}, reports.Holds, reports.Holds},
+	"findings": {func(f *reports.Facts) {
+		f.Sweeps[0].Result, f.Sweeps[0].Rows = "findings", 3
+		f.OpenFindings = []reports.FindingFacts{{ID: "01a20e98-0000-7000-8000-000000000001", Kind: "orphans", Table: "public.cache", Column: "tenant_id", Count: 3, OpenedAt: *ago(43 * time.Minute)}}
+	}, reports.Fails, reports.Fails},
+	"never swept": {func(f *reports.Facts) {
+		f.Sweeps[0] = reports.SweepFacts{Kind: "orphans", Interval: time.Hour, Overdue: true}
+	}, reports.CannotTell, reports.CannotTell},
+	"overdue":       {func(f *reports.Facts) { f.Sweeps[0].Overdue = true; f.Sweeps[0].FinishedAt = ago(3 * time.Hour) }, reports.CannotTell, reports.CannotTell},
+	"blind":         {func(f *reports.Facts) { f.Sweeps[0].Result = "blind" }, reports.CannotTell, reports.CannotTell},
+	"not scheduled": {func(f *reports.Facts) { f.Sweeps = nil }, reports.CannotTell, reports.CannotTell},
+	"undeclared table": {func(f *reports.Facts) {
+		f.Tables = append(f.Tables, reports.TableFacts{Name: "public.cache", Rows: 12})
+	}, reports.Fails, reports.Fails},
+	"nothing seen":        {func(f *reports.Facts) { f.Tables = nil }, reports.CannotTell, reports.CannotTell},
+	"location conflict":   {func(f *reports.Facts) { f.Observations[0].Conflict = true; f.Observations[0].Value = "unix socket" }, reports.Fails, reports.Holds},
+	"proof switched off":  {func(f *reports.Facts) { f.Controls[0].State = "fail" }, reports.Fails, reports.Holds},
+	"control unknown":     {func(f *reports.Facts) { f.Controls[0].State = "unknown" }, reports.CannotTell, reports.Holds},
+	"late erasure":        {func(f *reports.Facts) { f.Erasures.Late = 1; f.Erasures.LongestLag = 2 * time.Hour }, reports.Holds, reports.Fails},
+	"missing tombstone":   {func(f *reports.Facts) { f.Erasures.Total = 6 }, reports.Holds, reports.Fails},
+	"audit beyond period": {func(f *reports.Facts) { f.Tables[4].Oldest = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.Fails},
+	"audit at its period": {func(f *reports.Facts) { f.Tables[4].Oldest = ago(3650 * 24 * time.Hour) }, reports.Holds, reports.Holds},
+}
+
+func TestEachVerdictFollowsItsFact(t *testing.T) {
+	for name, c := range cases {
+		f := facts(load(t))
+		c.change(&f)
+		for kind, want := range map[string]reports.State{"location": c.location, "retention": c.retention} {
+			d := build(t, kind, f)
+			if d.Verdict != want || (want == reports.Holds) != (len(d.Reasons) == 0) {
+				t.Errorf("%s, %s: %q because %q, want %q", name, kind, d.Verdict, d.Reasons, want)
+			}
+			if b, err := reports.Render(d, reports.HTML); err != nil || (want != reports.Holds && bytes.Contains(b, []byte("Every statement below holds"))) {
+				t.Errorf("%s, %s: the page claims more than the report: %v", name, kind, err)
+			}
+		}
+	}
+}
+
+func TestGolden(t *testing.T) {
+	for _, name := range []string{"clean", "findings", "never swept", "undeclared table", "location conflict"} {
+		f := facts(load(t))
+		cases[name].change(&f)
+		for _, kind := range reports.Kinds() {
+			d := build(t, kind, f)
+			d.PolicyHash = strings.Repeat("0", 64) // the policy's wording is its own test
+			for _, format := range reports.Formats() {
+				got, err := reports.Render(d, format)
+				if err != nil {
+					t.Fatal(err)
+				}
+				again, err := reports.Render(d, format)
+				if err != nil || !bytes.Equal(got, again) {
+					t.Errorf("%s %s: the same facts give other bytes", kind, format)
+				}
+				file := filepath.Join("testdata", strings.ReplaceAll(name, " ", "-")+"."+kind+".golden."+string(format))
+				if *update {
+					if err := os.WriteFile(file, got, 0o600); err != nil {
+						t.Fatal(err)
+					}
+					continue
+				}
+				want, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if d := cmp.Diff(string(want), string(got)); d != "" {
+					t.Errorf("%s (go test ./reports -update, then look at the difference):\n%s", file, d)
+				}
+			}
+		}
+	}
+}
+
+func TestFormsAreWellFormed(t *testing.T) {
+	for _, kind := range reports.Kinds() {
+		d := build(t, kind, facts(load(t)))
+		j, err := reports.Render(d, reports.JSON)
+		if err != nil || !json.Valid(j) || !bytes.HasSuffix(j, []byte("}\n")) {
+			t.Errorf("%s: JSON: %v", kind, err)
+		}
+		c, err := reports.Render(d, reports.CSV)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows, err := csv.NewReader(bytes.NewReader(c)).ReadAll()
+		if err != nil || len(rows) < 100 || len(rows[0]) != 4 {
+			t.Errorf("%s: CSV: %d rows, %v", kind, len(rows), err)
+		}
+		h, err := reports.Render(d, reports.HTML)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range []string{"<script", "http://", "https://", "src=", "url(", "@import"} {
+			if bytes.Contains(h, []byte(bad)) {
+				t.Errorf("%s: the page refers to something outside itself: %s", kind, bad)
+			}
+		}
+		for _, need := range []string{`lang="en"`, `<caption>`, `scope="col"`, `<main`, `class="skip"`} {
+			if !bytes.Contains(h, []byte(need)) {
+				t.Errorf("%s: the page lacks %s", kind, need)
+			}
+		}
+	}
+}
+
+func TestHostileTextIsHarmless(t *testing.T) {
+	f := facts(load(t))
+	f.Tables = append(f.Tables, reports.TableFacts{Name: `public.<script>alert(1)</script>`}, reports.TableFacts{Name: `=cmd|'/c calc'!A0`})
+	d := build(t, "location", f)
+	h, err := reports.Render(d, reports.HTML)
+	if err != nil || bytes.Contains(h, []byte("<script>")) {
+		t.Errorf("a table's name became markup: %v", err)
+	}
+	c, err := reports.Render(d, reports.CSV)
+	if err != nil || !bytes.Contains(c, []byte(`,'=cmd`)) {
+		t.Errorf("a table's name became a formula: %v", err)
+	}
+}
+
+func TestUnknownKindsAndFormatsAreRefused(t *testing.T) {
+	if _, err := reports.Build("ropa", load(t), reports.Facts{}, ""); err == nil {
+		t.Error("an unknown kind was built")
+	}
+	if _, err := reports.ParseFormat("pdf"); err == nil {
+		t.Error("an unknown format was taken")
+	}
+}
