@@ -1,0 +1,86 @@
+// Package internal_test keeps the directions of the design: which package may
+// know which library, and who may import whom.
+package internal_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// only lists, for each library, the packages that may import it. A prefix with a
+// trailing slash allows what lies below.
+var only = map[string][]string{
+	"github.com/uptrace/bun":         {"trakr/internal/store/"},
+	"github.com/jackc/pgx":           {"trakr/internal/store/", "trakr/internal/devpg"},
+	"database/sql":                   {"trakr/internal/store/"},
+	"github.com/pressly/goose":       {"trakr/internal/store"},
+	"github.com/golang-jwt/jwt":      {"trakr/internal/connect", "trakr/internal/bitbucket"},
+	"github.com/robfig/cron":         {"trakr/internal/schedule"},
+	"github.com/tink-crypto/tink-go": {"trakr/internal/keyring"},
+	"github.com/danielgtaylor/huma":  {"trakr/internal/httpapi"},
+	"github.com/spf13/cobra":         {"trakr/cmd/trakr"},
+	"trakr/internal/httpapi":         {"trakr/cmd/trakr"},
+	"trakr/internal/store/storetest": {}, // tests only
+	"testing":                        {"trakr/internal/store/storetest"},
+}
+
+// pure packages take their data as arguments: they open, call and store nothing.
+var pure = map[string][]string{
+	"trakr/internal/lifecycle": {"trakr/"},
+	"trakr/policy":             {"trakr/internal/store", "trakr/reports", "net/http", "database/sql"},
+	"trakr/reports":            {"trakr/internal/", "net/http", "os", "database/sql", "time/tzdata"},
+	"trakr/internal/connect":   {"trakr/internal/store", "trakr/internal/httpapi", "os"},
+}
+
+func TestImportsFollowTheDesign(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "trakr/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := 0
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages++
+		for _, imported := range p.Imports {
+			for library, allowed := range only {
+				if within(imported, library) && !allowedIn(p.ImportPath, allowed) && !within(p.ImportPath, library) {
+					t.Errorf("%s imports %s, which only %v may", p.ImportPath, imported, allowed)
+				}
+			}
+			for _, forbidden := range pure[p.ImportPath] {
+				if within(imported, forbidden) {
+					t.Errorf("%s is pure and imports %s", p.ImportPath, imported)
+				}
+			}
+		}
+	}
+	if packages < 20 {
+		t.Errorf("only %d packages seen", packages)
+	}
+}
+
+func within(path, prefix string) bool {
+	return path == strings.TrimSuffix(prefix, "/") || strings.HasPrefix(path, strings.TrimSuffix(prefix, "/")+"/")
+}
+
+func allowedIn(path string, allowed []string) bool {
+	for _, a := range allowed {
+		if path == strings.TrimSuffix(a, "/") || (strings.HasSuffix(a, "/") && strings.HasPrefix(path, a)) {
+			return true
+		}
+	}
+	return false
+}
