@@ -95,6 +95,13 @@ func (a *app) root() *cobra.Command {
 			"Exit codes: 0 clean, 1 a finding, 2 wrong usage, 3 cannot tell.",
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("there is no command %q; see: trakr --help", args[0])}
+			}
+			return c.Help()
+		},
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -162,7 +162,9 @@ func (c *Config) check() []error {
 	if c.Listen == c.AdminListen {
 		fault("TRAKR_LISTEN and TRAKR_ADMIN_LISTEN must differ: the API must not be public")
 	}
-	if err := origin(c.BaseURL, true); err != nil {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil && c.BaseURL == "http://"+c.Listen {
+		// The default is as wrong as what it is made of; that was said above.
+	} else if err := origin(c.BaseURL, true); err != nil {
 		fault("TRAKR_BASE_URL %v", err)
 	}
 	if err := origin(c.BitbucketAPIURL, false); err != nil {

@@ -91,6 +91,7 @@ type Summary struct {
 	Live        int      `json:"live"`        // workspaces that should be live now
 	Uninstalled int      `json:"uninstalled"` // delivered
 	Dropped     int      `json:"dropped"`     // uninstalled at Bitbucket, never delivered
+	LiveTenant  string   `json:"live_tenant"` // the service's id of one that is live and was read; "" when none is
 	Unexpected  []string `json:"unexpected"`
 	Seconds     float64  `json:"seconds"`
 }
@@ -109,6 +110,9 @@ func (s Summary) WriteTable(w io.Writer) {
 	fmt.Fprintf(w, "\n%d workspaces live, %d uninstalled, %d whose uninstall was never delivered; %.1f s\n", s.Live, s.Uninstalled, s.Dropped, s.Seconds)
 	if s.OK() {
 		fmt.Fprintln(w, "Everything was accepted and refused as it should be.")
+	}
+	if s.LiveTenant != "" {
+		fmt.Fprintf(w, "A tenant that is live, to try: trakr tenant show %s\n", s.LiveTenant)
 	}
 	for _, u := range s.Unexpected {
 		fmt.Fprintln(w, "UNEXPECTED:", u)
@@ -174,6 +178,11 @@ func (s *simulation) story(ctx context.Context) error {
 	}
 	for _, w := range lost {
 		s.api.forget(w)
+	}
+	for _, w := range all[s.Uninstalls+s.Drops:] {
+		if w.tenant != "" {
+			s.sum.LiveTenant = w.tenant
+		}
 	}
 	s.sum.Uninstalled, s.sum.Dropped, s.sum.Live = len(gone), len(lost), len(all)-len(gone)
 	return ctx.Err()

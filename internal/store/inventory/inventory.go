@@ -207,6 +207,8 @@ type Issued struct {
 
 // Issue records that a report was handed out, with its digest, and the audit
 // event in the same transaction. A report that cannot be recorded is not issued.
+// The row bears the database's time, as the report's own moment does: with a
+// clock of ours that runs behind, a report would count itself at its next issue.
 func (s *Store) Issue(ctx context.Context, a lifecycle.Access, now time.Time, r Issued) error {
 	if err := a.CheckReason(); err != nil {
 		return err
@@ -220,7 +222,7 @@ func (s *Store) Issue(ctx context.Context, a lifecycle.Access, now time.Time, r 
 	e.StatusDetail = r.Kind + " " + r.Format
 	err = pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		_, err := tx.NewRaw(`INSERT INTO trakr.reports_issued (report_id, kind, format, as_of, policy_hash, digest, issued_to, issued_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`, id.String(), r.Kind, r.Format, r.AsOf, r.PolicyHash, r.Digest, a.Caller.ID, now.UTC()).Exec(ctx)
+			VALUES (?, ?, ?, ?, ?, ?, ?, clock_timestamp())`, id.String(), r.Kind, r.Format, r.AsOf, r.PolicyHash, r.Digest, a.Caller.ID).Exec(ctx)
 		if err != nil {
 			return err
 		}
