@@ -43,7 +43,7 @@ func TestEachFaultIsNamedWithItsLine(t *testing.T) {
 		"a reader of no token":      {"readers: [service, support]", "readers: [scheduler]", "$.fields[0].readers", "not a role of an API token"},
 		"values that outlive":       {"        class: tenant-fields\n        has_tenant: true\n", "        class: tenant-fields\n        has_tenant: true\n        retained: {ground: g, what: w}\n", "$.stores[0].tables[1]", "go with their tenant"},
 		"values without tenant":     {"        class: replay-guard\n        has_tenant: true\n", "        class: replay-guard\n", "$.stores[0].tables[2]", "go with their tenant"},
-		"an unknown class":          {"class: evidence\n      - name: trakr.findings", "class: evidnce\n      - name: trakr.findings", "$.stores[0].tables[6].class", `no retention class "evidnce"`},
+		"an unknown class":          {"class: evidence\n      - name: trakr.findings", "class: evidnce\n      - name: trakr.findings", "$.stores[0].tables[12].class", `no retention class "evidnce"`},
 		"an unknown sub-processor":  {"sub_processor: DigitalOcean, LLC", "sub_processor: Another", "$.stores[0].sub_processor", "no sub-processor"},
 		"a month":                   {"period: P7D", "period: P1M", "$.retention[7].period", "does not match"},
 		"no deadline":               {"deletion_deadline: PT1H", "deletion_deadline: P0D", "$.deletion_deadline", "longer than no time"},

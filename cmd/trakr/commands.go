@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -46,20 +48,20 @@ func (a *app) migrate(ctx context.Context, status bool) error {
 	if err != nil {
 		return err
 	}
-	s := &service{cfg: cfg}
-	url := cfg.MigrationDatabaseURL
-	if url.Empty() {
-		url = cfg.DatabaseURL
-	}
+	s := &service{cfg: cfg, log: slog.New(slog.DiscardHandler)}
 	defer s.close()
-	if err := s.connect(ctx, attachOrStart, url, nil); err != nil {
+	url, err := s.ownerURL(ctx)
+	if err != nil {
 		return err
 	}
 	var applied []store.Migration
 	if !status {
-		if applied, err = store.Migrate(ctx, s.db); err != nil {
+		if applied, err = store.Migrate(ctx, url); err != nil {
 			return err
 		}
+	}
+	if s.db, err = store.Open(ctx, url, store.Options{MaxConns: 1}); err != nil {
+		return err
 	}
 	all, err := store.Migrations(ctx, s.db)
 	if err != nil {
@@ -232,8 +234,34 @@ func (a *app) keysCommand() *cobra.Command {
 		},
 	}
 	create.Flags().StringVar(&out, "out", "", "file to write, or -")
-	c := &cobra.Command{Use: "keys", Short: "Make the keys that seal tenant values"}
-	c.AddCommand(create)
+	var in, upgraded string
+	upgrade := &cobra.Command{
+		Use: "upgrade", Short: "Add the signing key that a keyring of an older version lacks", Args: cobra.NoArgs,
+		Long:    "Writes a new keyring file with every key of the old one and a new key that signs the audit's\ncheckpoints. The old file stays as it is.",
+		Example: "  trakr keys upgrade --in data/keys.json --out data/keys.new && mv data/keys.new data/keys.json",
+		RunE: func(*cobra.Command, []string) error {
+			if in == "" || upgraded == "" {
+				return usageError{errors.New("say from where to where: --in FILE --out NEWFILE")}
+			}
+			old, err := os.ReadFile(in)
+			if err != nil {
+				return usageError{err}
+			}
+			b, err := keyring.Upgrade(old)
+			if err != nil {
+				return usageError{err}
+			}
+			if err := keyring.Write(upgraded, b); err != nil {
+				return usageError{err}
+			}
+			_, err = fmt.Fprintln(a.out, upgraded, "written")
+			return err
+		},
+	}
+	upgrade.Flags().StringVar(&in, "in", "", "the old keyring's file")
+	upgrade.Flags().StringVar(&upgraded, "out", "", "file to write; it must not exist")
+	c := &cobra.Command{Use: "keys", Short: "Make the keys that seal tenant values and sign checkpoints"}
+	c.AddCommand(create, upgrade)
 	return c
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ import (
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
 	"trakr/internal/schedule"
+	"trakr/internal/sequencer"
 	"trakr/internal/store"
 	"trakr/internal/sweep"
 	"trakr/internal/telemetry"
@@ -78,7 +80,11 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	}
 	s.log.InfoContext(ctx, "policy loaded", "policy_hash", s.policy.Hash(), "version", toolVersion())
 
-	publicHandler, adminHandler, err := a.handlers(s, tel)
+	seq, err := s.sequencer(tel.Meter, a.now)
+	if err != nil {
+		return err
+	}
+	publicHandler, adminHandler, err := a.handlers(s, tel, seq)
 	if err != nil {
 		return err
 	}
@@ -91,6 +97,10 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	failed := make(chan error, 2)
 	servers := []*http.Server{start(public, publicHandler, failed, s.log), start(private, adminHandler, failed, s.log)}
 	jobs.Start(ctx)
+	var background sync.WaitGroup
+	working, endWork := context.WithCancel(ctx)
+	defer func() { endWork(); background.Wait() }()
+	background.Go(func() { seq.Run(working) })
 	s.log.InfoContext(ctx, "serving", "listen", cfg.Listen, "admin_listen", cfg.AdminListen)
 
 	var gone <-chan struct{}
@@ -125,7 +135,7 @@ func start(l net.Listener, h http.Handler, failed chan<- error, log *slog.Logger
 	return srv
 }
 
-func (a *app) handlers(s *service, tel *telemetry.Telemetry) (public, admin http.Handler, err error) {
+func (a *app) handlers(s *service, tel *telemetry.Telemetry, seq *sequencer.Sequencer) (public, admin http.Handler, err error) {
 	var prover httpapi.Prover
 	if !s.cfg.DevSkipProof {
 		prover, err = bitbucket.New(bitbucket.Config{Origin: s.cfg.BitbucketAPIURL, AppKey: s.policy.App.Key, Resource: s.policy.App.Proof.Resource,
@@ -140,19 +150,21 @@ func (a *app) handlers(s *service, tel *telemetry.Telemetry) (public, admin http
 		return nil, nil, err
 	}
 	admin, _, err = httpapi.NewAdmin(httpapi.Admin{Policy: s.policy, Door: s.door, Audit: s.audit, Tokens: s.tokens, Sweeps: s.sweeps,
-		Runner: s.runner, Reports: s.reports, Ready: a.ready(s), Metrics: tel.MetricsHandler(), Version: toolVersion(), Log: s.log, Observe: tel.Observe})
+		Runner: s.runner, Reports: s.reports, Ready: a.ready(s, seq), Metrics: tel.MetricsHandler(), Version: toolVersion(), Log: s.log, Observe: tel.Observe})
 	return public, admin, err
 }
 
 // ready judges whether this replica should get traffic: the database answers,
-// its tables are of this version, and no sweep is overdue.
-func (a *app) ready(s *service) func(context.Context) []httpapi.ReadyCheck {
+// its tables are of this version, the log keeps up and is sound, and no sweep is
+// overdue.
+func (a *app) ready(s *service, seq *sequencer.Sequencer) func(context.Context) []httpapi.ReadyCheck {
 	return func(ctx context.Context) []httpapi.ReadyCheck {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		pending, err := store.Pending(ctx, s.db)
 		checks := []httpapi.ReadyCheck{{Name: "database", OK: err == nil, Detail: detail(err, "answers")},
 			{Name: "schema", OK: err == nil && len(pending) == 0, Detail: detail(err, fmt.Sprintf("%d migrations pending", len(pending)))}}
+		checks = append(checks, a.logReady(ctx, s, seq))
 		for _, rule := range s.policy.Sweeps {
 			c := httpapi.ReadyCheck{Name: "sweep " + rule.Kind}
 			interval, err := schedule.Interval(rule.Schedule, a.now())
@@ -170,6 +182,23 @@ func (a *app) ready(s *service) func(context.Context) []httpapi.ReadyCheck {
 	}
 }
 
+// maxLag is how long an event may wait for its position in the log.
+const maxLag = time.Minute
+
+func (a *app) logReady(ctx context.Context, s *service, seq *sequencer.Sequencer) httpapi.ReadyCheck {
+	c := httpapi.ReadyCheck{Name: "audit log"}
+	if seq.Err() != nil {
+		c.Detail = "the stored log is not the one that was sequenced; run: trakr audit verify"
+		return c
+	}
+	b, err := s.audit.Backlog(ctx)
+	c.OK = err == nil && sequencer.Lag(b, a.now()) < maxLag
+	if c.Detail = detail(err, "events wait for their position for more than a minute"); c.OK {
+		c.Detail = "keeps up"
+	}
+	return c
+}
+
 func detail(err error, fine string) string {
 	if err != nil {
 		return string(lifecycle.AsFault(err).Kind)
@@ -177,7 +206,11 @@ func detail(err error, fine string) string {
 	return fine
 }
 
-// jobs are the scheduled sweeps.
+// monthsAhead is how many months of the audit have their place made in advance: a
+// job that does not run for a year is noticed before an event lacks one.
+const monthsAhead = 12
+
+// jobs are the scheduled sweeps, and the making of the audit's partitions.
 func (a *app) jobs(ctx context.Context, s *service) (*schedule.Scheduler, error) {
 	scheduler := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "cron", Role: lifecycle.RoleScheduler},
 		Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}, RequestID: "cron"}
@@ -194,6 +227,10 @@ func (a *app) jobs(ctx context.Context, s *service) (*schedule.Scheduler, error)
 			return err
 		}})
 	}
+	jobs = append(jobs, schedule.Job{Name: "audit partitions", Spec: "41 3 * * *", Run: func(ctx context.Context, _ time.Time) error {
+		_, err := s.audit.MakePartitions(ctx, monthsAhead)
+		return err
+	}})
 	return schedule.New(s.log, a.now, jobs...)
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
 	"trakr/internal/config"
@@ -22,6 +23,7 @@ import (
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/location"
+	"trakr/internal/sequencer"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/inventory"
@@ -98,29 +100,56 @@ const (
 	startOnly
 )
 
-// connect opens the database; url is empty for the private PostgreSQL.
+// connect opens the database as the service's role; url is empty for the private
+// PostgreSQL, whose tables are brought to this version first.
 func (s *service) connect(ctx context.Context, mode startMode, url lifecycle.Secret, tracer trace.TracerProvider) error {
 	if url.Empty() {
-		c := devpg.Config{DataDir: filepath.Join(s.cfg.DataDir, "postgres"), BinDir: s.cfg.PostgresBin, Logger: s.log}
-		var err error
-		if mode == attachOrStart {
-			s.postgres, err = devpg.Attach(ctx, c)
+		if err := s.private(ctx, mode); err != nil {
+			return err
 		}
-		if mode == startOnly || errors.Is(err, devpg.ErrNotRunning) {
-			s.postgres, err = devpg.Start(ctx, c)
+		if _, err := store.Migrate(ctx, s.postgres.URL()); err != nil {
+			return err
 		}
+		login, err := s.postgres.LoginURL(ctx, store.ServiceRole)
 		if err != nil {
 			return err
 		}
-		url = lifecycle.NewSecret(s.postgres.URL())
+		url = lifecycle.NewSecret(login)
 	}
 	var err error
-	s.db, err = store.Open(ctx, url.Reveal(), store.Options{Tracer: tracer})
+	s.db, err = store.Open(ctx, url.Reveal(), store.Options{Tracer: tracer, Role: store.ServiceRole})
 	return err
 }
 
-// wire migrates the private database, or checks that the operator's own is
-// migrated, and builds everything on it.
+// private starts the private PostgreSQL, or finds the one that runs.
+func (s *service) private(ctx context.Context, mode startMode) (err error) {
+	c := devpg.Config{DataDir: filepath.Join(s.cfg.DataDir, "postgres"), BinDir: s.cfg.PostgresBin, Logger: s.log}
+	if mode == attachOrStart {
+		s.postgres, err = devpg.Attach(ctx, c)
+	}
+	if mode == startOnly || errors.Is(err, devpg.ErrNotRunning) {
+		s.postgres, err = devpg.Start(ctx, c)
+	}
+	return err
+}
+
+// ownerURL is where migrations and the log's retention connect: the private
+// PostgreSQL's superuser, or the login the operator named for it.
+func (s *service) ownerURL(ctx context.Context) (string, error) {
+	switch {
+	case !s.cfg.MigrationDatabaseURL.Empty():
+		return s.cfg.MigrationDatabaseURL.Reveal(), nil
+	case !s.cfg.DatabaseURL.Empty():
+		return s.cfg.DatabaseURL.Reveal(), nil
+	case s.postgres == nil:
+		if err := s.private(ctx, attachOrStart); err != nil {
+			return "", err
+		}
+	}
+	return s.postgres.URL(), nil
+}
+
+// wire checks that the tables are of this version and builds everything on them.
 func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if s.policy, err = policy.LoadFile(s.cfg.Policy); err != nil {
 		return err
@@ -138,6 +167,9 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if s.audit, err = audit.NewLog(s.db, now); err != nil {
 		return err
 	}
+	if err := s.audit.SignWith(ctx, keys.Signing()); err != nil {
+		return err
+	}
 	if s.door, err = tenants.New(s.db, keys, s.policy, s.audit); err != nil {
 		return err
 	}
@@ -150,10 +182,6 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 }
 
 func (s *service) schema(ctx context.Context) error {
-	if s.postgres != nil {
-		_, err := store.Migrate(ctx, s.db)
-		return err
-	}
 	pending, err := store.Pending(ctx, s.db)
 	if err == nil && len(pending) > 0 {
 		return fmt.Errorf("the database lacks %d migration(s); run: trakr migrate", len(pending))
@@ -181,6 +209,9 @@ func (s *service) keyring(ctx context.Context) (*keyring.Keyring, error) {
 }
 
 func (s *service) close() {
+	if s.door != nil {
+		s.door.Close()
+	}
 	if s.db != nil {
 		s.db.Close()
 	}
@@ -191,6 +222,19 @@ func (s *service) close() {
 			s.log.Error("the private PostgreSQL did not stop", "error", err)
 		}
 	}
+}
+
+// sequencer publishes to what the settings name.
+func (s *service) sequencer(meter metric.MeterProvider, now func() time.Time) (*sequencer.Sequencer, error) {
+	file, err := sequencer.NewFile(s.cfg.CheckpointFile)
+	if err != nil {
+		return nil, err
+	}
+	sinks := []sequencer.Sink{file}
+	if s.cfg.CheckpointURL != "" {
+		sinks = append(sinks, sequencer.NewHTTP(s.cfg.CheckpointURL))
+	}
+	return sequencer.New(sequencer.Config{DB: s.db, Log: s.audit, Sinks: sinks, Meter: meter, Now: now, Slog: s.log})
 }
 
 // with opens the database for one command.

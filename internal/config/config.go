@@ -44,6 +44,11 @@ type Config struct {
 	// Keys is the keyring's file or, where there are no files, its JSON. Default:
 	// keys.json in DataDir, generated on first use.
 	Keys lifecycle.Secret `env:"TRAKR_KEYS"`
+	// CheckpointFile is where the audit's newest signed checkpoint is kept outside
+	// the database; put it on another volume. Default: checkpoint in DataDir.
+	CheckpointFile string `env:"TRAKR_CHECKPOINT_FILE"`
+	// CheckpointURL is an endpoint of somebody else that keeps checkpoints too.
+	CheckpointURL string `env:"TRAKR_CHECKPOINT_URL"`
 	// BitbucketAPIURL is the origin asked for proof of possession.
 	BitbucketAPIURL string `env:"TRAKR_BITBUCKET_API_URL"`
 	// DevSkipProof accepts a first install without proof of possession. For
@@ -146,6 +151,9 @@ func (c *Config) fill() {
 	if c.BaseURL == "" {
 		c.BaseURL = "http://" + c.Listen
 	}
+	if c.CheckpointFile == "" {
+		c.CheckpointFile = filepath.Join(c.DataDir, "checkpoint")
+	}
 	if c.Keys.Empty() {
 		c.Keys = lifecycle.NewSecret(filepath.Join(c.DataDir, "keys.json"))
 	}
@@ -169,6 +177,9 @@ func (c *Config) check() []error {
 	}
 	if err := origin(c.BitbucketAPIURL, false); err != nil {
 		fault("TRAKR_BITBUCKET_API_URL %v", err)
+	}
+	if u, err := url.Parse(c.CheckpointURL); c.CheckpointURL != "" && (err != nil || u.Host == "" || (u.Scheme != "https" && !(u.Scheme == "http" && Loopback(c.CheckpointURL)))) {
+		fault("TRAKR_CHECKPOINT_URL must be an https URL; http is for this machine only")
 	}
 	if c.DevSkipProof && !Loopback(c.BaseURL) {
 		fault("TRAKR_DEV_SKIP_PROOF is for development; with a public TRAKR_BASE_URL it would let anyone install")

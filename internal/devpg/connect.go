@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"trakr/internal/lifecycle"
 )
 
 // This file is the package's only use of a database driver: is the server there,
@@ -36,9 +38,13 @@ var errOtherServer = errors.New("the server that answers is not the one of this 
 // variable of the environment leads elsewhere; require_auth keeps an impostor on
 // the socket from asking for the password in clear.
 func (c connection) url(database string) string {
+	return c.urlAs(superuser, c.password, database)
+}
+
+func (c connection) urlAs(user string, password lifecycle.Secret, database string) string {
 	u := url.URL{
 		Scheme: "postgres",
-		User:   url.UserPassword(superuser, c.password.Reveal()),
+		User:   url.UserPassword(user, password.Reveal()),
 		Path:   "/" + database,
 		RawQuery: url.Values{
 			"host":         {c.socketDir},
@@ -114,6 +120,19 @@ func (c connection) ensureDatabase(ctx context.Context) error {
 		}
 		if _, err := db.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{c.database}.Sanitize()); err != nil {
 			return fmt.Errorf("creating database %s: %w", c.database, err)
+		}
+		return nil
+	})
+}
+
+// ensureLogin lets a role log in with its password.
+func (c connection) ensureLogin(ctx context.Context, role string, password lifecycle.Secret) error {
+	return c.with(ctx, maintenance, func(ctx context.Context, db *pgx.Conn) error {
+		// The password is hex, so it can stand in the statement, which takes no
+		// parameters; the server logs no statement (serverSettings).
+		_, err := db.Exec(ctx, "ALTER ROLE "+pgx.Identifier{role}.Sanitize()+" LOGIN PASSWORD '"+password.Reveal()+"'")
+		if err != nil {
+			return fmt.Errorf("letting the role %s log in: %w", role, err)
 		}
 		return nil
 	})

@@ -2,6 +2,9 @@ package devpg
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -148,6 +151,20 @@ const attachTimeout = 30 * time.Second
 // URL returns the connection string of the superuser, for pgx. It contains the
 // password: never log it.
 func (s *Server) URL() string { return s.conn.url(s.conn.database) }
+
+// LoginURL returns a connection string for a role of lesser rights, which must
+// exist, and lets it log in. Its password is derived from the superuser's, so
+// that a command beside a running service needs no second file. It contains the
+// password: never log it.
+func (s *Server) LoginURL(ctx context.Context, role string) (string, error) {
+	mac := hmac.New(sha256.New, []byte(s.conn.password.Reveal()))
+	mac.Write([]byte("trakr/login/" + role))
+	password := lifecycle.NewSecret(hex.EncodeToString(mac.Sum(nil)))
+	if err := s.conn.ensureLogin(ctx, role, password); err != nil {
+		return "", err
+	}
+	return s.conn.urlAs(role, password, s.conn.database), nil
+}
 
 // Version returns the server's version, such as "15.18".
 func (s *Server) Version() string { return s.version }

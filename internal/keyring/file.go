@@ -21,10 +21,12 @@ type file struct {
 	Version int             `json:"version"`
 	Fields  json.RawMessage `json:"fields"`
 	Digests json.RawMessage `json:"digests"`
+	Signing json.RawMessage `json:"signing"` // absent in format 1
 }
 
 const (
-	formatVersion = 1
+	formatVersion = 2
+	unsigned      = 1 // before checkpoints were signed
 	about         = "Trakr keyring. Whoever has this file and the database can read tenant values. " +
 		"Without it they cannot be read by anyone, ever. Keep it out of the database's backups."
 )
@@ -36,24 +38,30 @@ func Create(path string) (*Keyring, error) {
 	if err != nil {
 		return nil, err
 	}
+	return k, Write(path, b)
+}
+
+// Write puts a keyring's stored form into a new file of mode 0600. An existing
+// file is never replaced: the error is fs.ErrExist.
+func Write(path string, stored []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("creating the keyring's directory: %w", err)
+		return fmt.Errorf("creating the keyring's directory: %w", err)
 	}
 	// Write beside it, then link: a crash leaves either no keyring or a whole
 	// one, and a second process that creates at the same time loses cleanly.
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".keyring-*") // mode 0600
 	if err != nil {
-		return nil, fmt.Errorf("creating the keyring: %w", err)
+		return fmt.Errorf("creating the keyring: %w", err)
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(b)
+	_, err = tmp.Write(stored)
 	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return nil, fmt.Errorf("writing the keyring: %w", err)
+		return fmt.Errorf("writing the keyring: %w", err)
 	}
 	if err := os.Link(tmp.Name(), path); err != nil {
-		return nil, fmt.Errorf("creating the keyring: %w", err)
+		return fmt.Errorf("creating the keyring: %w", err)
 	}
-	return k, syncDir(filepath.Dir(path))
+	return syncDir(filepath.Dir(path))
 }
 
 // Marshal returns a new keyring in its stored form, for an environment that
@@ -109,32 +117,63 @@ func parse(r io.Reader, name string) (*Keyring, error) {
 		// The decoder's own message could quote key material.
 		return nil, fmt.Errorf("the keyring %s is not readable: not the JSON this program writes", name)
 	}
+	if f.Version == unsigned {
+		return nil, fmt.Errorf("the keyring %s: %w", name, errOld)
+	}
 	if f.Version != formatVersion {
 		return nil, fmt.Errorf("the keyring %s has format version %d; this program reads %d", name, f.Version, formatVersion)
 	}
-	fields, err1 := readKeyset(f.Fields)
-	digests, err2 := readKeyset(f.Digests)
-	if err1 != nil || err2 != nil {
+	var k keysets
+	var errs [3]error
+	k.fields, errs[0] = readKeyset(f.Fields)
+	k.digests, errs[1] = readKeyset(f.Digests)
+	k.signing, errs[2] = readKeyset(f.Signing)
+	if errors.Join(errs[:]...) != nil {
 		return nil, fmt.Errorf("the keyring %s holds a keyset that cannot be read", name)
 	}
-	return assemble(fields, digests)
+	return k.assemble()
+}
+
+var errOld = errors.New("it has no key to sign checkpoints with yet; add one with: trakr keys upgrade --in FILE --out NEWFILE")
+
+// Upgrade returns the stored form of a keyring of format 1 with a signing key
+// added; everything else stays. One of this format comes back as it is.
+func Upgrade(old []byte) ([]byte, error) {
+	var f file
+	if err := json.Unmarshal(old, &f); err != nil {
+		return nil, errors.New("this is not a keyring: not the JSON this program writes")
+	}
+	if f.Version != unsigned {
+		return old, nil
+	}
+	h, err := generateSigning()
+	if err != nil {
+		return nil, err
+	}
+	if f.Signing, err = writeKeyset(h); err != nil {
+		return nil, fmt.Errorf("encoding the keyring: %w", err)
+	}
+	f.Version = formatVersion
+	b, err := json.MarshalIndent(f, "", "  ")
+	return append(b, '\n'), err
 }
 
 func generateFile() ([]byte, *Keyring, error) {
-	fields, digests, err := generate()
+	s, err := generate()
 	if err != nil {
 		return nil, nil, err
 	}
-	k, err := assemble(fields, digests)
+	k, err := s.assemble()
 	if err != nil {
 		return nil, nil, err
 	}
-	fb, err1 := writeKeyset(fields)
-	db, err2 := writeKeyset(digests)
-	if err := errors.Join(err1, err2); err != nil {
+	fb, err1 := writeKeyset(s.fields)
+	db, err2 := writeKeyset(s.digests)
+	sb, err3 := writeKeyset(s.signing)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, nil, fmt.Errorf("encoding the keyring: %w", err)
 	}
-	b, err := json.MarshalIndent(file{About: about, Version: formatVersion, Fields: fb, Digests: db}, "", "  ")
+	b, err := json.MarshalIndent(file{About: about, Version: formatVersion, Fields: fb, Digests: db, Signing: sb}, "", "  ")
 	return append(b, '\n'), k, err
 }
 

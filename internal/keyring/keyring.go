@@ -1,14 +1,16 @@
 // Package keyring holds the keys that keep tenant values unreadable at rest: an
 // AEAD keyset that seals each guarded field, and a keyed-digest keyset by which
-// a tenant is found again without its client key being readable anywhere.
+// a tenant is found again without its client key being readable anywhere; and the
+// Ed25519 key that signs the audit's checkpoints.
 //
-// Both are Tink keysets, so a key can be added without losing what older keys
+// All are Tink keysets, so a key can be added without losing what older keys
 // sealed; a digest carries the version it was made with. The package promises
 // that a keyring file is created once, with mode 0600, and is refused when
 // others can read it. It does not talk to a database and never logs.
 package keyring
 
 import (
+	"crypto/ed25519"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -16,8 +18,11 @@ import (
 	"slices"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/insecuresecretdataaccess"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/prf"
+	"github.com/tink-crypto/tink-go/v2/signature"
+	tinked25519 "github.com/tink-crypto/tink-go/v2/signature/ed25519"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"trakr/internal/lifecycle"
@@ -27,6 +32,7 @@ import (
 type Keyring struct {
 	fields  tink.AEAD
 	digests *prf.Set
+	signing ed25519.PrivateKey
 }
 
 // Purpose separates digests of different things, so that a client key and a
@@ -52,34 +58,61 @@ func (d Digest) String() string { return hex.EncodeToString(d) }
 
 // New returns a keyring with fresh random keys. Use Create to keep one.
 func New() (*Keyring, error) {
-	f, d, err := generate()
+	s, err := generate()
 	if err != nil {
 		return nil, err
 	}
-	return assemble(f, d)
+	return s.assemble()
 }
 
-func generate() (fields, digests *keyset.Handle, err error) {
-	if fields, err = keyset.NewHandle(aead.AES256GCMKeyTemplate()); err != nil {
-		return nil, nil, fmt.Errorf("generating the field key: %w", err)
+// keysets are the parts of a keyring.
+type keysets struct{ fields, digests, signing *keyset.Handle }
+
+func generate() (s keysets, err error) {
+	if s.fields, err = keyset.NewHandle(aead.AES256GCMKeyTemplate()); err != nil {
+		return s, fmt.Errorf("generating the field key: %w", err)
 	}
-	if digests, err = keyset.NewHandle(prf.HMACSHA256PRFKeyTemplate()); err != nil {
-		return nil, nil, fmt.Errorf("generating the digest key: %w", err)
+	if s.digests, err = keyset.NewHandle(prf.HMACSHA256PRFKeyTemplate()); err != nil {
+		return s, fmt.Errorf("generating the digest key: %w", err)
 	}
-	return fields, digests, nil
+	s.signing, err = generateSigning()
+	return s, err
 }
 
-func assemble(fields, digests *keyset.Handle) (*Keyring, error) {
-	a, err := aead.New(fields)
+// generateSigning makes a key whose signatures carry no prefix of Tink's: they
+// stand in signed notes, which have a form of their own.
+func generateSigning() (*keyset.Handle, error) {
+	h, err := keyset.NewHandle(signature.ED25519KeyWithoutPrefixTemplate())
+	if err != nil {
+		return nil, fmt.Errorf("generating the signing key: %w", err)
+	}
+	return h, nil
+}
+
+func (s keysets) assemble() (*Keyring, error) {
+	a, err := aead.New(s.fields)
 	if err != nil {
 		return nil, fmt.Errorf("using the field keys: %w", err)
 	}
-	p, err := prf.NewPRFSet(digests)
+	p, err := prf.NewPRFSet(s.digests)
 	if err != nil {
 		return nil, fmt.Errorf("using the digest keys: %w", err)
 	}
-	return &Keyring{fields: a, digests: p}, nil
+	primary, err := s.signing.Primary()
+	if err != nil {
+		return nil, fmt.Errorf("using the signing key: %w", err)
+	}
+	private, ok := primary.Key().(*tinked25519.PrivateKey)
+	if !ok {
+		return nil, errors.New("using the signing key: it is not an Ed25519 key")
+	}
+	seed := private.PrivateKeyBytes().Data(insecuresecretdataaccess.Token{})
+	return &Keyring{fields: a, digests: p, signing: ed25519.NewKeyFromSeed(seed)}, nil
 }
+
+// Signing returns the key that signs the audit's checkpoints. It does not show
+// itself only as long as nobody prints it: hand it to merkle.NewSigner at once.
+func (k *Keyring) Signing() ed25519.PrivateKey { return k.signing }
 
 // Seal encrypts one field's value of one tenant. The tenant and the field are
 // authenticated with it: a sealed value moved to another row or column does

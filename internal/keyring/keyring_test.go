@@ -2,6 +2,8 @@ package keyring_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -118,8 +120,9 @@ func TestUnusableKeyringsAreRefusedWithoutQuotingThem(t *testing.T) {
 		"readable by the group": {string(whole), "chmod 600", 0o640},
 		"cut short":             {string(whole[:len(whole)/2]), "not the JSON", 0o600},
 		"marker as key":         {`{"marker-key-material":1}`, "not the JSON", 0o600},
-		"another version":       {strings.Replace(string(whole), `"version": 1`, `"version": 9`, 1), "format version 9", 0o600},
-		"no keysets":            {`{"about":"","version":1,"fields":{},"digests":{}}`, "cannot be read", 0o600},
+		"another version":       {strings.Replace(string(whole), `"version": 2`, `"version": 9`, 1), "format version 9", 0o600},
+		"no keysets":            {`{"about":"","version":2,"fields":{},"digests":{},"signing":{}}`, "cannot be read", 0o600},
+		"before checkpoints":    {`{"about":"","version":1,"fields":{},"digests":{}}`, "trakr keys upgrade", 0o600},
 	} {
 		path := filepath.Join(dir, "k")
 		_ = os.Remove(path)
@@ -133,5 +136,29 @@ func TestUnusableKeyringsAreRefusedWithoutQuotingThem(t *testing.T) {
 	}
 	if _, err := keyring.Load(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing keyring: %v, want fs.ErrNotExist", err)
+	}
+}
+
+func TestAnOldKeyringGetsASigningKeyAndKeepsTheRest(t *testing.T) {
+	whole := must[[]byte](t)(keyring.Marshal())
+	var f map[string]any
+	if err := json.Unmarshal(whole, &f); err != nil {
+		t.Fatal(err)
+	}
+	delete(f, "signing")
+	f["version"] = 1
+	old := must[[]byte](t)(json.Marshal(f))
+	before := must[*keyring.Keyring](t)(keyring.Load(string(whole)))
+	after := must[*keyring.Keyring](t)(keyring.Load(string(must[[]byte](t)(keyring.Upgrade(old)))))
+	id := lifecycle.NewTenantID()
+	sealed := must[[]byte](t)(before.Seal(id, lifecycle.Username, lifecycle.NewSecret("x")))
+	if v, err := after.Open(id, lifecycle.Username, sealed); err != nil || v.Reveal() != "x" {
+		t.Errorf("what the old keyring sealed does not open: %v", err)
+	}
+	if len(after.Signing()) != ed25519.PrivateKeySize || after.Signing().Equal(before.Signing()) {
+		t.Error("no signing key of its own")
+	}
+	if again := must[[]byte](t)(keyring.Upgrade(whole)); !bytes.Equal(again, whole) {
+		t.Error("a keyring of this version was changed")
 	}
 }

@@ -14,7 +14,9 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
+	"github.com/uptrace/bun"
 
+	"trakr/deploy"
 	"trakr/internal/store/internal/pg"
 	"trakr/migrations"
 )
@@ -24,6 +26,12 @@ type DB = pg.DB
 
 // Options tune Open.
 type Options = pg.Options
+
+// Roles a connection can act as (deploy/roles.sql).
+const (
+	ServiceRole = pg.ServiceRole
+	OwnerRole   = "trakr_owner"
+)
 
 // Lease is a leader lock; see TryLease.
 type Lease = pg.Lease
@@ -46,19 +54,25 @@ type Migration struct {
 	AppliedAt time.Time `json:"applied_at,omitzero"`
 }
 
-// Migrate applies what is pending, under a lock that other processes wait for,
-// and returns what it applied. Each file is one transaction.
-func Migrate(ctx context.Context, db *DB) ([]Migration, error) {
-	return MigrateFrom(ctx, db, migrations.FS)
+// Migrate applies what is pending in the database at url, under a lock that
+// other processes wait for, and returns what it applied. Each file is one
+// transaction. The login makes the roles first when it may (an administrator);
+// then everything happens as the owner, whose member it must be.
+func Migrate(ctx context.Context, url string) ([]Migration, error) {
+	return MigrateFrom(ctx, url, migrations.FS)
 }
 
 // MigrateFrom is Migrate with other files: for tests that add a table as a
 // later release would.
-func MigrateFrom(ctx context.Context, db *DB, files fs.FS) ([]Migration, error) {
-	// The table of versions lives in the schema the first file creates.
-	if _, err := pg.Bun(db).ExecContext(ctx, `CREATE SCHEMA IF NOT EXISTS trakr`); err != nil && pg.State(pg.Map(err)) != "23505" {
-		return nil, fmt.Errorf("preparing the schema: %w", pg.Map(err))
+func MigrateFrom(ctx context.Context, url string, files fs.FS) ([]Migration, error) {
+	if err := ensureRoles(ctx, url); err != nil {
+		return nil, err
 	}
+	db, err := Open(ctx, url, Options{MaxConns: 2, Role: OwnerRole})
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
 	p, err := provider(db, files)
 	if err != nil {
 		return nil, err
@@ -76,6 +90,35 @@ func MigrateFrom(ctx context.Context, db *DB, files fs.FS) ([]Migration, error) 
 		return applied, fmt.Errorf("migrating: %w", pg.Map(err))
 	}
 	return applied, nil
+}
+
+// ensureRoles runs roles.sql when the login may; else the roles must be there.
+func ensureRoles(ctx context.Context, url string) error {
+	db, err := Open(ctx, url, Options{MaxConns: 1})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var login struct{ MayCreate, Ready bool }
+	err = pg.Bun(db).NewRaw(`SELECT (SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user) AS may_create,
+		(SELECT count(*) = 6 FROM pg_catalog.pg_roles WHERE rolname IN ('trakr_owner', 'trakr_door', 'trakr_sweep', 'trakr_service', 'trakr_reader', 'trakr_backup')) AS ready`).Scan(ctx, &login)
+	if err != nil {
+		return fmt.Errorf("looking at the database's roles: %w", pg.Map(err))
+	}
+	if !login.MayCreate {
+		if !login.Ready {
+			return errors.New("the database lacks Trakr's roles, and this login may not create them; let an administrator run deploy/roles.sql there once")
+		}
+		return nil
+	}
+	err = pg.InTx(ctx, db, func(ctx context.Context, tx bun.Tx) error {
+		_, err := tx.NewRaw(deploy.Roles).Exec(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("creating the database's roles (deploy/roles.sql): %w", err)
+	}
+	return nil
 }
 
 // Migrations lists every file with when it was applied.

@@ -106,7 +106,7 @@ INSERT INTO public.texts VALUES ('{` + gone.String() + `}'), ('` + live.String()
 INSERT INTO public.linked VALUES ('` + gone.String() + `');
 INSERT INTO public.parts VALUES ('` + gone.String() + `', 1);
 `)}
-	if _, err := store.MigrateFrom(t.Context(), e.DB, later); err != nil {
+	if _, err := store.MigrateFrom(t.Context(), e.URL, later); err != nil {
 		t.Fatal(err)
 	}
 	r := run(t, e)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/pgdialect"
+	"golang.org/x/mod/sumdb/note"
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
@@ -17,6 +18,10 @@ import (
 type Log struct {
 	db  *store.DB
 	now func() time.Time
+
+	signer   note.Signer // nil until SignWith
+	verifier note.Verifier
+	vkey     string
 }
 
 // NewLog returns the log of db. The clock gives occurred_at.

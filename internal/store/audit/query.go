@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/uptrace/bun"
 
 	"trakr/internal/lifecycle"
@@ -113,30 +114,16 @@ func (l *Log) Each(ctx context.Context, f Filter, yield func(Event) error) error
 	})
 }
 
-// Records calls yield with the exact stored bytes of every event, oldest first.
-func (l *Log) Records(ctx context.Context, yield func(position int64, record []byte) error) error {
-	return pg.InSnapshot(ctx, l.db, func(ctx context.Context, tx bun.Tx) error {
-		var after int64
-		for {
-			var rows []struct {
-				ID     int64
-				Record []byte
-			}
-			err := tx.NewRaw(`SELECT id, record FROM trakr.audit_events WHERE id > ? ORDER BY id LIMIT ?`, after, MaxPage).Scan(ctx, &rows)
-			if err != nil {
-				return err
-			}
-			for _, r := range rows {
-				if err := yield(r.ID, r.Record); err != nil {
-					return err
-				}
-				after = r.ID
-			}
-			if len(rows) < MaxPage {
-				return nil
-			}
-		}
-	})
+// Records calls yield with the exact stored bytes of every event in the order of
+// the log, whether sequenced yet or not.
+func (l *Log) Records(ctx context.Context, yield func(record []byte) error) error {
+	rows, err := pg.Pool(l.db).Query(ctx, `SELECT record FROM trakr.audit_events ORDER BY epoch, xid, id`)
+	if err != nil {
+		return pg.Map(err)
+	}
+	var record []byte
+	_, err = pgx.ForEachRow(rows, []any{&record}, func() error { return yield(record) })
+	return pg.Map(err)
 }
 
 func (f Filter) apply(q *bun.SelectQuery) *bun.SelectQuery {

@@ -116,14 +116,7 @@ func count(ctx context.Context, tx bun.Tx, t *Table, column string, asOf time.Ti
 		Rows           int64
 		Oldest, Newest *time.Time
 	}
-	var err error
-	if column == "" {
-		err = tx.NewRaw(`SELECT count(*) AS rows FROM ?.?`, bun.Ident(schema), bun.Ident(name)).Scan(ctx, &row)
-	} else {
-		c := bun.Ident(column)
-		err = tx.NewRaw(`SELECT count(*) AS rows, min(?) AS oldest, max(?) AS newest FROM ?.? WHERE ? <= ?`,
-			c, c, bun.Ident(schema), bun.Ident(name), c, asOf).Scan(ctx, &row)
-	}
+	err := tx.NewRaw(`SELECT rows, oldest, newest FROM door.measure(?, ?, ?, ?)`, schema, name, column, asOf).Scan(ctx, &row)
 	t.Rows, t.Oldest, t.Newest = row.Rows, utc(row.Oldest), utc(row.Newest)
 	return err
 }

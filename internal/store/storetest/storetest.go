@@ -63,13 +63,10 @@ func start() {
 	if startup != nil {
 		return
 	}
-	db, err := store.Open(ctx, urlOf(template), store.Options{MaxConns: 2})
-	if err != nil {
-		startup = err
+	if _, startup = store.Migrate(ctx, urlOf(template)); startup != nil {
 		return
 	}
-	_, startup = store.Migrate(ctx, db)
-	db.Close() // a template must have no session
+	_, startup = server.LoginURL(ctx, store.ServiceRole)
 }
 
 func admin(ctx context.Context, sql string) error {
@@ -90,8 +87,8 @@ func urlOf(database string) string {
 	return strings.Replace(server.URL(), "/"+cfg.Database+"?", "/"+database+"?", 1)
 }
 
-// URL returns the connection string of a fresh, migrated database that is
-// dropped when the test ends.
+// URL returns the superuser's connection string of a fresh, migrated database
+// that is dropped when the test ends.
 func URL(t testing.TB) string {
 	t.Helper()
 	started.Do(start)
@@ -113,6 +110,20 @@ func URL(t testing.TB) string {
 		}
 	})
 	return urlOf(name)
+}
+
+// ServiceURL is the same database as the running service logs in.
+func ServiceURL(t testing.TB, url string) string {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := server.LoginURL(t.Context(), store.ServiceRole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Replace(u, "/"+devpg.DefaultDatabase+"?", "/"+cfg.Database+"?", 1)
 }
 
 // evidence notes, in the file that the test command names, that a test on
@@ -166,10 +177,14 @@ func New(t testing.TB) *Env {
 	e := &Env{T: t, URL: URL(t), Clock: &Clock{t: time.Now().UTC().Truncate(time.Second)}}
 	e.Keys = Must(t)(keyring.New()).(*keyring.Keyring)
 	e.Policy = Must(t)(policy.Default()).(*policy.Policy)
-	e.DB = Must(t)(store.Open(t.Context(), e.URL, store.Options{MaxConns: 6})).(*store.DB)
+	e.DB = Must(t)(store.Open(t.Context(), ServiceURL(t, e.URL), store.Options{MaxConns: 6, Role: store.ServiceRole})).(*store.DB)
 	t.Cleanup(e.DB.Close)
 	e.Log = Must(t)(audit.NewLog(e.DB, e.Clock.Now)).(*audit.Log)
+	if err := e.Log.SignWith(t.Context(), e.Keys.Signing()); err != nil {
+		t.Fatal(err)
+	}
 	e.Door = Must(t)(tenants.New(e.DB, e.Keys, e.Policy, e.Log)).(*tenants.Door)
+	t.Cleanup(e.Door.Close)
 	return e
 }
 
@@ -203,6 +218,25 @@ func (e *Env) TryExec(sql string, args ...any) error {
 	defer func() { _ = c.Close(ctx) }()
 	_, err = c.Exec(ctx, sql, args...)
 	return err
+}
+
+// Hold runs SQL in a transaction that stays open until commit is called.
+func (e *Env) Hold(sql string) (err error, commit func()) {
+	e.T.Helper()
+	c, err := pgx.Connect(e.T.Context(), e.URL)
+	if err != nil {
+		return err, nil
+	}
+	if _, err = c.Exec(e.T.Context(), "BEGIN; "+sql); err != nil {
+		return err, nil
+	}
+	return nil, func() {
+		e.T.Helper()
+		if _, err := c.Exec(context.Background(), "COMMIT"); err != nil {
+			e.T.Error(err)
+		}
+		_ = c.Close(context.Background())
+	}
 }
 
 // Int runs a query that returns one number.

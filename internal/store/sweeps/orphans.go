@@ -13,33 +13,16 @@ import (
 )
 
 // tenantColumn is a column of the live catalog that carries a tenant: by its
-// name, or because it refers to the registry.
+// name, or because it refers to the registry. The database's own functions list
+// and count them, as a role that sees every row and returns no value.
 type tenantColumn struct {
-	Schema, Name, Column string
-	Type                 string // uuid, text, or other
-	Readable             bool   // this role may read the table
-	Filtered             bool   // row-level security hides rows from this role
+	Schema   string `bun:"schema_name"`
+	Name     string `bun:"table_name"`
+	Column   string `bun:"column_name"`
+	Kind     string // uuid, text, or other
+	Readable bool   // the counting role may read the table
+	Filtered bool   // row-level security hides rows from it
 }
-
-// Every ordinary, partitioned (as a whole) and foreign table and materialised
-// view, in every schema but the system's own. A view stores nothing.
-const catalogQuery = `
-SELECT n.nspname AS schema, c.relname AS name, a.attname AS "column",
-	CASE WHEN coalesce(NULLIF(t.typbasetype, 0), t.oid) = 'uuid'::regtype THEN 'uuid'
-		WHEN coalesce(NULLIF(t.typbasetype, 0), t.oid) IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) THEN 'text'
-		ELSE 'other' END AS type,
-	has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS readable,
-	row_security_active(c.oid) AS filtered
-FROM pg_catalog.pg_attribute AS a
-JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
-WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition
-	AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname NOT LIKE 'pg\_toast\_temp\_%'
-	AND (lower(a.attname) IN ('tenant_id', 'tenant', 'tenantid', 'tenant_uuid') OR lower(a.attname) LIKE '%\_tenant\_id'
-		OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.contype = 'f' AND k.conrelid = c.oid
-			AND k.confrelid = 'trakr.tenants'::regclass AND a.attnum = ANY (k.conkey)))
-ORDER BY 1, 2, 3`
 
 // Declared says what the policy knows of a table: the store it lies in and,
 // when its rows outlive their tenant, the ground. ok is false for a table that
@@ -56,7 +39,7 @@ func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []Check,
 		}
 		snapshotAt = clock.Now.UTC()
 		var columns []tenantColumn
-		if err := tx.NewRaw(catalogQuery).Scan(ctx, &columns); err != nil {
+		if err := tx.NewRaw(`SELECT schema_name, table_name, column_name, kind, readable, filtered FROM door.tenant_columns()`).Scan(ctx, &columns); err != nil {
 			return err
 		}
 		for _, c := range columns {
@@ -83,57 +66,29 @@ func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []Check,
 
 // judge counts one column, or says why it cannot.
 func (c tenantColumn) judge(ctx context.Context, tx bun.Tx, check *Check) {
-	predicate := c.predicate()
-	sum := sha256.Sum256([]byte(predicate))
-	check.PredicateDigest = hex.EncodeToString(sum[:])
 	unjudged := func(why string) { check.Disposition, check.Ground = Unjudged, why }
 	switch {
 	case !c.Readable:
-		unjudged("this role may not read the table")
+		unjudged("the role that counts may not read the table: GRANT SELECT on it TO trakr_sweep")
 		return
 	case c.Filtered:
-		unjudged("row-level security hides rows from this role")
+		unjudged("row-level security hides rows from the role that counts, trakr_sweep")
 		return
 	}
-	var row struct{ Rows int64 }
+	var row struct {
+		Predicate string
+		Rows      int64
+	}
 	// A savepoint, so that one table's error does not end the snapshot.
 	err := tx.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
-		return tx.NewRaw(predicate).Scan(ctx, &row)
+		return tx.NewRaw(`SELECT predicate, rows FROM door.count_orphans(?, ?, ?)`, c.Schema, c.Name, c.Column).Scan(ctx, &row)
 	})
+	sum := sha256.Sum256([]byte(row.Predicate))
+	check.PredicateDigest, check.Rows = hex.EncodeToString(sum[:]), row.Rows
 	switch {
 	case err != nil:
 		unjudged("the count failed: SQLSTATE " + pg.State(pg.Map(err)))
-	case c.Type == "other" && row.Rows > 0:
-		check.Rows = row.Rows
+	case c.Kind == "other" && row.Rows > 0:
 		unjudged("the column's type cannot be compared with a tenant id")
-	default:
-		check.Rows = row.Rows
 	}
-}
-
-// predicate is the SQL that counts; for a type that cannot be compared it counts
-// the rows that would have to be.
-func (c tenantColumn) predicate() string {
-	table, column := quote(c.Schema)+"."+quote(c.Name), "x."+quote(c.Column)
-	switch c.Type {
-	case "uuid":
-		return `SELECT count(*) AS rows FROM ` + table + ` AS x WHERE ` + column + ` IS NOT NULL AND NOT EXISTS (
-	SELECT FROM trakr.tenants AS live WHERE live.state = 'live' AND live.tenant_id = ` + column + `)`
-	case "text":
-		return `SELECT count(*) AS rows FROM ` + table + ` AS x WHERE ` + column + ` IS NOT NULL AND NOT EXISTS (
-	SELECT FROM trakr.tenants AS live WHERE live.state = 'live' AND live.tenant_id::text = lower(btrim(` + column + `::text, ' {}')))`
-	}
-	return `SELECT count(*) AS rows FROM ` + table + ` AS x WHERE ` + column + ` IS NOT NULL`
-}
-
-// quote writes an SQL identifier.
-func quote(s string) string {
-	b := []byte{'"'}
-	for i := range len(s) {
-		if s[i] == '"' {
-			b = append(b, '"')
-		}
-		b = append(b, s[i])
-	}
-	return string(append(b, '"'))
 }

@@ -30,10 +30,11 @@ type Door struct {
 	log    *audit.Log
 
 	eraseFrom []string // tables whose rows of a tenant go with it
+	reads     *batcher
 }
 
 // New returns a door. It refuses to exist without a log, keys or a policy, and
-// with a policy under which values would outlive their tenant.
+// with a policy under which values would outlive their tenant. Close it in the end.
 func New(db *store.DB, keys *keyring.Keyring, p *policy.Policy, log *audit.Log) (*Door, error) {
 	if db == nil || keys == nil || p == nil || log == nil {
 		return nil, errors.New("the door needs a database, a keyring, a policy and an audit log")
@@ -42,8 +43,11 @@ func New(db *store.DB, keys *keyring.Keyring, p *policy.Policy, log *audit.Log) 
 	if err != nil {
 		return nil, err
 	}
-	return &Door{db: db, keys: keys, policy: p, log: log, eraseFrom: tables}, nil
+	return &Door{db: db, keys: keys, policy: p, log: log, eraseFrom: tables, reads: newBatcher(db)}, nil
 }
+
+// Close ends the door's work after the reads under way; later ones are refused.
+func (d *Door) Close() { d.reads.close() }
 
 // Tenant is the registry's entry: no customer data.
 type Tenant struct {

@@ -26,7 +26,7 @@ func BindKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring, now time
 	}
 	err = pg.InTx(ctx, db, func(ctx context.Context, tx bun.Tx) error {
 		// Two services that start at once must agree on the first note.
-		if _, err := tx.NewRaw(`LOCK TABLE trakr.keyring_checks IN EXCLUSIVE MODE`).Exec(ctx); err != nil {
+		if _, err := tx.NewRaw(`SELECT pg_advisory_xact_lock(hashtextextended('trakr/keyring', 0))`).Exec(ctx); err != nil {
 			return err
 		}
 		var row struct{ Notes, Matches, Tenants int64 }

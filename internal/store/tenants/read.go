@@ -8,11 +8,9 @@ import (
 	"strconv"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
-	"trakr/internal/store/internal/pg"
 	"trakr/policy"
 )
 
@@ -100,32 +98,21 @@ func known(fields []lifecycle.Field) []lifecycle.Field {
 	return out
 }
 
-// States that door.read raises.
-const (
-	stateUnknown = "TK404"
-	stateErased  = "TK410"
-)
-
-// release records the read and returns the values. It runs on pgx directly: the
-// one statement is its own transaction, and a row arrives before that commits.
-// Nothing is opened until the rows are closed without an error, which is when
-// the server has confirmed the commit.
+// release records the read and returns the values.
 func (d *Door) release(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field) (Reading, error) {
 	e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Success)
 	e.TenantID, e.FieldNames = id, fields
-	sealed, err := d.recordedRead(ctx, e)
-	switch pg.State(err) {
-	case stateUnknown:
-		return Reading{}, d.deny(ctx, e, errUnknown())
-	case stateErased:
-		return Reading{}, d.deny(ctx, e, errErased())
+	got := d.reads.read(ctx, e.Record())
+	err := got.released()
+	if errors.Is(err, lifecycle.TenantErased) || errors.Is(err, lifecycle.TenantUnknown) {
+		return Reading{}, d.deny(ctx, e, err)
 	}
 	if err != nil {
-		return Reading{}, audit.Unavailable(err)
+		return Reading{}, err
 	}
-	values := lifecycle.Values{}
+	values := make(lifecycle.Values, len(fields))
 	for _, f := range fields {
-		b := sealed[slices.Index(lifecycle.Fields(), f)]
+		b := got.sealed[slices.Index(columns, f)]
 		if b == nil {
 			continue
 		}
@@ -136,18 +123,5 @@ func (d *Door) release(ctx context.Context, a lifecycle.Access, id lifecycle.Ten
 	return Reading{EventID: e.EventID, Values: values}, nil
 }
 
-// recordedRead returns the sealed columns in the order of lifecycle.Fields.
-func (d *Door) recordedRead(ctx context.Context, e audit.Event) ([MaxFields][]byte, error) {
-	var sealed [MaxFields][]byte
-	rows, err := pg.Pool(d.db).Query(ctx,
-		`SELECT client_key, shared_secret, principal_uuid, username, avatar_url FROM door.read($1)`, [][]byte{e.Record()})
-	if err != nil {
-		return sealed, pg.Map(err)
-	}
-	n := 0
-	_, err = pgx.ForEachRow(rows, []any{&sealed[0], &sealed[1], &sealed[2], &sealed[3], &sealed[4]}, func() error { n++; return nil })
-	if err == nil && n != 1 {
-		err = errors.New("the door returned no row for a recorded read")
-	}
-	return sealed, pg.Map(err)
-}
+// columns is the order in which door.read returns the values.
+var columns = lifecycle.Fields()

@@ -91,6 +91,11 @@ func (d *Door) Install(ctx context.Context, a lifecycle.Access, values lifecycle
 		if _, err := tx.NewInsert().Model(&row).Exec(ctx); err != nil {
 			return err
 		}
+		// The event comes before the values: the guard on their table lets them
+		// in only after it.
+		if err := audit.Append(ctx, tx, e); err != nil {
+			return err
+		}
 		fresh, err := remember(ctx, tx, id, v)
 		if err != nil {
 			return err
@@ -98,10 +103,8 @@ func (d *Door) Install(ctx context.Context, a lifecycle.Access, values lifecycle
 		if !fresh {
 			return errReplayed // rolls the new tenant back
 		}
-		if _, err := tx.NewInsert().Model(&fields).Exec(ctx); err != nil {
-			return err
-		}
-		return audit.Append(ctx, tx, e)
+		_, err = tx.NewInsert().Model(&fields).Exec(ctx)
+		return err
 	})
 	if errors.Is(err, errReplayed) {
 		e.TenantID, e.FieldNames = lifecycle.TenantID{}, nil
@@ -167,10 +170,12 @@ func (d *Door) once(ctx context.Context, id lifecycle.TenantID, v Delivery, e au
 		case t.LastTokenIAT != nil && v.IssuedAt.Before(*t.LastTokenIAT):
 			result = Stale
 		default:
-			if err := act(ctx, tx, t); err != nil {
+			// The event comes before the act, which the guard on the values'
+			// table lets happen only after it.
+			if err := audit.Append(ctx, tx, e); err != nil {
 				return err
 			}
-			return audit.Append(ctx, tx, e)
+			return act(ctx, tx, t)
 		}
 		e.Outcome, e.StatusDetail, e.FieldNames = audit.Denied, string(result), nil
 		return audit.Append(ctx, tx, e)

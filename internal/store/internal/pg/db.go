@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/uptrace/bun"
@@ -32,7 +33,11 @@ type DB struct {
 type Options struct {
 	MaxConns int32                // of each of the two pools; 0 means 12
 	Tracer   trace.TracerProvider // nil means no spans
+	Role     string               // every connection acts as this role; "" means as its login
 }
+
+// ServiceRole is what the running service acts as (deploy/roles.sql).
+const ServiceRole = "trakr_service"
 
 const connectTimeout = 5 * time.Second
 
@@ -52,6 +57,14 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	cfg.ConnConfig.RuntimeParams["application_name"] = "trakr"
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
+	// A forgotten transaction would hold back the sequencer (pg_snapshot_xmin).
+	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "30s"
+	if o.Role != "" {
+		cfg.ConnConfig.RuntimeParams["role"] = o.Role
+	}
+	if o.Role == ServiceRole {
+		cfg.AfterConnect = ensureEpoch
+	}
 	if o.Tracer != nil {
 		cfg.ConnConfig.Tracer = newTracer(o.Tracer)
 	}
@@ -61,16 +74,41 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	}
 	if err := pool.Ping(ctx); err != nil {
 		pool.Close()
-		return nil, fmt.Errorf("connecting to the database: %w", err)
+		return nil, fmt.Errorf("connecting to the database: %w", connectFault(err, o.Role))
 	}
 	// bun writes arguments into the statement itself, so prepared statements
 	// would only churn.
 	simple := cfg.ConnConfig.Copy()
 	simple.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	sqldb := stdlib.OpenDB(*simple)
+	var after []stdlib.OptionOpenDB
+	if cfg.AfterConnect != nil {
+		after = append(after, stdlib.OptionAfterConnect(cfg.AfterConnect))
+	}
+	sqldb := stdlib.OpenDB(*simple, after...)
 	sqldb.SetMaxOpenConns(int(o.MaxConns))
 	sqldb.SetMaxIdleConns(int(o.MaxConns))
 	return &DB{pool: pool, bun: bun.NewDB(sqldb, pgdialect.New())}, nil
+}
+
+// ensureEpoch makes a connection's events sort after all before them, in a
+// restored database too.
+func ensureEpoch(ctx context.Context, c *pgx.Conn) error {
+	_, err := c.Exec(ctx, `SELECT door.ensure_epoch()`)
+	return err
+}
+
+// connectFault tells the way out where the database refuses the role.
+func connectFault(err error, role string) error {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		switch refused.Code {
+		case "22023": // the role does not exist
+			return fmt.Errorf("the role %s does not exist there; run: trakr migrate", role)
+		case "42501", "42883", "3F000": // may not act as it, or the door's functions are missing
+			return fmt.Errorf("this login may not act as %s, or the tables are of another version (SQLSTATE %s); run: trakr migrate, and see deploy/roles.sql", role, refused.Code)
+		}
+	}
+	return err
 }
 
 // Close closes both pools.
@@ -88,10 +126,16 @@ func Pool(d *DB) *pgxpool.Pool { return d.pool }
 // Bun returns the handle for everything else.
 func Bun(d *DB) *bun.DB { return d.bun }
 
+// txTimeout bounds one transaction of InTx: a longer one would hold back the
+// sequencer and whoever waits for its locks.
+const txTimeout = 30 * time.Second
+
 // InTx runs fn in one read-committed transaction. The work is done only when
 // InTx returns nil: a failed COMMIT is an error too, audit-unavailable, since
 // what was to be recorded is not.
 func InTx(ctx context.Context, d *DB, fn func(ctx context.Context, tx bun.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, txTimeout)
+	defer cancel()
 	committing := false
 	err := Map(d.bun.RunInTx(ctx, &sql.TxOptions{}, func(ctx context.Context, tx bun.Tx) error {
 		err := fn(ctx, tx)

@@ -71,6 +71,20 @@ func State(err error) string {
 	return ""
 }
 
+// Overtaken reports whether a concurrent transaction got in the way; a repeat
+// sees what it did.
+func Overtaken(err error) bool {
+	s := State(err)
+	return s == "40001" || s == "40P01"
+}
+
+// RolledBack reports whether the server itself said that it refused and undid the
+// statement: nothing of it can have been committed.
+func RolledBack(err error) bool {
+	s := State(err)
+	return s != "" && (Overtaken(err) || !unavailable(s))
+}
+
 // unavailable lists the states that say "not now" rather than "not so":
 // connection exceptions, insufficient resources (disk full), operator
 // intervention, lock not available, read-only server, and conflicts that a

@@ -1,0 +1,8 @@
+package deploy
+
+import _ "embed"
+
+// Roles is roles.sql: what an administrator runs once in a new database.
+//
+//go:embed roles.sql
+var Roles string

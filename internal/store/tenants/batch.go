@@ -1,0 +1,189 @@
+package tenants
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/internal/pg"
+)
+
+// Bounds of group commit. Two workers keep one batch on its way to the disk
+// while the next one is gathered; more only contend.
+const (
+	workers      = 2
+	maxBatch     = 256 // door.read takes no more
+	queueLength  = 4096
+	batchTimeout = 5 * time.Second // the time budget of a read, store outage included
+)
+
+// request is one read on its way through the batcher.
+type request struct {
+	record []byte      // canonical bytes of its event
+	done   chan answer // buffered: a caller that gave up is not waited for
+}
+
+// answer is what the database returned for one request.
+type answer struct {
+	state  lifecycle.State // Live; else nothing was recorded and nothing returned
+	sealed [MaxFields][]byte
+	err    error
+}
+
+// batcher commits the reads that wait together in one statement. There is no
+// timer: a lone caller is served at once, and while a commit is on its way to the
+// disk those who arrive form the next batch. A caller gets its row only after the
+// server has confirmed the commit of the batch it was in.
+type batcher struct {
+	db    *store.DB
+	queue chan *request
+	stop  chan struct{}
+	wg    sync.WaitGroup
+	once  sync.Once
+}
+
+func newBatcher(db *store.DB) *batcher {
+	b := &batcher{db: db, queue: make(chan *request, queueLength), stop: make(chan struct{})}
+	for range workers {
+		b.wg.Go(b.work)
+	}
+	return b
+}
+
+// close ends the workers after the batch they are at.
+func (b *batcher) close() {
+	b.once.Do(func() { close(b.stop) })
+	b.wg.Wait()
+}
+
+// read waits for its turn, the commit, and the row. A caller that gives up gets
+// nothing; its event may be recorded all the same, which errs on the safe side.
+func (b *batcher) read(ctx context.Context, record []byte) answer {
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
+	r := &request{record: record, done: make(chan answer, 1)}
+	select {
+	case b.queue <- r:
+	case <-b.stop:
+		return answer{err: errStopped}
+	case <-ctx.Done():
+		return answer{err: pg.Map(ctx.Err())}
+	}
+	select {
+	case a := <-r.done:
+		return a
+	case <-b.stop:
+		select { // it may have been served in the last batch
+		case a := <-r.done:
+			return a
+		case <-time.After(batchTimeout):
+			return answer{err: errStopped}
+		}
+	case <-ctx.Done():
+		return answer{err: pg.Map(ctx.Err())}
+	}
+}
+
+var errStopped = lifecycle.Fail(lifecycle.StoreUnavailable, "The service is stopping; nothing was released. Try again.", lifecycle.After(5*time.Second))
+
+func (b *batcher) work() {
+	batch := make([]*request, 0, maxBatch)
+	for {
+		select {
+		case r := <-b.queue:
+			batch = append(batch[:0], r)
+		case <-b.stop:
+			return
+		}
+	gather:
+		for len(batch) < maxBatch {
+			select {
+			case r := <-b.queue:
+				batch = append(batch, r)
+			default:
+				break gather
+			}
+		}
+		b.serve(batch)
+	}
+}
+
+// serve runs one batch. When the database refuses it, it was rolled back whole,
+// and each request is tried alone, so that one bad record harms nobody else.
+// After a lost connection nothing is tried again: the commit may have happened,
+// and a second try would record a second event for one answer.
+func (b *batcher) serve(batch []*request) {
+	answers, err := b.commit(batch)
+	if pg.Overtaken(err) { // by an erasure: the next look sees it
+		answers, err = b.commit(batch)
+	}
+	switch {
+	case err == nil:
+		for i, r := range batch {
+			r.done <- answers[i]
+		}
+	case len(batch) > 1 && pg.RolledBack(err):
+		for _, r := range batch {
+			b.serve([]*request{r})
+		}
+	default:
+		for _, r := range batch {
+			r.done <- answer{err: err}
+		}
+	}
+}
+
+// commit runs the one statement, which is its own transaction. Rows arrive before
+// it commits; nothing counts until the rows are closed without an error, which is
+// when the server has confirmed the commit.
+func (b *batcher) commit(batch []*request) ([]answer, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
+	defer cancel()
+	records := make([][]byte, len(batch))
+	for i, r := range batch {
+		records[i] = r.record
+	}
+	rows, err := pg.Pool(b.db).Query(ctx,
+		`SELECT ord, state, client_key, shared_secret, principal_uuid, username, avatar_url FROM door.read($1)`, records)
+	if err != nil {
+		return nil, pg.Map(err)
+	}
+	answers := make([]answer, len(batch))
+	seen := 0
+	var ord int
+	var a answer
+	_, err = pgx.ForEachRow(rows, []any{&ord, &a.state, &a.sealed[0], &a.sealed[1], &a.sealed[2], &a.sealed[3], &a.sealed[4]}, func() error {
+		if ord < 1 || ord > len(batch) || answers[ord-1].state != "" {
+			return errors.New("the door returned a row that nobody asked for")
+		}
+		answers[ord-1] = a
+		seen++
+		return nil
+	})
+	if err == nil && seen != len(batch) {
+		err = errors.New("the door did not answer every recorded read")
+	}
+	if err != nil {
+		return nil, pg.Map(err)
+	}
+	return answers, nil
+}
+
+// released reports what an answer means for its caller.
+func (a answer) released() error {
+	switch {
+	case a.err != nil:
+		return audit.Unavailable(a.err)
+	case a.state == lifecycle.Live:
+		return nil
+	case a.state == lifecycle.Erased:
+		return errErased()
+	}
+	return errUnknown()
+}
