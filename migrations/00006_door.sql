@@ -232,3 +232,7 @@ ALTER FUNCTION door.tenant_columns() OWNER TO trakr_sweep;
 ALTER FUNCTION door.count_orphans(name, name, name) OWNER TO trakr_sweep;
 ALTER FUNCTION door.measure(name, name, name, timestamptz) OWNER TO trakr_sweep;
 REVOKE CREATE ON SCHEMA door FROM trakr_door, trakr_sweep;
+-- The owner records what it expires; only the function's own owner can give that.
+SET LOCAL ROLE trakr_door;
+GRANT EXECUTE ON FUNCTION door.append(bytea[]) TO trakr_owner;
+SET LOCAL ROLE trakr_owner;

@@ -14,7 +14,7 @@ func Retention(p *policy.Policy, f Facts, version string) Document {
 	d.conclude(withinPeriods(p, f), erasedInTime(p, f), nothingRemains(f), sweepsRun(f))
 	d.Sections = []Section{scheduleSection(p), execution(p, f), erasures(p, f), sweepSection(f), findingSection(f), retained(p)}
 	d.Notes = []string{
-		"“Executed by” says what makes a period true: uninstall (the callback itself deletes), replay_guard (expired entries are removed as new ones arrive), operator (a setting at the provider that this software does not verify), none (nothing deletes it in this version; rows are kept).",
+		"“Executed by” says what makes a period true: uninstall (the callback itself deletes), replay_guard (expired entries are removed as new ones arrive), operator (a command an operator runs, such as trakr audit expire, or a setting at the provider that this software does not verify), none (nothing deletes it in this version; rows are kept).",
 		"Deletion means that rows are gone from the live database. Backups end by the provider's rotation, as declared; the media they lie on are not attested to.",
 		"Counts are of rows recorded up to the time of this report. No tenant value stands in this report, and none was read to make it.",
 	}

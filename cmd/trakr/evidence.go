@@ -178,7 +178,7 @@ func (a *app) auditCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			events, _, err := s.audit.Query(ctx, f, "", limit)
+			events, _, err := s.audit.Query(ctx, why.access(), f, "", limit)
 			if err != nil {
 				return err
 			}
@@ -195,8 +195,10 @@ func (a *app) auditCommand() *cobra.Command {
 	}
 	list.Flags().IntVar(&limit, "limit", 20, "at most this many")
 	selection.register(list)
+	why.register(list, lifecycle.ReviewerExport)
 	c := &cobra.Command{Use: "audit", Short: "See and export the record of every access"}
 	c.AddCommand(export, list)
+	c.AddCommand(a.logCommands()...)
 	return c
 }
 

@@ -71,6 +71,7 @@ func NewAdmin(c Admin) (http.Handler, []Route, error) {
 	a.api = humago.New(a.mux, cfg)
 	a.tenantRoutes()
 	a.auditRoutes()
+	a.logRoutes()
 	a.sweepRoutes()
 	a.reportRoutes()
 	a.plainRoutes()

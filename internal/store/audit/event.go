@@ -27,6 +27,8 @@ const (
 	SweepRun      Action = "sweep.run"
 	ReportIssue   Action = "report.issue"
 	AuditExport   Action = "audit.export"
+	AuditRead     Action = "audit.read"   // a page of events, or a proof
+	AuditExpire   Action = "audit.expire" // content past its period was removed by the owner
 	TokenCreate   Action = "token.create"
 	TokenRevoke   Action = "token.revoke"
 	TokenUse      Action = "token.use" // recorded only when refused: the role may not do this

@@ -22,6 +22,8 @@ type Log struct {
 	signer   note.Signer // nil until SignWith
 	verifier note.Verifier
 	vkey     string
+
+	edge edge
 }
 
 // NewLog returns the log of db. The clock gives occurred_at.
@@ -54,6 +56,19 @@ func (l *Log) Record(ctx context.Context, events ...Event) error {
 		return Append(ctx, tx, events...)
 	}))
 }
+
+// reading records that somebody reads the log itself, before anything is read.
+func (l *Log) reading(ctx context.Context, a lifecycle.Access, what string) error {
+	if err := a.CheckReason(); err != nil {
+		return err
+	}
+	e := New(ctx, l.now(), a, AuditRead, Success)
+	e.StatusDetail = what
+	return l.Record(ctx, e)
+}
+
+// sequencedWithin is how soon an event has a position while the service runs.
+const sequencedWithin = 3 * time.Second
 
 // Unavailable gives an error of writing the audit its kind. A database that does
 // not answer keeps its own.

@@ -62,8 +62,12 @@ const columns = "id, recorded_at, event_id, occurred_at, tenant_id, actor_type, 
 	"request_id, trace_id, correlation_id, schema_version"
 
 // Query returns up to limit events, newest first, and the cursor of the next
-// page ("" on the last).
-func (l *Log) Query(ctx context.Context, f Filter, cursor string, limit int) ([]Event, string, error) {
+// page ("" on the last). Reading the log is an act like any other: it is recorded
+// first.
+func (l *Log) Query(ctx context.Context, a lifecycle.Access, f Filter, cursor string, limit int) ([]Event, string, error) {
+	if err := l.reading(ctx, a, "events"); err != nil {
+		return nil, "", err
+	}
 	limit = min(max(limit, 1), MaxPage)
 	q := f.apply(pg.Bun(l.db).NewSelect().Model((*row)(nil)).ColumnExpr(columns))
 	if cursor != "" {

@@ -1,0 +1,128 @@
+package audit
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/merkle"
+	"trakr/internal/store/internal/pg"
+)
+
+// Proof shows that one event stands at its position in the log, to anyone who
+// knows the log's public key: SHA-256(0x00 || record) is the leaf (RFC 6962).
+type Proof struct {
+	EventID    string   `json:"event_id"`
+	LogIndex   int64    `json:"log_index" doc:"position in the log, from 0"`
+	Record     string   `json:"record" doc:"the exact canonical bytes (RFC 8785) that are hashed"`
+	Inclusion  []string `json:"inclusion" doc:"audit path, RFC 6962 section 2.1.1; base64"`
+	Checkpoint string   `json:"checkpoint" doc:"signed tree head, C2SP tlog-checkpoint"`
+	Key        string   `json:"key" doc:"the log's public key (C2SP signed-note); compare it with the one you were given before"`
+}
+
+// Consistency shows that the log of a checkpoint only grew since an older size.
+type Consistency struct {
+	From       int64    `json:"from"`
+	Hashes     []string `json:"hashes" doc:"consistency proof, RFC 6962 section 2.1.2; base64"`
+	Checkpoint string   `json:"checkpoint"`
+	Key        string   `json:"key"`
+}
+
+// edge keeps the tree of the newest checkpoint asked for: rebuilding it reads up
+// to some megabytes.
+type edge struct {
+	mu   sync.Mutex
+	tree *merkle.Tree
+}
+
+// prover returns a prover for the newest checkpoint.
+func (l *Log) prover(ctx context.Context) (*merkle.Prover, Checkpoint, error) {
+	cp, err := l.Latest(ctx)
+	if err != nil {
+		return nil, Checkpoint{}, err
+	}
+	l.edge.mu.Lock()
+	defer l.edge.mu.Unlock()
+	if l.edge.tree == nil || l.edge.tree.Size() != cp.Size {
+		tree, err := merkle.Restore(ctx, l, cp.Size, cp.Root)
+		if err != nil {
+			return nil, Checkpoint{}, fmt.Errorf("restoring the tree: %w", forked(err))
+		}
+		l.edge.tree = tree
+	}
+	return merkle.NewProver(l.edge.tree, l), cp, nil
+}
+
+// Prove returns the proof of one event, which it reads under the caller's name:
+// the reading is recorded. An event without a position yet is not-found, with the
+// time to wait.
+func (l *Log) Prove(ctx context.Context, a lifecycle.Access, eventID string) (Proof, error) {
+	id, err := uuid.Parse(eventID)
+	if err != nil || len(eventID) != 36 {
+		return Proof{}, lifecycle.Fail(lifecycle.RequestInvalid, "An event is named by its event_id, a UUID.", lifecycle.At("/event_id", "not a uuid"))
+	}
+	if err := l.reading(ctx, a, "proof"); err != nil {
+		return Proof{}, err
+	}
+	p, cp, err := l.prover(ctx)
+	if err != nil {
+		return Proof{}, err
+	}
+	out := Proof{EventID: id.String(), Checkpoint: string(cp.Note), Key: l.vkey}
+	var index *int64
+	var record []byte
+	err = pg.Map(pg.Pool(l.db).QueryRow(ctx, `SELECT e.record, l.first_index + array_position(l.ids, e.id) - 1 FROM trakr.audit_events AS e
+		LEFT JOIN LATERAL (`+leavesOf+`) AS l ON true WHERE e.event_id = $1`, id).Scan(&record, &index))
+	switch {
+	case errors.Is(err, pg.ErrNoRows):
+		return Proof{}, lifecycle.Fail(lifecycle.NotFound, "There is no event with this id.")
+	case err != nil:
+		return Proof{}, fmt.Errorf("reading an event: %w", err)
+	case index == nil || *index >= cp.Size:
+		return Proof{}, lifecycle.Fail(lifecycle.NotFound, "The event has no position in the log yet; it gets one within seconds.", lifecycle.After(sequencedWithin))
+	}
+	out.LogIndex, out.Record = *index, string(record)
+	hashes, err := p.Inclusion(ctx, *index)
+	if err == nil {
+		err = merkle.VerifyInclusion(hashes, cp.Size, cp.Root, *index, merkle.LeafHash(record))
+	}
+	if err != nil {
+		return Proof{}, fmt.Errorf("proving an event: %w", forked(err))
+	}
+	out.Inclusion = texts(hashes)
+	return out, nil
+}
+
+// ProveGrowth returns the proof that the newest checkpoint's log begins with the
+// first from events.
+func (l *Log) ProveGrowth(ctx context.Context, from int64) (Consistency, error) {
+	p, cp, err := l.prover(ctx)
+	if err != nil {
+		return Consistency{}, err
+	}
+	if from < 0 || from > cp.Size {
+		return Consistency{}, lifecycle.Fail(lifecycle.RequestInvalid, "The older size lies between 0 and the size of the newest checkpoint.", lifecycle.At("/from", "out of range"))
+	}
+	hashes, err := p.Consistency(ctx, from)
+	if err != nil {
+		return Consistency{}, fmt.Errorf("proving the log's growth: %w", forked(err))
+	}
+	return Consistency{From: from, Hashes: texts(hashes), Checkpoint: string(cp.Note), Key: l.vkey}, nil
+}
+
+// leavesOf finds the row of leaves in which event e would stand.
+const leavesOf = `SELECT x.first_index, x.ids FROM trakr.audit_leaves AS x
+	WHERE (x.epoch, x.first_xid, x.ids[1]) <= (e.epoch, e.xid, e.id) ORDER BY x.epoch DESC, x.first_xid DESC, x.ids[1] DESC LIMIT 1`
+
+func texts(hashes []merkle.Hash) []string {
+	out := make([]string, len(hashes))
+	for i, h := range hashes {
+		out[i] = base64.StdEncoding.EncodeToString(h[:])
+	}
+	return out
+}
