@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -61,18 +63,22 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	// the database.
 	public, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
-		return fmt.Errorf("TRAKR_LISTEN: %w", err)
+		return inUse("TRAKR_LISTEN", err)
 	}
 	defer func() { _ = public.Close() }()
 	private, err := net.Listen("tcp", cfg.AdminListen)
 	if err != nil {
-		return fmt.Errorf("TRAKR_ADMIN_LISTEN: %w", err)
+		return inUse("TRAKR_ADMIN_LISTEN", err)
 	}
 	defer func() { _ = private.Close() }()
 
 	s := &service{cfg: cfg, log: tel.Logger}
 	defer s.close()
 	if err := s.connect(ctx, startOnly, cfg.DatabaseURL, tel.Tracer); err != nil {
+		if ctx.Err() != nil {
+			s.log.Info("stopped while starting")
+			return nil
+		}
 		return err
 	}
 	if err := s.wire(ctx, a.now); err != nil {
@@ -123,6 +129,22 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	return err
 }
 
+// inUse says how to get around an address that is taken.
+func inUse(setting string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s: %w; stop what listens there, or set %s to another address", setting, err, setting)
+	}
+	return fmt.Errorf("%s: %w", setting, err)
+}
+
+// simulateFlags are what simulate needs where the addresses are not the default.
+func simulateFlags(c config.Config) string {
+	if c.Listen == config.DefaultListen && c.AdminListen == config.DefaultAdminListen && c.BitbucketAPIURL == config.DevBitbucketAPI {
+		return ""
+	}
+	return fmt.Sprintf(" --target http://%s --admin http://%s --api %s", c.Listen, c.AdminListen, strings.TrimPrefix(c.BitbucketAPIURL, "http://"))
+}
+
 // start serves one listener with time limits that a slow client cannot stretch.
 func start(l net.Listener, h http.Handler, failed chan<- error, log *slog.Logger) *http.Server {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: time.Minute,
@@ -145,7 +167,7 @@ func (a *app) handlers(s *service, tel *telemetry.Telemetry, seq *sequencer.Sequ
 		}
 	}
 	public, err = httpapi.NewPublic(httpapi.Public{Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Prover: prover,
-		TrustedProxies: s.cfg.TrustedProxies, Now: a.now, Log: s.log, Meter: tel.Meter, Observe: tel.Observe})
+		TrustedProxies: s.cfg.TrustedProxies, Now: a.now, Log: s.log, Meter: tel.Meter, Observe: tel.ObserveStrangers})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -263,7 +285,7 @@ func (a *app) notice(s *service, dev bool) {
 	if dev {
 		p("")
 		p("Next, in a second shell:")
-		p("  bin/trakr simulate --installs 5 --uninstalls 2")
+		p("  bin/trakr simulate --installs 5 --uninstalls 2%s", simulateFlags(s.cfg))
 	}
 	p("")
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,18 @@ func (a *app) simulateCommand() *cobra.Command {
 			"  trakr simulate --installs 200 --uninstalls 200 --reads 1000 --forgeries 10 --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
+			cfg, err := a.config(true)
+			if err != nil {
+				return err
+			}
+			for flag, to := range map[string]struct {
+				value *string
+				is    string
+			}{"target": {&c.Target, "http://" + cfg.Listen}, "admin": {&c.Admin, "http://" + cfg.AdminListen}, "api": {&c.API, strings.TrimPrefix(cfg.BitbucketAPIURL, "http://")}} {
+				if !cmd.Flags().Changed(flag) {
+					*to.value = to.is
+				}
+			}
 			c.Token = lifecycle.NewSecret(token)
 			if token == "" && c.Reads > 0 {
 				t, err := a.simulationToken(ctx)
@@ -53,9 +66,9 @@ func (a *app) simulateCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.Target, "target", "http://127.0.0.1:8080", "public address of the service")
-	f.StringVar(&c.Admin, "admin", "http://127.0.0.1:8081", "private address of the service, for reads")
-	f.StringVar(&c.API, "api", "127.0.0.1:8090", "where the simulated Bitbucket API answers")
+	f.StringVar(&c.Target, "target", "", "public address of the service (default: TRAKR_LISTEN)")
+	f.StringVar(&c.Admin, "admin", "", "private address of the service, for reads (default: TRAKR_ADMIN_LISTEN)")
+	f.StringVar(&c.API, "api", "", "where the simulated Bitbucket API answers (default: TRAKR_BITBUCKET_API_URL, else 127.0.0.1:8090)")
 	f.StringVar(&token, "token", "", "bearer token of role service")
 	f.IntVar(&c.Installs, "installs", 5, "workspaces that install")
 	f.IntVar(&c.Uninstalls, "uninstalls", 2, "workspaces that uninstall")

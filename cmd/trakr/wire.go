@@ -124,14 +124,30 @@ func (s *service) connect(ctx context.Context, mode startMode, url lifecycle.Sec
 // private starts the private PostgreSQL, or finds the one that runs.
 func (s *service) private(ctx context.Context, mode startMode) (err error) {
 	c := devpg.Config{DataDir: filepath.Join(s.cfg.DataDir, "postgres"), BinDir: s.cfg.PostgresBin, Logger: s.log}
-	if mode == attachOrStart {
-		s.postgres, err = devpg.Attach(ctx, c)
-	}
-	if mode == startOnly || errors.Is(err, devpg.ErrNotRunning) {
+	if mode == startOnly {
 		s.postgres, err = devpg.Start(ctx, c)
+		return err
 	}
-	return err
+	// Another command may be starting or stopping it at this moment: neither is
+	// an answer, so ask again for a while.
+	for deadline := time.Now().Add(otherCommand); ; {
+		if s.postgres, err = devpg.Attach(ctx, c); !errors.Is(err, devpg.ErrNotRunning) {
+			return err
+		}
+		if s.postgres, err = devpg.Start(ctx, c); !errors.Is(err, devpg.ErrInUse) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
+
+// otherCommand is how long a command waits for another one's start or stop of the
+// private PostgreSQL.
+const otherCommand = 20 * time.Second
 
 // ownerURL is where migrations and the log's retention connect: the private
 // PostgreSQL's superuser, or the login the operator named for it.

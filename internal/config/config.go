@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caarlos0/env/v11"
@@ -63,6 +64,12 @@ type Config struct {
 	Dev bool `env:"-"`
 }
 
+// Defaults of the addresses.
+const (
+	DefaultListen      = "127.0.0.1:8080"
+	DefaultAdminListen = "127.0.0.1:8081"
+)
+
 // Defaults of the Bitbucket API's origin.
 const (
 	BitbucketAPI    = "https://api.bitbucket.org"
@@ -113,11 +120,12 @@ func parseFaults(err error) []error {
 		return []error{errors.New("  the environment cannot be read")}
 	}
 	var out []error
-	forms := map[string]string{"DevSkipProof": "true or false", "TrustedProxies": "networks such as 10.0.0.0/8,127.0.0.1/32", "LogLevel": "debug, info, warn or error"}
+	forms := map[string]string{"DevSkipProof": "TRAKR_DEV_SKIP_PROOF must be true or false",
+		"TrustedProxies": "TRAKR_TRUSTED_PROXIES must be networks such as 10.0.0.0/8,127.0.0.1/32", "LogLevel": "TRAKR_LOG_LEVEL must be debug, info, warn or error"}
 	for _, e := range all.Errors {
 		var p env.ParseError
 		if errors.As(e, &p) {
-			out = append(out, fmt.Errorf("  the setting %s must be %s", p.Name, forms[p.Name]))
+			out = append(out, errors.New("  "+forms[p.Name]))
 		} else {
 			out = append(out, errors.New("  a setting cannot be read"))
 		}
@@ -163,14 +171,14 @@ func (c *Config) check() []error {
 	var out []error
 	fault := func(format string, args ...any) { out = append(out, fmt.Errorf("  "+format, args...)) }
 	for name, addr := range map[string]string{"TRAKR_LISTEN": c.Listen, "TRAKR_ADMIN_LISTEN": c.AdminListen} {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
+		if !listenable(addr) {
 			fault("%s must be host:port, such as 127.0.0.1:8080", name)
 		}
 	}
 	if c.Listen == c.AdminListen {
 		fault("TRAKR_LISTEN and TRAKR_ADMIN_LISTEN must differ: the API must not be public")
 	}
-	if _, _, err := net.SplitHostPort(c.Listen); err != nil && c.BaseURL == "http://"+c.Listen {
+	if !listenable(c.Listen) && c.BaseURL == "http://"+c.Listen {
 		// The default is as wrong as what it is made of; that was said above.
 	} else if err := origin(c.BaseURL, true); err != nil {
 		fault("TRAKR_BASE_URL %v", err)
@@ -191,6 +199,16 @@ func (c *Config) check() []error {
 	}
 	slices.SortFunc(out, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return out
+}
+
+// listenable reports whether addr is host:port with a port that exists.
+func listenable(addr string) bool {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	return err == nil
 }
 
 // origin checks an absolute URL: https, or http on this machine only.
@@ -239,7 +257,7 @@ func database(s string) error {
 	case "verify-full", "verify-ca":
 		return nil
 	case "require":
-		return nil // encrypted, though the server is not authenticated: doctor warns
+		return nil // encrypted, though the server is not authenticated; DigitalOcean hands out such URLs
 	}
 	return errors.New("must set sslmode=verify-full (or require): the connection leaves this machine")
 }

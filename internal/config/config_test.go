@@ -32,7 +32,7 @@ func TestAllFaultsAreReportedTogetherAndNoValueIsRepeated(t *testing.T) {
 		t.Fatal("taken")
 	}
 	for _, want := range []string{"7 fault(s)", "TRAKR_LISTEN must be host:port", "TRAKR_BASE_URL must be https", "TRAKR_DATABASE_URL must set sslmode",
-		"LogLevel must be debug", "TrustedProxies must be networks", "TRAKR_BASEURL is not a setting", "TRAKR_LEDGER belongs to a later version"} {
+		"TRAKR_LOG_LEVEL must be debug", "TRAKR_TRUSTED_PROXIES must be networks", "TRAKR_BASEURL is not a setting", "TRAKR_LEDGER belongs to a later version"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("missing %q in:\n%v", want, err)
 		}

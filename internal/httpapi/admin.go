@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -120,6 +123,8 @@ func add[I, O any](a *admin, method, path, summary string, roles []lifecycle.Rol
 		Middlewares:  huma.Middlewares{a.authenticate(roles)},
 		Metadata:     map[string]any{"roles": roles},
 	}, func(ctx context.Context, in *I) (*O, error) {
+		ctx, cancel := context.WithTimeout(ctx, budget(path))
+		defer cancel()
 		out, err := h(ctx, in)
 		if err != nil {
 			p := problemOf(err, requestID(ctx))
@@ -130,6 +135,18 @@ func add[I, O any](a *admin, method, path, summary string, roles []lifecycle.Rol
 		}
 		return out, nil
 	})
+}
+
+// budget is how long a request may take, a database that does not answer
+// included. Sweeps have their own limit in the policy; an export streams outside.
+func budget(path string) time.Duration {
+	switch {
+	case strings.HasPrefix(path, "/v1/sweeps/"):
+		return time.Hour
+	case strings.HasPrefix(path, "/v1/reports/"):
+		return 2 * time.Minute
+	}
+	return 10 * time.Second
 }
 
 func operationID(method, path string) string {
@@ -154,7 +171,9 @@ func (a *admin) authenticate(roles []lifecycle.Role) func(huma.Context, func(hum
 		if !ok || len(r.Header.Values("Authorization")) != 1 {
 			plain = ""
 		}
-		t, err := a.Tokens.Authenticate(r.Context(), lifecycle.NewSecret(plain))
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		t, err := a.Tokens.Authenticate(ctx, lifecycle.NewSecret(plain))
+		cancel()
 		if err != nil {
 			a.Log.WarnContext(r.Context(), "token refused", "reason", lifecycle.AsFault(err).Reason, "request_id", requestID(r.Context()))
 			writeProblem(w, r, err)
@@ -188,8 +207,13 @@ func access(ctx context.Context, why reason, fallback lifecycle.ReasonCode) life
 // serve answers unknown addresses and methods with a problem, everything else
 // with its handler.
 func (a *admin) serve(w http.ResponseWriter, r *http.Request) {
+	if !plain(r) {
+		writeProblem(w, r, lifecycle.Fail(lifecycle.RequestInvalid, "The address holds bytes that are not text."))
+		return
+	}
 	h, pattern := a.mux.Handler(r)
-	if pattern != "" {
+	// The multiplexer would redirect an address that is not clean, and repeat it.
+	if pattern != "" && path.Clean(r.URL.Path) == r.URL.Path {
 		a.mux.ServeHTTP(w, r)
 		return
 	}
@@ -201,6 +225,14 @@ func (a *admin) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeProblem(w, r, lifecycle.Fail(lifecycle.NotFound, "There is nothing at this address; /openapi.json lists what there is."))
+}
+
+// plain reports whether path and query are text: the database takes no NUL and no
+// invalid UTF-8.
+func plain(r *http.Request) bool {
+	query, err := url.QueryUnescape(r.URL.RawQuery)
+	s := r.URL.Path + query
+	return err == nil && utf8.ValidString(s) && !strings.ContainsRune(s, 0)
 }
 
 // statusProbe learns what the multiplexer would answer.

@@ -96,6 +96,7 @@ func TestEveryAnswerCarriesTheMarketplacesHeaders(t *testing.T) {
 		{w.public.URL, "POST", "//connect/installed", 404}, {w.public.URL, "BREW", "/healthz", 405},
 		{w.admin.URL, "GET", "/openapi.json", 200}, {w.admin.URL, "GET", "/metrics", 200}, {w.admin.URL, "GET", "/readyz", 200}, {w.admin.URL, "GET", "/v1/audit/events", 401},
 		{w.admin.URL, "DELETE", "/v1/sweeps", 405}, {w.admin.URL, "GET", "/nothing", 404},
+		{w.admin.URL, "GET", "/v1//sweeps?x=marker", 404}, {w.admin.URL, "GET", "/v1/../v1/sweeps", 404}, {w.admin.URL, "GET", "/v1/audit/events?actor_id=%00", 400}, {w.admin.URL, "GET", "/v1/sweeps?kind=%ff", 400},
 	} {
 		r := get(c.base, c.method, c.path)
 		if r.status != c.status {
@@ -109,6 +110,9 @@ func TestEveryAnswerCarriesTheMarketplacesHeaders(t *testing.T) {
 		}
 		if c.status >= 400 && (r.header.Get("Content-Type") != "application/problem+json" || r.kind() == "") {
 			t.Errorf("%s %s: no problem document: %s", c.method, c.path, r.body)
+		}
+		if strings.Contains(r.body, "marker") {
+			t.Errorf("%s %s repeats what was asked: %s", c.method, c.path, r.body)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -15,16 +16,32 @@ import (
 // Observe returns a middleware that makes one span, one measurement and one log
 // line of each request. They name the route, never the path or the query. It
 // replaces otelhttp, whose attributes hold both. A caller's trace is continued
-// (W3C traceparent); its baggage is not read.
+// (the ids of W3C traceparent); its tracestate and baggage, which could hold
+// anything, are not taken.
 func (t *Telemetry) Observe(route func(*http.Request) string) func(http.Handler) http.Handler {
+	return t.observe(route, func(r *http.Request) context.Context {
+		ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+		sc := trace.SpanContextFromContext(ctx)
+		if !sc.IsValid() {
+			return r.Context()
+		}
+		return trace.ContextWithRemoteSpanContext(r.Context(), sc.WithTraceState(trace.TraceState{}))
+	})
+}
+
+// ObserveStrangers is Observe for a listener that anyone can reach: each request
+// begins a trace of its own, so that nobody chooses an id that stands in the log.
+func (t *Telemetry) ObserveStrangers(route func(*http.Request) string) func(http.Handler) http.Handler {
+	return t.observe(route, (*http.Request).Context)
+}
+
+func (t *Telemetry) observe(route func(*http.Request) string, parent func(*http.Request) context.Context) func(http.Handler) http.Handler {
 	tracer := t.Tracer.Tracer("trakr/internal/telemetry")
-	parent := propagation.TraceContext{}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			begin, where, method := time.Now(), route(r), closedMethod(r.Method)
 			attrs := []attribute.KeyValue{attribute.String("http.request.method", method), attribute.String("http.route", where)}
-			ctx := parent.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-			ctx, span := tracer.Start(ctx, method+" "+where, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attrs...))
+			ctx, span := tracer.Start(parent(r), method+" "+where, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attrs...))
 			defer span.End()
 
 			seen := &statusWriter{ResponseWriter: w, status: http.StatusOK}

@@ -139,6 +139,7 @@ func TestARequestIsNamedByItsRoute(t *testing.T) {
 	r := httptest.NewRequest("MARKER", "/v1/tenants/jane?jwt=marker", nil)
 	r.Header.Set("baggage", "user=jane")
 	r.Header.Set("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	r.Header.Set("tracestate", "vendor=marker")
 	h.ServeHTTP(httptest.NewRecorder(), r)
 	absent(t, "the log", out.String())
 	for _, want := range []string{`"route":"/v1/tenants/{id}"`, `"status":418`, `"method":"_OTHER"`, `"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"`} {
@@ -164,5 +165,27 @@ func TestWithNothingSetNothingLeaves(t *testing.T) {
 	case <-called:
 		t.Error("something was sent although telemetry is switched off")
 	default:
+	}
+}
+
+func TestStrangersChooseNoTrace(t *testing.T) {
+	var out bytes.Buffer
+	tel := setup(t, &out)
+	var state string
+	serve := func(observe func(func(*http.Request) string) func(http.Handler) http.Handler) string {
+		out.Reset()
+		r := httptest.NewRequest(http.MethodPost, "/connect/installed", nil)
+		r.Header.Set("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+		r.Header.Set("tracestate", "vendor=jane")
+		observe(func(*http.Request) string { return "/connect/installed" })(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			state = trace.SpanContextFromContext(r.Context()).TraceState().String()
+		})).ServeHTTP(httptest.NewRecorder(), r)
+		return out.String()
+	}
+	if log := serve(tel.ObserveStrangers); strings.Contains(log, "4bf92f3577b34da6") || !strings.Contains(log, "trace_id") || state != "" {
+		t.Errorf("a stranger's trace was taken (state %q): %s", state, log)
+	}
+	if log := serve(tel.Observe); !strings.Contains(log, "4bf92f3577b34da6") || state != "" {
+		t.Errorf("our own trace was not continued, or its state was (%q): %s", state, log)
 	}
 }

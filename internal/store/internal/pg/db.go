@@ -9,6 +9,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -50,6 +52,9 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 		// best effort only; do not rely on that.
 		return nil, fmt.Errorf("the database URL cannot be read: it has the form postgres://user:password@host:5432/database?sslmode=verify-full")
 	}
+	if err := protected(cfg.ConnConfig); err != nil {
+		return nil, err
+	}
 	if o.MaxConns == 0 {
 		o.MaxConns = 12
 	}
@@ -63,6 +68,9 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 		cfg.ConnConfig.RuntimeParams["role"] = o.Role
 	}
 	if o.Role == ServiceRole {
+		// Whoever holds a lock on the audit makes reads and callbacks wait; they
+		// must be refused in time instead of piling up.
+		cfg.ConnConfig.RuntimeParams["lock_timeout"] = "5s"
 		cfg.AfterConnect = ensureEpoch
 	}
 	if o.Tracer != nil {
@@ -88,6 +96,23 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	sqldb.SetMaxOpenConns(int(o.MaxConns))
 	sqldb.SetMaxIdleConns(int(o.MaxConns))
 	return &DB{pool: pool, bun: bun.NewDB(sqldb, pgdialect.New())}, nil
+}
+
+// protected refuses a connection that could be read on the way, as libpq's
+// parameters really resolve it (host and hostaddr in the query win over the URL's).
+func protected(c *pgx.ConnConfig) error {
+	private := func(host string, tls bool) bool {
+		ip, err := netip.ParseAddr(host)
+		return tls || strings.HasPrefix(host, "/") || host == "localhost" || (err == nil && ip.IsLoopback())
+	}
+	open := !private(c.Host, c.TLSConfig != nil)
+	for _, f := range c.Fallbacks {
+		open = open || !private(f.Host, f.TLSConfig != nil)
+	}
+	if open {
+		return errors.New("the database URL would connect in clear to another machine: set sslmode=verify-full (or require)")
+	}
+	return nil
 }
 
 // ensureEpoch makes a connection's events sort after all before them, in a
