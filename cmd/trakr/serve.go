@@ -109,17 +109,7 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	background.Go(func() { seq.Run(working) })
 	s.log.InfoContext(ctx, "serving", "listen", cfg.Listen, "admin_listen", cfg.AdminListen)
 
-	var gone <-chan struct{}
-	if s.postgres != nil {
-		gone = s.postgres.Done()
-	}
-	select {
-	case <-ctx.Done():
-		s.log.Info("stopping", "signal", "received")
-	case err = <-failed:
-	case <-gone:
-		err = fmt.Errorf("the private PostgreSQL ended: %w", errors.Join(s.postgres.Err(), errors.New("start again; what was committed is kept")))
-	}
+	err = s.supervise(ctx, failed)
 	stop, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	for _, srv := range servers {
@@ -127,6 +117,43 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	}
 	jobs.Stop()
 	return err
+}
+
+// supervise waits for the end: of ctx, or of a listener. A private PostgreSQL that
+// ends by itself (killed, its disk full) is started again; until it answers, what
+// needs it is refused with 503.
+func (s *service) supervise(ctx context.Context, failed <-chan error) error {
+	for {
+		var gone <-chan struct{}
+		if s.postgres != nil {
+			gone = s.postgres.Done()
+		}
+		select {
+		case <-ctx.Done():
+			s.log.Info("stopping", "signal", "received")
+			return nil
+		case err := <-failed:
+			return err
+		case <-gone:
+			s.log.Error("the private PostgreSQL ended by itself; it is started again", "error", s.postgres.Err())
+		}
+		for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+			err := s.postgres.Restart(ctx)
+			if err == nil {
+				break
+			}
+			if ctx.Err() == nil {
+				s.log.Error("the private PostgreSQL does not start", "error", err)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case err := <-failed:
+				return err
+			case <-time.After(wait):
+			}
+		}
+	}
 }
 
 // inUse says how to get around an address that is taken.

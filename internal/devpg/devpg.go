@@ -47,10 +47,12 @@ type Config struct {
 type Server struct {
 	conn    connection
 	version string
-	proc    *process // nil when attached, as is place
-	place   *place
+	place   *place // nil when attached, as is proc
+	bin     binaries
+	config  Config
 
-	mu      sync.Mutex // serialises Stop
+	mu      sync.Mutex // guards what follows, and serialises Stop and Restart
+	proc    *process
 	stopped bool
 	cleanup []func() // run in reverse order once the process is gone
 }
@@ -102,6 +104,7 @@ func (s *Server) start(ctx context.Context, c Config) error {
 		return err
 	}
 	s.cleanup = append(s.cleanup, removeSocketDir)
+	s.bin, s.config = bin, c
 	s.conn = connection{socketDir: socketDir, password: password, database: c.Database, cluster: place.cluster()}
 
 	if s.proc, err = place.launch(bin, socketDir, c.Settings); err != nil {
@@ -115,6 +118,36 @@ func (s *Server) start(ctx context.Context, c Config) error {
 		return s.failed(ctx, err)
 	}
 	c.Logger.Info("private PostgreSQL ready", "version", s.version, "directory", place.cluster(), "socket", socketDir)
+	return nil
+}
+
+// Restart starts a server again that ended by itself, on the same socket, so that
+// whoever holds its URL can go on. What was committed is there; what was not, is
+// not. After a failure nothing is left running and Restart may be tried again.
+func (s *Server) Restart(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.proc == nil || s.stopped:
+		return errors.New("restarting the private PostgreSQL: it is not this process's to start")
+	case s.proc.unexpected() == nil:
+		return errors.New("restarting the private PostgreSQL: it has not ended by itself")
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	// The postmaster is gone; its children may take a moment to notice.
+	if err := stopLeftover(ctx, s.place, s.config.Logger); err != nil {
+		return fmt.Errorf("restarting the private PostgreSQL: %w", err)
+	}
+	proc, err := s.place.launch(s.bin, s.conn.socketDir, s.config.Settings)
+	if err != nil {
+		return fmt.Errorf("restarting the private PostgreSQL: %w", err)
+	}
+	if _, err := s.conn.waitReady(ctx, proc.done); err != nil {
+		return fmt.Errorf("restarting the private PostgreSQL: %w%s", errors.Join(err, proc.stop(ctx)), s.place.logTail())
+	}
+	s.proc = proc
+	s.config.Logger.Info("private PostgreSQL ready again", "version", s.version, "directory", s.place.cluster())
 	return nil
 }
 
@@ -184,9 +217,11 @@ func (s *Server) GoString() string { return s.String() }
 // LogValue keeps loggers from walking the struct.
 func (s *Server) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// Done is closed when the server's process has ended, for whatever reason. It is
-// nil, and so never ready, for an attached server.
+// Done is closed when the server's process has ended, for whatever reason; after
+// a Restart, ask for it anew. It is nil, and so never ready, for an attached server.
 func (s *Server) Done() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.proc == nil {
 		return nil
 	}
@@ -196,6 +231,8 @@ func (s *Server) Done() <-chan struct{} {
 // Err says why the server ended by itself, with the end of its log. It is nil
 // while the server runs, after Stop ended it, and for an attached server.
 func (s *Server) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.proc == nil {
 		return nil
 	}
@@ -211,12 +248,9 @@ func (s *Server) Err() error {
 // data but makes the next start slower. So give it a context of its own, not the
 // one whose end says that the service should stop. A second Stop does nothing.
 func (s *Server) Stop(ctx context.Context) error {
-	if s.proc == nil {
-		return nil
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
+	if s.proc == nil || s.stopped {
 		return nil
 	}
 	if err := s.proc.stop(ctx); err != nil {

@@ -202,3 +202,37 @@ func mustGroup(t *testing.T, pid int) int {
 	must(t, err)
 	return group
 }
+
+// A server whose postmaster was killed comes back on the same socket with what
+// was committed; a caller that asks too early, or after the stop, is told.
+func TestRestartAfterTheServerDied(t *testing.T) {
+	t.Parallel()
+	c := Config{BinDir: binDir, DataDir: newDir(t)}
+	s := mustStart(t, c)
+	db := mustConnect(t, s)
+	mustExec(t, db, `CREATE TABLE kept (word text)`)
+	mustExec(t, db, `INSERT INTO kept VALUES ('still here')`)
+	if err := s.Restart(t.Context()); err == nil {
+		t.Error("a running server was started a second time")
+	}
+	if err := syscall.Kill(s.proc.cmd.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	url := s.URL()
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s.URL() != url || s.Err() != nil {
+		t.Errorf("another address, or it still counts as dead: %v", s.Err())
+	}
+	if got := mustQuery(t, mustConnect(t, s), `SELECT word FROM kept`); got != "still here" {
+		t.Errorf("after the restart: %q", got)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restart(t.Context()); err == nil {
+		t.Error("a stopped server was started again")
+	}
+}
