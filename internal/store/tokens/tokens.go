@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -49,10 +50,29 @@ const MaxLifetime = 366 * 24 * time.Hour
 type Store struct {
 	db  *store.DB
 	now func() time.Time
+
+	mu    sync.Mutex
+	known map[[sha256.Size]byte]known // by the hash of the whole token
 }
 
+// known is a token that the database vouched for a moment ago.
+type known struct {
+	token Token
+	asked time.Time
+}
+
+// trustFor is how long the database's word on a token is taken without asking
+// again: a token that is revoked elsewhere is refused this much later at most.
+// Without it every request would pay for a second query.
+const (
+	trustFor = time.Second
+	maxKnown = 4096
+)
+
 // New returns the store of db; the clock judges expiry.
-func New(db *store.DB, now func() time.Time) *Store { return &Store{db, now} }
+func New(db *store.DB, now func() time.Time) *Store {
+	return &Store{db: db, now: now, known: map[[sha256.Size]byte]known{}}
+}
 
 const prefix = "trakr_" // lets secret scanners recognise a leaked token
 
@@ -112,6 +132,11 @@ func (s *Store) Authenticate(ctx context.Context, plain lifecycle.Secret) (Token
 	if !ok || len(id) != 8 || len(plain.Reveal()) > 128 {
 		return Token{}, errToken("malformed")
 	}
+	sum := sha256.Sum256([]byte(plain.Reveal()))
+	if t, ok := s.recall(sum); ok {
+		return t, nil
+	}
+	asked := s.now()
 	var row struct {
 		Token
 		SecretHash []byte `bun:"secret_hash"`
@@ -121,7 +146,6 @@ func (s *Store) Authenticate(ctx context.Context, plain lifecycle.Secret) (Token
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return Token{}, fmt.Errorf("checking a token: %w", err)
 	}
-	sum := sha256.Sum256([]byte(plain.Reveal()))
 	switch {
 	case err != nil || subtle.ConstantTimeCompare(sum[:], row.SecretHash) != 1:
 		return Token{}, errToken("unknown")
@@ -130,7 +154,33 @@ func (s *Store) Authenticate(ctx context.Context, plain lifecycle.Secret) (Token
 	case !s.now().Before(row.ExpiresAt):
 		return Token{}, errToken("expired")
 	}
+	s.remember(sum, known{row.Token, asked})
 	return row.Token, nil
+}
+
+// recall returns a token that is known from a moment ago and has not expired.
+func (s *Store) recall(sum [sha256.Size]byte) (Token, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, ok := s.known[sum]
+	now := s.now()
+	return k.token, ok && now.Sub(k.asked) < trustFor && !now.Before(k.asked) && now.Before(k.token.ExpiresAt)
+}
+
+func (s *Store) remember(sum [sha256.Size]byte, k known) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.known) >= maxKnown {
+		clear(s.known)
+	}
+	s.known[sum] = k
+}
+
+// forget makes a revocation on this replica count at once.
+func (s *Store) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.known)
 }
 
 // List returns every token, newest first, at most 1000.
@@ -144,8 +194,8 @@ func (s *Store) List(ctx context.Context) ([]Token, error) {
 	return out, nil
 }
 
-// Revoke ends a token at once; a token that was revoked before stays so. The
-// revocation is audited.
+// Revoke ends a token, on this replica at once and on others within a second; a
+// token that was revoked before stays so. The revocation is audited.
 func (s *Store) Revoke(ctx context.Context, a lifecycle.Access, id string) error {
 	if err := a.CheckReason(); err != nil {
 		return err
@@ -153,6 +203,7 @@ func (s *Store) Revoke(ctx context.Context, a lifecycle.Access, id string) error
 	now := s.now().UTC()
 	e := audit.New(ctx, now, a, audit.TokenRevoke, audit.Success)
 	e.CorrelationID = "token:" + id
+	defer s.forget()
 	return pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		res, err := tx.NewRaw(`UPDATE trakr.api_tokens SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?`, now, id).Exec(ctx)
 		if err != nil {
