@@ -189,3 +189,17 @@ func TestStrangersChooseNoTrace(t *testing.T) {
 		t.Errorf("our own trace was not continued, or its state was (%q): %s", state, log)
 	}
 }
+
+func FuzzScrub(f *testing.F) {
+	for _, m := range markers {
+		f.Add(m)
+		f.Add("before " + m + " after")
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		// The quick way out must let nothing through that the shapes would catch:
+		// a colon in front forces the slow way.
+		if len(s) < 1000 && strings.TrimPrefix(telemetry.Scrub(": "+s), ": ") != telemetry.Scrub(s) {
+			t.Errorf("%q is scrubbed in one way only", s)
+		}
+	})
+}
