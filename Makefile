@@ -52,8 +52,9 @@ fuzz: ## each fuzz target for $(FUZZTIME)
 fuzz-long: ## each fuzz target for an hour
 	$(MAKE) fuzz FUZZTIME=1h
 
-bench: ## figures of the hot paths, as ratios from one run
-	@bin=$$(deploy/postgres-binaries.sh) && TRAKR_POSTGRES_BIN="$$bin" $(GO) test -run '^$$' -bench . -benchtime 2s ./internal/connect ./internal/store/tenants
+bench: ## figures of the audit as ratios from one run, also in bin/bench.md
+	@mkdir -p bin && $(GO) build -o bin/trakr-bench ./internal/bench && \
+	bin=$$(deploy/postgres-binaries.sh) && TRAKR_POSTGRES_BIN="$$bin" exec bin/trakr-bench $(BENCHFLAGS)
 
 clean: ## remove what was built; keeps ./data
 	rm -rf bin .tmp

@@ -16,16 +16,16 @@ import (
 // trailing slash allows what lies below.
 var only = map[string][]string{
 	"github.com/uptrace/bun":         {"trakr/internal/store/"},
-	"github.com/jackc/pgx":           {"trakr/internal/store/", "trakr/internal/devpg"},
+	"github.com/jackc/pgx":           {"trakr/internal/store/", "trakr/internal/devpg", "trakr/internal/bench"},
 	"database/sql":                   {"trakr/internal/store/"},
 	"github.com/pressly/goose":       {"trakr/internal/store"},
 	"github.com/golang-jwt/jwt":      {"trakr/internal/connect", "trakr/internal/bitbucket"},
 	"github.com/robfig/cron":         {"trakr/internal/schedule"},
 	"github.com/tink-crypto/tink-go": {"trakr/internal/keyring"},
 	"golang.org/x/mod":               {"trakr/internal/merkle", "trakr/internal/store/audit"},
-	"github.com/danielgtaylor/huma":  {"trakr/internal/httpapi"},
+	"github.com/danielgtaylor/huma":  {"trakr/internal/httpapi", "trakr/internal/bench"},
 	"github.com/spf13/cobra":         {"trakr/cmd/trakr"},
-	"trakr/internal/httpapi":         {"trakr/cmd/trakr"},
+	"trakr/internal/httpapi":         {"trakr/cmd/trakr", "trakr/internal/bench"},
 	"trakr/internal/store/storetest": {}, // tests only
 	"testing":                        {"trakr/internal/store/storetest"},
 }

@@ -134,7 +134,10 @@ BEGIN
     IF to_regclass('trakr.' || name) IS NOT NULL THEN
         RETURN false;
     END IF;
-    EXECUTE format('CREATE TABLE trakr.%I PARTITION OF trakr.audit_events FOR VALUES FROM (%L) TO (%L)', name, begins, ends);
+    -- Made apart and then attached: PARTITION OF would lock the whole audit against
+    -- everyone, and wait for every export and verification that reads it.
+    EXECUTE format('CREATE TABLE trakr.%I (LIKE trakr.audit_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', name);
+    EXECUTE format('ALTER TABLE trakr.audit_events ATTACH PARTITION trakr.%I FOR VALUES FROM (%L) TO (%L)', name, begins, ends);
     EXECUTE format('CREATE UNIQUE INDEX %I ON trakr.%I (event_id)', name || '_event_once', name);
     PERFORM trakr.guard_growth(to_regclass('trakr.' || name), false); -- the row trigger is cloned
     RETURN true;

@@ -154,17 +154,39 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- tenant_columns lists every column of the live catalog that carries a tenant,
--- by its name or because it refers to the registry, in every ordinary,
--- partitioned (as a whole) and foreign table and materialised view.
+-- tenant_columns lists every column of the live catalog, in every ordinary,
+-- partitioned (as a whole) and foreign table and materialised view, and says how
+-- it may carry a tenant.
+--   carries: tenant (by its name, or because it refers to the registry), value
+--            (named like a guarded value or another name of the installation,
+--            which cannot be compared with a tenant's id), or nothing known
+--   kind:    uuid; text, whose text form shows an id that is in it; opaque, whose
+--            form hides one; number; none, which cannot hold an id
 -- +goose StatementBegin
 CREATE FUNCTION door.tenant_columns()
-RETURNS TABLE (schema_name name, table_name name, column_name name, kind text, readable boolean, filtered boolean)
+RETURNS TABLE (schema_name name, table_name name, column_name name, carries text, kind text, readable boolean, filtered boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE bases (oid, base) AS ( -- a domain may rest on another
+        SELECT t.oid, t.oid FROM pg_type AS t WHERE t.typtype <> 'd'
+        UNION ALL
+        SELECT t.oid, b.base FROM pg_type AS t JOIN bases AS b ON t.typtype = 'd' AND t.typbasetype = b.oid),
+    kinds (oid, kind) AS (
+        SELECT b.oid, CASE
+            WHEN t.oid = 'uuid'::regtype THEN 'uuid'
+            WHEN e.oid IN ('bytea'::regtype, 'oid'::regtype) OR e.typtype IN ('c', 'p') THEN 'opaque'
+            WHEN e.typcategory = 'N' THEN 'number'
+            WHEN e.typcategory IN ('B', 'D', 'T', 'E', 'G', 'I') THEN 'none'
+            WHEN e.typcategory = 'V' THEN 'opaque'
+            ELSE 'text' END
+        FROM bases AS b JOIN pg_type AS t ON t.oid = b.base
+        LEFT JOIN bases AS eb ON t.typcategory = 'A' AND eb.oid = t.typelem -- an array is what its elements are
+        JOIN pg_type AS e ON e.oid = coalesce(eb.base, t.oid))
     SELECT n.nspname, c.relname, a.attname,
-        CASE WHEN coalesce(NULLIF(t.typbasetype, 0), t.oid) = 'uuid'::regtype THEN 'uuid'
-            WHEN coalesce(NULLIF(t.typbasetype, 0), t.oid) IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) THEN 'text'
-            ELSE 'other' END,
+        CASE WHEN w.word LIKE '%tenant%' OR EXISTS (SELECT FROM pg_constraint AS f WHERE f.contype = 'f' AND f.conrelid = c.oid
+                AND f.confrelid = 'trakr.tenants'::regclass AND a.attnum = ANY (f.conkey)) THEN 'tenant'
+            WHEN w.word ~ 'clientkey|sharedsecret|principal|username|avatar|workspace|installationid' THEN 'value'
+            ELSE '' END,
+        k.kind,
         has_schema_privilege(n.oid, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT'),
         -- hidden rows, unless a policy shows this role every one
         row_security_active(c.oid) AND NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.oid AND p.polpermissive
@@ -172,51 +194,84 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_attribute AS a
     JOIN pg_class AS c ON c.oid = a.attrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_type AS t ON t.oid = a.atttypid
+    JOIN kinds AS k ON k.oid = a.atttypid,
+    LATERAL (SELECT regexp_replace(lower(a.attname), '[^a-z]', '', 'g')) AS w (word)
     WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition
         AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\_temp\_%' AND n.nspname NOT LIKE 'pg\_toast\_temp\_%'
-        AND (lower(a.attname) IN ('tenant_id', 'tenant', 'tenantid', 'tenant_uuid') OR lower(a.attname) LIKE '%\_tenant\_id'
-            OR EXISTS (SELECT FROM pg_constraint AS k WHERE k.contype = 'f' AND k.conrelid = c.oid
-                AND k.confrelid = 'trakr.tenants'::regclass AND a.attnum = ANY (k.conkey)))
     ORDER BY 1, 2, 3
 $$;
 -- +goose StatementEnd
 
--- count_orphans counts the rows of one column that carry a tenant which is not
--- live (for a type that cannot be compared: that carry anything), and returns
--- the SQL it ran. It can count and do nothing else.
+-- count_orphans counts, of one column, the stale rows, and returns the SQL it ran:
+-- where the column carries a tenant, rows that name none that is live; in any
+-- other, rows with the id of an erased tenant in them. A type that hides ids has
+-- no stale rows; filled then says how many rows hold anything at all (NULL where
+-- that need not be known). It can count and do nothing else: an error keeps its
+-- SQLSTATE and loses its text, which could quote a value.
 -- +goose StatementBegin
 CREATE FUNCTION door.count_orphans(p_schema name, p_table name, p_column name)
-RETURNS TABLE (predicate text, rows bigint)
+RETURNS TABLE (predicate text, rows bigint, filled bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    k text := (SELECT c.kind FROM door.tenant_columns() AS c WHERE c.schema_name = p_schema AND c.table_name = p_table AND c.column_name = p_column);
+    col    record;
+    source text := format('FROM %I.%I AS x WHERE x.%I IS NOT NULL', p_schema, p_table, p_column);
+    -- The states of the registered tenants whose ids stand in a text, in any
+    -- spelling that the type uuid reads. C: letters of an id are ASCII, and it is fast.
+    named  text := 'FROM regexp_matches(lower(%s COLLATE "C"), ''[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}'', ''g'') AS m (id) '
+        'JOIN trakr.tenants AS t ON t.tenant_id = m.id[1]::uuid';
 BEGIN
-    IF k IS NULL THEN
-        RAISE EXCEPTION 'no column that carries a tenant' USING ERRCODE = 'undefined_column';
+    SELECT c.carries, c.kind INTO col FROM door.tenant_columns() AS c
+    WHERE c.schema_name = p_schema AND c.table_name = p_table AND c.column_name = p_column;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such column' USING ERRCODE = 'undefined_column';
     END IF;
-    predicate := format('SELECT count(*) FROM %I.%I AS x WHERE x.%I IS NOT NULL', p_schema, p_table, p_column)
-        || CASE k WHEN 'uuid' THEN format(' AND NOT EXISTS (SELECT FROM trakr.tenants AS live WHERE live.state = ''live'' AND live.tenant_id = x.%I)', p_column)
-            WHEN 'text' THEN format(' AND NOT EXISTS (SELECT FROM trakr.tenants AS live WHERE live.state = ''live'' AND live.tenant_id::text = lower(btrim(x.%I::text, '' {}'')))', p_column)
-            ELSE '' END;
-    EXECUTE predicate INTO rows;
+    IF col.kind = 'uuid' AND col.carries = 'tenant' THEN
+        predicate := 'SELECT count(*) ' || source || format(' AND NOT EXISTS (SELECT FROM trakr.tenants AS t WHERE t.state = ''live'' AND t.tenant_id = x.%I)', p_column);
+    ELSIF col.kind = 'uuid' THEN
+        predicate := 'SELECT count(*) ' || source || format(' AND EXISTS (SELECT FROM trakr.tenants AS t WHERE t.state = ''erased'' AND t.tenant_id = x.%I)', p_column);
+    ELSIF col.kind = 'text' AND col.carries = 'tenant' THEN
+        -- OFFSET 0: what is exactly a live tenant's id falls out in one hash join,
+        -- before anything is searched.
+        predicate := format('SELECT count(*) FROM (SELECT x.%I::text AS v ', p_column) || source
+            || format(' AND NOT EXISTS (SELECT FROM trakr.tenants AS t WHERE t.state = ''live'' AND t.tenant_id::text = lower(btrim(x.%I::text, '' {}'') COLLATE "C")) OFFSET 0) AS y', p_column)
+            || ' WHERE coalesce((SELECT bool_or(t.state = ''erased'') OR NOT bool_or(t.state = ''live'') ' || format(named, 'y.v') || '), true)';
+    ELSIF col.kind = 'text' THEN
+        predicate := 'SELECT count(*) ' || source || ' AND EXISTS (SELECT ' || format(named, format('x.%I::text', p_column)) || ' WHERE t.state = ''erased'')';
+    ELSE
+        rows := 0;
+    END IF;
+    BEGIN
+        IF predicate IS NOT NULL THEN
+            EXECUTE predicate INTO rows;
+        END IF;
+        IF predicate IS NULL OR col.carries <> 'tenant' THEN
+            EXECUTE 'SELECT count(*) ' || source INTO filled;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        RAISE EXCEPTION 'the count failed' USING ERRCODE = SQLSTATE;
+    END;
+    predicate := coalesce(predicate, 'SELECT count(*) ' || source);
     RETURN NEXT;
 END $$;
 -- +goose StatementEnd
 
--- measure counts a table's rows up to a time, with the oldest and the newest.
+-- measure counts a table's rows up to a time, with the oldest and the newest. Rows
+-- without a time are counted whatever the moment. Only a column of times can be
+-- compared with one, so that no other comes back; errors lose their text.
 -- +goose StatementBegin
 CREATE FUNCTION door.measure(p_schema name, p_table name, p_time_column name, p_as_of timestamptz)
-RETURNS TABLE (rows bigint, oldest timestamptz, newest timestamptz)
+RETURNS TABLE (rows bigint, undated bigint, oldest timestamptz, newest timestamptz)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF p_time_column IS NULL OR p_time_column = '' THEN
-        EXECUTE format('SELECT count(*) FROM %I.%I', p_schema, p_table) INTO rows;
+        EXECUTE format('SELECT count(*), count(*) FROM %I.%I', p_schema, p_table) INTO rows, undated;
     ELSE
-        EXECUTE format('SELECT count(*), min(%3$I)::timestamptz, max(%3$I)::timestamptz FROM %1$I.%2$I WHERE %3$I <= $1', p_schema, p_table, p_time_column)
-            INTO rows, oldest, newest USING p_as_of;
+        EXECUTE format('SELECT count(*), count(*) - count(%3$I), min(%3$I)::timestamptz, max(%3$I)::timestamptz FROM %1$I.%2$I WHERE %3$I <= $1 OR %3$I IS NULL',
+            p_schema, p_table, p_time_column) INTO rows, undated, oldest, newest USING p_as_of;
     END IF;
     RETURN NEXT;
+EXCEPTION WHEN OTHERS THEN
+    RAISE EXCEPTION 'the count failed' USING ERRCODE = SQLSTATE;
 END $$;
 -- +goose StatementEnd
 

@@ -106,6 +106,7 @@ func (j *judgement) stores() {
 			if !j.class(t.Class) {
 				j.fault(at+".class", "there is no retention class %q", t.Class)
 			}
+			j.columns(at, t)
 			if t.Retained != nil && !t.HasTenant {
 				j.fault(at+".retained", "only a table with a tenant can outlive one")
 			}
@@ -120,6 +121,16 @@ func (j *judgement) stores() {
 		if !tables[t] {
 			j.fault("$.stores", "the table %s is not declared", t)
 		}
+	}
+}
+
+// columns: what tells a row's age is one of them, and a tenant's column is owned up to.
+func (j *judgement) columns(at string, t Table) {
+	if t.TimeCol != "" && !slices.Contains(t.Columns, t.TimeCol) {
+		j.fault(at+".time_column", "%s is not among the table's columns", t.TimeCol)
+	}
+	if tenant := slices.ContainsFunc(t.Columns, CarriesTenant); tenant != t.HasTenant {
+		j.fault(at+".has_tenant", "has_tenant is %t, and of a column that carries a tenant the list of columns says %t", t.HasTenant, tenant)
 	}
 }
 

@@ -8,6 +8,9 @@
 package policy
 
 import (
+	"regexp"
+	"strings"
+
 	"trakr/internal/lifecycle"
 )
 
@@ -96,10 +99,12 @@ type Store struct {
 }
 
 // Table declares one table of a database store. A table with a tenant column
-// must be empty of a tenant after its erasure unless Retained is set.
+// must be empty of a tenant after its erasure unless Retained is set. A column
+// that is not declared is a finding of the sweep, whatever it holds.
 type Table struct {
-	Name      string    `yaml:"name"` // schema.table
+	Name      string    `yaml:"name"` // as TableName gives it
 	Holds     string    `yaml:"holds"`
+	Columns   []string  `yaml:"columns"`     // every column, by name
 	TimeCol   string    `yaml:"time_column"` // for oldest and newest in the reports; "" when the table has none
 	Class     string    `yaml:"class"`       // class of Retention
 	Retained  *Retained `yaml:"retained"`
@@ -162,7 +167,33 @@ func (p *Policy) Field(f lifecycle.Field) (FieldRule, bool) {
 	return FieldRule{}, false
 }
 
-// Table returns the declaration of a "schema.table" and the store it is in.
+var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
+
+// TableName is the one name under which policy, sweeps and reports know a table:
+// schema.name, each part in double quotes unless it is plain lower case. Two
+// tables never share one, whatever stands in their names.
+func TableName(schema, name string) string {
+	quote := func(s string) string {
+		if plainName.MatchString(s) {
+			return s
+		}
+		return `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
+	}
+	return quote(schema) + "." + quote(name)
+}
+
+// CarriesTenant reports whether a column of this name is one that carries a
+// tenant: "tenant_id", "Tenant ID" and "old-tenant" are.
+func CarriesTenant(column string) bool {
+	return strings.Contains(strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' {
+			return r
+		}
+		return -1
+	}, strings.ToLower(column)), "tenant")
+}
+
+// Table returns the declaration of a TableName and the store it is in.
 func (p *Policy) Table(name string) (Table, Store, bool) {
 	for _, s := range p.Stores {
 		for _, t := range s.Tables {

@@ -86,7 +86,7 @@ type Document struct {
 	SchemaVersion int         `json:"schema_version"`
 	Kind          string      `json:"kind"`
 	Title         string      `json:"title"`
-	AsOf          string      `json:"as_of"` // RFC 3339, UTC
+	AsOf          string      `json:"as_of"` // RFC 3339, UTC, to the microsecond: what --as-of takes
 	Issuer        string      `json:"issuer"`
 	Contact       string      `json:"contact"`
 	App           string      `json:"app"`
@@ -114,7 +114,7 @@ func Build(kind string, p *policy.Policy, f Facts, version string) (Document, er
 }
 
 func newDocument(kind, title string, p *policy.Policy, f Facts, version string) Document {
-	return Document{SchemaVersion: 1, Kind: kind, Title: title, AsOf: stamp(&f.AsOf), Issuer: p.Vendor.Name, Contact: p.Vendor.Contact,
+	return Document{SchemaVersion: 1, Kind: kind, Title: title, AsOf: f.AsOf.UTC().Format(time.RFC3339Nano), Issuer: p.Vendor.Name, Contact: p.Vendor.Contact,
 		App: p.App.Name + " (" + p.App.Key + ")", ToolVersion: version, PolicyHash: p.Hash(), Reasons: []string{}}
 }
 
@@ -132,7 +132,8 @@ func (d *Document) conclude(statements ...Statement) {
 	}
 }
 
-// stamp formats a time, or a dash for none.
+// stamp formats a time to the second, or a dash for none. Only a report's own
+// moment needs more: to ask for the same report again.
 func stamp(t *time.Time) string {
 	if t == nil {
 		return "–"
@@ -141,6 +142,13 @@ func stamp(t *time.Time) string {
 }
 
 func count(n int64) string { return strconv.FormatInt(n, 10) }
+
+func plural(n int64, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return count(n) + " " + more
+}
 
 func yesNo(b bool) string {
 	if b {

@@ -8,9 +8,12 @@ package reports
 
 import "time"
 
-// Facts is what was found, gathered in one database snapshot. Times are UTC.
+// Facts is what was found. Counts are of one database snapshot and, where the rows
+// tell when they were recorded, as of AsOf; Observations and Controls are of the
+// moment the facts were gathered. Times are UTC.
 type Facts struct {
-	AsOf          time.Time // the moment the report speaks about
+	AsOf          time.Time  // the moment the report speaks about
+	Began         *time.Time // when the log began: nothing beside it is older; nil when that cannot be told
 	Tables        []TableFacts
 	LiveTenants   int64
 	ErasedTenants int64
@@ -24,11 +27,14 @@ type Facts struct {
 // TableFacts is one table as it really is. A table of the database that policy
 // does not declare is in the list too, with Declared false.
 type TableFacts struct {
-	Name     string // schema.table
-	Declared bool
-	Rows     int64
-	Oldest   *time.Time // nil when the table is empty or has no time column
-	Newest   *time.Time
+	Name       string // as policy.TableName gives it
+	Declared   bool
+	Undeclared []string // columns that policy does not declare, of a declared table
+	Uncounted  string   // why it could not be counted; "" when it was
+	Rows       int64
+	Undated    int64      // of these, rows whose age is not known
+	Oldest     *time.Time // nil when the table is empty or has no time column
+	Newest     *time.Time
 }
 
 // ErasureFacts sums up the tombstones.
@@ -40,16 +46,18 @@ type ErasureFacts struct {
 	Late       int64         // tombstones that exceeded policy's deletion deadline
 }
 
-// SweepFacts is the last finished pass of one kind.
+// SweepFacts is the newest finished pass of one kind, failed or not.
 type SweepFacts struct {
 	Kind       string
-	RunID      string // "" when it never ran
+	RunID      string // "" when it never finished
 	FinishedAt *time.Time
-	Result     string // clean, findings, failed; "" when it never ran
-	Tables     int64  // tables checked
-	Rows       int64  // rows found that should not be there
+	Result     string     // clean, findings, blind, failed; "" when it never finished
+	Succeeded  *time.Time // when the newest pass that did not fail finished
+	Tables     int64      // columns checked
+	Unjudged   int64      // columns, and undeclared tables, about which nothing can be said
+	Rows       int64      // rows found that should not be there
 	Interval   time.Duration
-	Overdue    bool // did not finish within twice its interval before AsOf
+	Overdue    bool // none that did not fail finished within twice its interval before AsOf
 }
 
 // FindingFacts is one open finding.
@@ -57,8 +65,9 @@ type FindingFacts struct {
 	ID       string
 	Kind     string
 	Table    string
-	Column   string
-	Count    int64
+	Column   string // "" for a table as such
+	Ground   string // "" for rows of tenants that are no longer registered
+	Count    *int64 // nil when it could not be counted
 	OpenedAt time.Time
 }
 

@@ -10,29 +10,49 @@ import (
 // declaration, what the running system could observe, and what lies there.
 func Location(p *policy.Policy, f Facts, version string) Document {
 	d := newDocument("location", "Data Location Statement", p, f, version)
-	d.conclude(declaredTables(f), observedAgrees(f), noUndeclaredPlace(p), nothingRemains(f), controlsPass(f))
+	d.conclude(declaredTables(p, f), observedAgrees(f), noUndeclaredPlace(p), nothingRemains(f), controlsPass(f))
 	d.Sections = []Section{stores(p), fields(p), observations(f), tables(p, f), controls(f), subProcessors(p)}
 	d.Notes = []string{
-		"“Declared” comes from the policy file whose SHA-256 stands below. “Observed” was asked of the running database at the time of this report.",
+		"“Declared” comes from the policy file whose SHA-256 stands below. “Observed” and “Controls” were asked of the running system when this report was made, also when it speaks about an earlier moment.",
 		"City and region of a store are declared by the vendor and its contract with the provider. Software cannot prove where a disk stands, and this report does not claim to.",
-		"Counts, oldest and newest are of rows recorded up to the time of this report. No tenant value stands in this report, and none was read to make it.",
+		countNote, noValueNote,
 	}
 	return d
 }
 
-func declaredTables(f Facts) Statement {
-	s := Statement{Text: "Every table in the database is declared in the policy", State: Holds, Why: count(int64(len(f.Tables))) + " tables found, all declared."}
-	var extra []string
+// Notes that both reports carry.
+const (
+	countNote   = "“Count is of” tells what a number means for the moment this report speaks about. “All by then”: every row recorded by then; rows of this table are not deleted. “Those left”: rows recorded by then that were still there when the report was made; rows of this table are deleted when their time has come, so how many there once were cannot be told. “When made”: rows of this table do not tell when they were recorded, so they were counted when the report was made, also for an earlier moment."
+	noValueNote = "No tenant value stands in this report, and none was read to make it."
+)
+
+func declaredTables(p *policy.Policy, f Facts) Statement {
+	s := Statement{Text: "Every table and column in the database is declared in the policy", State: Holds, Why: count(int64(len(f.Tables))) + " tables found, all declared."}
+	found := map[string]bool{}
+	var extra, missing []string
 	for _, t := range f.Tables {
+		found[t.Name] = true
 		if !t.Declared {
 			extra = append(extra, t.Name)
 		}
+		for _, c := range t.Undeclared {
+			extra = append(extra, t.Name+"."+c)
+		}
 	}
-	if extra != nil {
-		s.State, s.Why = Fails, "not declared: "+strings.Join(extra, ", ")+"."
+	for _, st := range p.Stores {
+		for _, t := range st.Tables {
+			if !found[t.Name] {
+				missing = append(missing, t.Name)
+			}
+		}
 	}
-	if len(f.Tables) == 0 {
+	switch {
+	case len(f.Tables) == 0:
 		s.State, s.Why = CannotTell, "no table could be seen."
+	case extra != nil:
+		s.State, s.Why = Fails, "not declared: "+strings.Join(extra, ", ")+"."
+	case missing != nil:
+		s.State, s.Why = CannotTell, "declared and not found: "+strings.Join(missing, ", ")+"."
 	}
 	return s
 }
@@ -67,8 +87,8 @@ func noUndeclaredPlace(p *policy.Policy) Statement {
 	return s
 }
 
-// nothingRemains judges the last orphan sweep. One that is overdue, failed or
-// never ran proves nothing.
+// nothingRemains judges the newest orphan sweep. One that is overdue, failed or
+// never ran proves nothing, and neither does an older one before it.
 func nothingRemains(f Facts) Statement {
 	s := Statement{Text: "No row of a tenant that is no longer registered remains", State: CannotTell, Why: "the sweep that checks this is not scheduled."}
 	for _, x := range f.Sweeps {
@@ -78,20 +98,45 @@ func nothingRemains(f Facts) Statement {
 		switch {
 		case x.RunID == "":
 			s.Why = "the sweep never finished."
-		case x.Result == "findings" || x.Rows > 0:
+		case x.Rows > 0:
 			s.State, s.Why = Fails, count(x.Rows)+" rows found by sweep "+x.RunID+" at "+stamp(x.FinishedAt)+"."
+		case x.Result == "failed":
+			s.Why = "the newest sweep (" + x.RunID + ") failed at " + stamp(x.FinishedAt) + "; the last one that did not finished at " + stamp(x.Succeeded) + "."
+		case x.Unjudged > 0:
+			s.Why = "the newest sweep (" + x.RunID + ") could not judge " + plural(x.Unjudged, "table or column", "tables or columns") + undeclared(f) + "."
 		case x.Result != "clean":
-			s.Why = "the last sweep (" + x.RunID + ") ended as " + x.Result + "."
+			s.Why = "the newest sweep (" + x.RunID + ") ended as " + x.Result + "."
 		case x.Overdue:
-			s.Why = "the last sweep is overdue: it finished at " + stamp(x.FinishedAt) + " and runs every " + x.Interval.String() + "."
+			s.Why = "the sweep is overdue: it last finished at " + stamp(x.FinishedAt) + " and runs every " + x.Interval.String() + "."
 		default:
-			s.State, s.Why = Holds, "sweep "+x.RunID+" at "+stamp(x.FinishedAt)+" checked "+count(x.Tables)+" columns and found 0 rows."
+			s.State, s.Why = Holds, "sweep "+x.RunID+" at "+stamp(x.FinishedAt)+" checked "+plural(x.Tables, "column", "columns")+" and found 0 rows."
 		}
 	}
 	if s.State == Holds && len(f.OpenFindings) > 0 {
-		s.State, s.Why = Fails, count(int64(len(f.OpenFindings)))+" findings are open."
+		s.State, s.Why = Fails, plural(int64(len(f.OpenFindings)), "finding is", "findings are")+" open."
 	}
 	return s
+}
+
+// undeclared names what the open findings say is not declared.
+func undeclared(f Facts) string {
+	var names []string
+	for _, x := range f.OpenFindings {
+		if x.Ground != "" {
+			names = append(names, place(x))
+		}
+	}
+	if names == nil {
+		return ""
+	}
+	return "; not declared: " + strings.Join(names, ", ")
+}
+
+func place(x FindingFacts) string {
+	if x.Column == "" {
+		return x.Table
+	}
+	return x.Table + "." + x.Column
 }
 
 func controlsPass(f Facts) Statement {
@@ -166,22 +211,47 @@ func observations(f Facts) Section {
 
 func tables(p *policy.Policy, f Facts) Section {
 	s := Section{ID: "tables", Title: "What the database holds", Intro: "Every table found in the database, counted in one snapshot.", Columns: []Column{{Key: "table", Title: "Table"},
-		{Key: "holds", Title: "Holds"}, {Key: "rows", Title: "Rows", Numeric: true}, {Key: "oldest", Title: "Oldest"}, {Key: "newest", Title: "Newest"}, {Key: "declared", Title: "Declared"}}}
+		{Key: "holds", Title: "Holds"}, {Key: "rows", Title: "Rows", Numeric: true}, {Key: "count_is_of", Title: "Count is of"}, {Key: "oldest", Title: "Oldest"}, {Key: "newest", Title: "Newest"}, {Key: "declared", Title: "Declared"}}}
 	for _, t := range f.Tables {
 		decl, _, _ := p.Table(t.Name)
 		declared := "yes"
-		if !t.Declared {
+		switch {
+		case !t.Declared:
 			declared = "NO"
+		case t.Undeclared != nil:
+			declared = "NO: " + strings.Join(t.Undeclared, ", ")
 		}
-		s.Rows = append(s.Rows, []string{t.Name, orDash(decl.Holds), count(t.Rows), stamp(t.Oldest), stamp(t.Newest), declared})
+		s.Rows = append(s.Rows, []string{t.Name, orDash(decl.Holds), rowsOf(t), countIsOf(p, t), stamp(t.Oldest), stamp(t.Newest), declared})
 	}
 	return s
+}
+
+func rowsOf(t TableFacts) string {
+	if t.Uncounted != "" {
+		return "not counted (" + t.Uncounted + ")"
+	}
+	return count(t.Rows)
+}
+
+// countIsOf says what a table's count means at the report's moment: see countNote.
+func countIsOf(p *policy.Policy, t TableFacts) string {
+	decl, _, ok := p.Table(t.Name)
+	r, known := classOf(p, t.Name)
+	switch {
+	case t.Uncounted != "":
+		return "–"
+	case !ok || decl.TimeCol == "":
+		return "when made"
+	case known && r.ExecutedBy == "none":
+		return "all by then"
+	}
+	return "those left"
 }
 
 func controls(f Facts) Section {
 	s := Section{ID: "controls", Title: "Controls", Columns: []Column{{Key: "control", Title: "Control"}, {Key: "state", Title: "State"}, {Key: "detail", Title: "Detail"}}}
 	for _, c := range f.Controls {
-		s.Rows = append(s.Rows, []string{c.Title, c.State, c.Detail})
+		s.Rows = append(s.Rows, []string{c.Title, c.State, orDash(c.Detail)})
 	}
 	return s
 }

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,17 +26,30 @@ func ago(d time.Duration) *time.Time { t := asOf.Add(-d); return &t }
 
 // facts are those of a service in good order.
 func facts(p *policy.Policy) reports.Facts {
-	f := reports.Facts{AsOf: asOf, LiveTenants: 41, ErasedTenants: 7,
+	f := reports.Facts{AsOf: asOf, Began: ago(400 * 24 * time.Hour), LiveTenants: 41, ErasedTenants: 7,
 		Erasures:     reports.ErasureFacts{Total: 7, Oldest: ago(90 * 24 * time.Hour), Newest: ago(26 * time.Hour), LongestLag: 312 * time.Millisecond},
-		Sweeps:       []reports.SweepFacts{{Kind: "orphans", RunID: "01a20e98-a0d9-7be0-acd3-8cea525129a5", FinishedAt: ago(43 * time.Minute), Result: "clean", Tables: 5, Interval: time.Hour}},
+		Sweeps:       []reports.SweepFacts{{Kind: "orphans", RunID: "01a20e98-a0d9-7be0-acd3-8cea525129a5", FinishedAt: ago(43 * time.Minute), Result: "clean", Succeeded: ago(43 * time.Minute), Tables: 5, Interval: time.Hour}},
 		Observations: []reports.Observation{{Store: "database", What: "connection", Value: "TCP to 10.10.0.5", How: "asked of the database (inet_server_addr)"}},
-		Controls:     []reports.Control{{ID: "proof-of-possession", Title: "A first install is accepted only after Bitbucket confirms the offered secret", State: "pass", Detail: "TRAKR_DEV_SKIP_PROOF must be off"}},
+		Controls: []reports.Control{{ID: "proof-of-possession", Title: "A first install is accepted only after Bitbucket confirms the offered secret", State: "pass", Detail: "TRAKR_DEV_SKIP_PROOF must be off"},
+			{ID: "guard: triggers", Title: "In the database: audit tables and each of their partitions only grow", State: "pass"}},
 	}
 	for i, t := range p.Stores[0].Tables {
-		f.Tables = append(f.Tables, reports.TableFacts{Name: t.Name, Declared: true, Rows: int64(i * 10), Oldest: ago(40 * time.Minute), Newest: ago(time.Minute)})
+		x := reports.TableFacts{Name: t.Name, Declared: true, Rows: int64(10 + i*10), Oldest: ago(40 * time.Minute), Newest: ago(time.Minute)}
+		if t.TimeCol == "" {
+			x.Oldest, x.Newest, x.Undated = nil, nil, x.Rows
+		}
+		f.Tables = append(f.Tables, x)
 	}
 	return f
 }
+
+// of returns the facts of one table, to be changed.
+func of(f *reports.Facts, table string) *reports.TableFacts {
+	i := slices.IndexFunc(f.Tables, func(t reports.TableFacts) bool { return t.Name == table })
+	return &f.Tables[i]
+}
+
+func number(n int64) *int64 { return &n }
 
 func load(t testing.TB) *policy.Policy {
 	t.Helper()
@@ -64,7 +78,7 @@ var cases = map[string]struct {
 	"clean": {func(*reports.Facts) {}, reports.Holds, reports.Holds},
 	"findings": {func(f *reports.Facts) {
 		f.Sweeps[0].Result, f.Sweeps[0].Rows = "findings", 3
-		f.OpenFindings = []reports.FindingFacts{{ID: "01a20e98-0000-7000-8000-000000000001", Kind: "orphans", Table: "public.cache", Column: "tenant_id", Count: 3, OpenedAt: *ago(43 * time.Minute)}}
+		f.OpenFindings = []reports.FindingFacts{{ID: "01a20e98-0000-7000-8000-000000000001", Kind: "orphans", Table: "public.cache", Column: "tenant_id", Count: number(3), OpenedAt: *ago(43 * time.Minute)}}
 	}, reports.Fails, reports.Fails},
 	"never swept": {func(f *reports.Facts) {
 		f.Sweeps[0] = reports.SweepFacts{Kind: "orphans", Interval: time.Hour, Overdue: true}
@@ -75,14 +89,30 @@ var cases = map[string]struct {
 	"undeclared table": {func(f *reports.Facts) {
 		f.Tables = append(f.Tables, reports.TableFacts{Name: "public.cache", Rows: 12})
 	}, reports.Fails, reports.Fails},
-	"nothing seen":        {func(f *reports.Facts) { f.Tables = nil }, reports.CannotTell, reports.CannotTell},
-	"location conflict":   {func(f *reports.Facts) { f.Observations[0].Conflict = true; f.Observations[0].Value = "unix socket" }, reports.Fails, reports.Holds},
-	"proof switched off":  {func(f *reports.Facts) { f.Controls[0].State = "fail" }, reports.Fails, reports.Holds},
-	"control unknown":     {func(f *reports.Facts) { f.Controls[0].State = "unknown" }, reports.CannotTell, reports.Holds},
-	"late erasure":        {func(f *reports.Facts) { f.Erasures.Late = 1; f.Erasures.LongestLag = 2 * time.Hour }, reports.Holds, reports.Fails},
-	"missing tombstone":   {func(f *reports.Facts) { f.Erasures.Total = 6 }, reports.Holds, reports.Fails},
-	"audit beyond period": {func(f *reports.Facts) { f.Tables[4].Oldest = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.Fails},
-	"audit at its period": {func(f *reports.Facts) { f.Tables[4].Oldest = ago(3650 * 24 * time.Hour) }, reports.Holds, reports.Holds},
+	"nothing seen":       {func(f *reports.Facts) { f.Tables = nil }, reports.CannotTell, reports.CannotTell},
+	"location conflict":  {func(f *reports.Facts) { f.Observations[0].Conflict = true; f.Observations[0].Value = "unix socket" }, reports.Fails, reports.Holds},
+	"proof switched off": {func(f *reports.Facts) { f.Controls[0].State = "fail" }, reports.Fails, reports.Holds},
+	"control unknown":    {func(f *reports.Facts) { f.Controls[0].State = "unknown" }, reports.CannotTell, reports.Holds},
+	"late erasure":       {func(f *reports.Facts) { f.Erasures.Late = 1; f.Erasures.LongestLag = 2 * time.Hour }, reports.Holds, reports.Fails},
+	"missing tombstone":  {func(f *reports.Facts) { f.Erasures.Total = 6 }, reports.Holds, reports.Fails},
+	"undeclared column":  {func(f *reports.Facts) { of(f, "trakr.tenants").Undeclared = []string{"owner_email"} }, reports.Fails, reports.Holds},
+	"undeclared and not to be judged": {func(f *reports.Facts) {
+		f.Sweeps[0].Result, f.Sweeps[0].Unjudged = "findings", 1
+		f.OpenFindings = []reports.FindingFacts{{ID: "01a20e98-0000-7000-8000-000000000002", Kind: "orphans", Table: "trakr.tenants", Column: "owner_email",
+			Ground: "the policy does not declare this column", Count: number(2), OpenedAt: *ago(43 * time.Minute)}}
+		of(f, "trakr.tenants").Undeclared = []string{"owner_email"}
+	}, reports.Fails, reports.CannotTell},
+	"declared table missing":         {func(f *reports.Facts) { f.Tables = f.Tables[1:] }, reports.CannotTell, reports.Holds},
+	"newest pass failed":             {func(f *reports.Facts) { f.Sweeps[0].Result, f.Sweeps[0].Tables = "failed", 0 }, reports.CannotTell, reports.CannotTell},
+	"guard off":                      {func(f *reports.Facts) { f.Controls[1].State, f.Controls[1].Detail = "fail", "missing: a trigger" }, reports.Fails, reports.Holds},
+	"not counted":                    {func(f *reports.Facts) { of(f, "trakr.api_tokens").Uncounted = "SQLSTATE 55000" }, reports.Holds, reports.CannotTell},
+	"replay guard at its period":     {func(f *reports.Facts) { of(f, "trakr.replay_guard").Oldest = ago(2 * time.Hour) }, reports.Holds, reports.Holds},
+	"replay guard beyond its period": {func(f *reports.Facts) { of(f, "trakr.replay_guard").Oldest = ago(2*time.Hour + time.Minute) }, reports.Holds, reports.Fails},
+	"age not known":                  {func(f *reports.Facts) { f.Began = nil }, reports.Holds, reports.CannotTell},
+	"age not known, in an old log":   {func(f *reports.Facts) { f.Began = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.CannotTell},
+	"a row without a time":           {func(f *reports.Facts) { of(f, "trakr.replay_guard").Undated = 1 }, reports.Holds, reports.CannotTell},
+	"audit beyond period":            {func(f *reports.Facts) { f.Tables[4].Oldest = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.Fails},
+	"audit at its period":            {func(f *reports.Facts) { f.Tables[4].Oldest = ago(3650 * 24 * time.Hour) }, reports.Holds, reports.Holds},
 }
 
 func TestEachVerdictFollowsItsFact(t *testing.T) {
@@ -102,7 +132,7 @@ func TestEachVerdictFollowsItsFact(t *testing.T) {
 }
 
 func TestGolden(t *testing.T) {
-	for _, name := range []string{"clean", "findings", "never swept", "undeclared table", "location conflict"} {
+	for _, name := range []string{"clean", "findings", "never swept", "undeclared table", "location conflict", "undeclared and not to be judged", "newest pass failed"} {
 		f := facts(load(t))
 		cases[name].change(&f)
 		for _, kind := range reports.Kinds() {
@@ -179,6 +209,25 @@ func TestHostileTextIsHarmless(t *testing.T) {
 	c, err := reports.Render(d, reports.CSV)
 	if err != nil || !bytes.Contains(c, []byte(`,'=cmd`)) {
 		t.Errorf("a table's name became a formula: %v", err)
+	}
+}
+
+// What --as-of takes is what the report prints, to the microsecond.
+func TestTheMomentIsPrintedExactly(t *testing.T) {
+	f := facts(load(t))
+	f.AsOf = asOf.Add(123456 * time.Microsecond)
+	d := build(t, "location", f)
+	if got, err := time.Parse(time.RFC3339, d.AsOf); err != nil || !got.Equal(f.AsOf) {
+		t.Errorf("%q: %v", d.AsOf, err)
+	}
+}
+
+func TestARetentionReportSpeaksOnlyOfUninstallsThatReachedIt(t *testing.T) {
+	d := build(t, "retention", facts(load(t)))
+	for _, s := range d.Statements {
+		if strings.Contains(s.Text, "uninstall") && !strings.Contains(s.Text, "accepted uninstall") {
+			t.Errorf("claims more than it knows: %s", s.Text)
+		}
 	}
 }
 

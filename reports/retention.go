@@ -1,7 +1,6 @@
 package reports
 
 import (
-	"fmt"
 	"time"
 
 	"trakr/policy"
@@ -14,9 +13,10 @@ func Retention(p *policy.Policy, f Facts, version string) Document {
 	d.conclude(withinPeriods(p, f), erasedInTime(p, f), nothingRemains(f), sweepsRun(f))
 	d.Sections = []Section{scheduleSection(p), execution(p, f), erasures(p, f), sweepSection(f), findingSection(f), retained(p)}
 	d.Notes = []string{
-		"“Executed by” says what makes a period true: uninstall (the callback itself deletes), replay_guard (expired entries are removed as new ones arrive), operator (a command an operator runs, such as trakr audit expire, or a setting at the provider that this software does not verify), none (nothing deletes it in this version; rows are kept).",
+		"“Executed by” says what makes a period true: uninstall (the callback itself deletes), replay_guard (the running service removes what has expired every five minutes), operator (a command an operator runs, such as trakr audit expire, or a setting at the provider that this software does not verify), none (nothing deletes it in this version; rows are kept).",
 		"Deletion means that rows are gone from the live database. Backups end by the provider's rotation, as declared; the media they lie on are not attested to.",
-		"Counts are of rows recorded up to the time of this report. No tenant value stands in this report, and none was read to make it.",
+		"A callback that never reached the service left no trace here: a missed uninstall is not in the number of erasures.",
+		countNote, noValueNote,
 	}
 	return d
 }
@@ -34,37 +34,52 @@ func classOf(p *policy.Policy, table string) (policy.Retention, bool) {
 	return policy.Retention{}, false
 }
 
+// What age says of a table.
+const (
+	ageUndeclared = "not declared"
+	ageUncounted  = "not counted"
+	ageUnknown    = "age not known"
+	ageExceeded   = "EXCEEDED"
+)
+
 // age judges one table: rows older than their period. A class of period zero
-// counts from an event, not from the row, and is judged by the sweep instead.
+// counts from an event, not from the row, and is judged by the sweep instead. Rows
+// that do not tell their age are at most as old as the log they lie beside.
 func age(p *policy.Policy, f Facts, t TableFacts) string {
 	r, ok := classOf(p, t.Name)
 	switch {
 	case !ok:
-		return "not declared"
+		return ageUndeclared
+	case t.Uncounted != "":
+		return ageUncounted
 	case r.Period.Duration() == 0:
 		return "judged by the sweep"
-	case t.Oldest == nil && t.Rows == 0:
+	case t.Rows == 0:
 		return "empty"
-	case t.Oldest == nil:
-		return "age not known"
-	case f.AsOf.Sub(*t.Oldest) <= r.Period.Duration():
+	case t.Oldest != nil && f.AsOf.Sub(*t.Oldest) > r.Period.Duration():
+		return ageExceeded
+	case t.Oldest != nil && t.Undated == 0:
 		return "within"
-	case r.ExecutedBy == "replay_guard":
-		return "expired, removed with the next callback"
+	case f.Began != nil && f.AsOf.Sub(*f.Began) <= r.Period.Duration():
+		return "within: not older than the log, begun " + stamp(f.Began)
 	}
-	return "EXCEEDED"
+	return ageUnknown
 }
 
+// withinPeriods fails on what is known to be too old before it says what is not known.
 func withinPeriods(p *policy.Policy, f Facts) Statement {
 	s := Statement{Text: "No table holds rows beyond their period", State: Holds, Why: "see Execution below."}
 	for _, t := range f.Tables {
-		switch age(p, f, t) {
-		case "EXCEEDED":
-			s.State, s.Why = Fails, t.Name+" holds a row of "+stamp(t.Oldest)+"."
+		switch a := age(p, f, t); {
+		case a == ageExceeded:
+			r, _ := classOf(p, t.Name)
+			s.State, s.Why = Fails, t.Name+" holds a row of "+stamp(t.Oldest)+"; its period is "+r.Period.Human()+"."
 			return s
-		case "not declared":
+		case a == ageUndeclared:
 			s.State, s.Why = Fails, t.Name+" has no declared period."
 			return s
+		case (a == ageUncounted || a == ageUnknown) && s.State == Holds:
+			s.State, s.Why = CannotTell, "of "+t.Name+": "+a+"."
 		}
 	}
 	if len(f.Tables) == 0 {
@@ -73,18 +88,19 @@ func withinPeriods(p *policy.Policy, f Facts) Statement {
 	return s
 }
 
+// erasedInTime speaks of what the database knows: uninstalls that reached it.
 func erasedInTime(p *policy.Policy, f Facts) Statement {
 	limit := p.DeletionDeadline.Human()
-	s := Statement{Text: "Every uninstalled tenant was erased within " + limit, State: Holds,
-		Why: fmt.Sprintf("%d erasures, the longest took %s.", f.Erasures.Total, duration(f.Erasures.LongestLag))}
+	s := Statement{Text: "Every accepted uninstall was carried out within " + limit, State: Holds,
+		Why: plural(f.Erasures.Total, "erasure", "erasures") + ", the longest took " + duration(f.Erasures.LongestLag) + "."}
 	if f.Erasures.Total == 0 {
-		s.Why = "no tenant was uninstalled yet."
+		s.Why = "no uninstall was accepted yet."
 	}
 	if f.Erasures.Late > 0 {
-		s.State, s.Why = Fails, count(f.Erasures.Late)+" erasures took longer."
+		s.State, s.Why = Fails, plural(f.Erasures.Late, "erasure", "erasures")+" took longer."
 	}
 	if f.Erasures.Total != f.ErasedTenants {
-		s.State, s.Why = Fails, fmt.Sprintf("%d tenants are marked erased and %d tombstones exist.", f.ErasedTenants, f.Erasures.Total)
+		s.State, s.Why = Fails, plural(f.ErasedTenants, "tenant is", "tenants are")+" marked erased and "+plural(f.Erasures.Total, "tombstone exists", "tombstones exist")+"."
 	}
 	return s
 }
@@ -95,7 +111,10 @@ func sweepsRun(f Facts) Statement {
 		s.State, s.Why = CannotTell, "none is scheduled."
 	}
 	for _, x := range f.Sweeps {
-		if x.Overdue || x.RunID == "" {
+		switch {
+		case x.Result == "failed":
+			s.State, s.Why = CannotTell, "the newest pass of "+x.Kind+" failed at "+stamp(x.FinishedAt)+"."
+		case x.Overdue || x.RunID == "":
 			s.State, s.Why = CannotTell, "the sweep "+x.Kind+" is overdue."
 		}
 	}
@@ -115,10 +134,10 @@ func scheduleSection(p *policy.Policy) Section {
 
 func execution(p *policy.Policy, f Facts) Section {
 	s := Section{ID: "execution", Title: "Execution", Intro: "Every table found, counted in one snapshot, against its period.", Columns: []Column{{Key: "table", Title: "Table"}, {Key: "class", Title: "Class"},
-		{Key: "rows", Title: "Rows", Numeric: true}, {Key: "oldest", Title: "Oldest"}, {Key: "newest", Title: "Newest"}, {Key: "period", Title: "Against its period"}}}
+		{Key: "rows", Title: "Rows", Numeric: true}, {Key: "count_is_of", Title: "Count is of"}, {Key: "oldest", Title: "Oldest"}, {Key: "newest", Title: "Newest"}, {Key: "period", Title: "Against its period"}}}
 	for _, t := range f.Tables {
 		r, _ := classOf(p, t.Name)
-		s.Rows = append(s.Rows, []string{t.Name, orDash(r.Class), count(t.Rows), stamp(t.Oldest), stamp(t.Newest), age(p, f, t)})
+		s.Rows = append(s.Rows, []string{t.Name, orDash(r.Class), rowsOf(t), countIsOf(p, t), stamp(t.Oldest), stamp(t.Newest), age(p, f, t)})
 	}
 	return s
 }
@@ -131,19 +150,29 @@ func erasures(p *policy.Policy, f Facts) Section {
 }
 
 func sweepSection(f Facts) Section {
-	s := Section{ID: "sweeps", Title: "Last sweeps", Columns: []Column{{Key: "kind", Title: "Kind"}, {Key: "evidence_ref", Title: "Run"}, {Key: "last_verified_at", Title: "Finished"},
-		{Key: "result", Title: "Result"}, {Key: "columns_checked", Title: "Columns checked", Numeric: true}, {Key: "rows_found", Title: "Rows found", Numeric: true}, {Key: "in_time", Title: "In time"}}}
+	s := Section{ID: "sweeps", Title: "Newest sweeps", Intro: "The newest pass of each kind that ended, and whether one that did not fail ended in time.", Columns: []Column{{Key: "kind", Title: "Kind"}, {Key: "evidence_ref", Title: "Run"}, {Key: "last_verified_at", Title: "Finished"},
+		{Key: "result", Title: "Result"}, {Key: "columns_checked", Title: "Columns checked", Numeric: true}, {Key: "not_judged", Title: "Not judged", Numeric: true}, {Key: "rows_found", Title: "Rows found", Numeric: true}, {Key: "in_time", Title: "In time"}}}
 	for _, x := range f.Sweeps {
-		s.Rows = append(s.Rows, []string{x.Kind, orDash(x.RunID), stamp(x.FinishedAt), orDash(x.Result), count(x.Tables), count(x.Rows), yesNo(!x.Overdue)})
+		s.Rows = append(s.Rows, []string{x.Kind, orDash(x.RunID), stamp(x.FinishedAt), orDash(x.Result), count(x.Tables), count(x.Unjudged), count(x.Rows), yesNo(!x.Overdue)})
 	}
 	return s
 }
 
 func findingSection(f Facts) Section {
 	s := Section{ID: "findings", Title: "Open findings", Columns: []Column{{Key: "finding", Title: "Finding"}, {Key: "kind", Title: "Sweep"}, {Key: "table", Title: "Table"},
-		{Key: "column", Title: "Column"}, {Key: "rows", Title: "Rows", Numeric: true}, {Key: "opened_at", Title: "Since"}}}
+		{Key: "column", Title: "Column"}, {Key: "what", Title: "What is wrong"}, {Key: "rows", Title: "Rows", Numeric: true}, {Key: "opened_at", Title: "Since"}}}
 	for _, x := range f.OpenFindings {
-		s.Rows = append(s.Rows, []string{x.ID, x.Kind, x.Table, x.Column, count(x.Count), stamp(&x.OpenedAt)})
+		column, what, rows := x.Column, x.Ground, "not counted"
+		if column == "" {
+			column = "the whole table"
+		}
+		if what == "" {
+			what = "rows of tenants no longer registered"
+		}
+		if x.Count != nil {
+			rows = count(*x.Count)
+		}
+		s.Rows = append(s.Rows, []string{x.ID, x.Kind, x.Table, column, what, rows, stamp(&x.OpenedAt)})
 	}
 	return s
 }

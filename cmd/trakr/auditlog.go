@@ -17,9 +17,9 @@ import (
 	"trakr/policy"
 )
 
-// logCommands are the audit as a log: checkpoint, proof, expire.
+// logCommands are the audit as a log: verify, checkpoint, proof, expire.
 func (a *app) logCommands() []*cobra.Command {
-	return []*cobra.Command{a.checkpointCommand(), a.proofCommand(), a.expireCommand()}
+	return []*cobra.Command{a.auditVerifyCommand(), a.checkpointCommand(), a.proofCommand(), a.expireCommand()}
 }
 
 func (a *app) checkpointCommand() *cobra.Command {

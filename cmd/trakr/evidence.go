@@ -11,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/metric/noop"
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
@@ -33,6 +35,8 @@ func (a *app) printRun(r sweeps.Run) error {
 				judgement = "FINDING: rows of tenants no longer registered"
 			case c.Disposition == sweeps.Checked:
 				judgement = "nothing remains"
+			case c.Column == "":
+				c.Column, judgement = "-", "FINDING: "+c.Ground
 			case c.Ground != "":
 				judgement += ": " + c.Ground
 			}
@@ -139,36 +143,96 @@ func (f *auditFlags) filter() (audit.Filter, error) {
 	return out, nil
 }
 
-func (a *app) auditCommand() *cobra.Command {
+func (a *app) exportCommand() *cobra.Command {
 	var format, out string
+	var packed bool
+	var from, limit int64
 	var why reasonFlags
 	var selection auditFlags
-	export := &cobra.Command{
-		Use: "export", Short: "Export audit events, oldest first; the export is audited too", Args: cobra.NoArgs,
+	c := &cobra.Command{
+		Use: "export", Short: "Export audit events with their proof, in the order of the log; the export is audited too", Args: cobra.NoArgs,
+		Long: "Exports the log of the newest checkpoint, or what the filters select of it. The file ends with the signed\n" +
+			"checkpoint and the proof of every line, which trakr verify checks offline. A part that broke off lacks\n" +
+			"that end; --from and --limit make parts that each have their own.",
 		Example: "  trakr audit export --format csv --out audit.csv --reason-ref AUD-7\n" +
-			"  trakr audit export --tenant 5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11 | jq .action",
+			"  trakr audit export --format ocsf --gzip --out audit.ocsf.gz --from 1200000 --limit 1000000\n" +
+			"  trakr audit export --tenant 5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11 | jq 'select(.action).action'",
 		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
 			f, err := selection.filter()
 			if err != nil {
 				return err
 			}
-			fill := func(w io.Writer) error {
-				n, err := s.audit.Export(ctx, why.access(), f, audit.Format(format), w)
-				if err == nil {
-					fmt.Fprintf(a.err, "%d events\n", n)
-				}
+			what := audit.Selection{Filter: f, Format: audit.Format(format), Gzip: packed, From: from, Limit: limit}
+			// Without a running service nothing else sequences; with one, this waits.
+			seq, err := s.sequencer(noop.NewMeterProvider(), a.now)
+			if err != nil {
 				return err
 			}
-			if out == "-" {
-				return fill(a.out)
-			}
-			return a.writeFile(out, fill)
+			what.CatchUp = seq.Once
+			return a.export(ctx, s, why.access(), what, out)
 		}),
 	}
-	export.Flags().StringVar(&format, "format", "ndjson", "ndjson or csv")
-	export.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
-	selection.register(export)
-	why.register(export, lifecycle.ReviewerExport)
+	c.Flags().StringVar(&format, "format", "ndjson", "ndjson, csv or ocsf (OCSF 1.8)")
+	c.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
+	c.Flags().BoolVar(&packed, "gzip", false, "pack the file")
+	c.Flags().Int64Var(&from, "from", 0, "first log_index to export: the next of the part before")
+	c.Flags().Int64Var(&limit, "limit", 0, "at most this many events; 0 for all")
+	selection.register(c)
+	why.register(c, lifecycle.ReviewerExport)
+	return c
+}
+
+// export writes the file and says how to check it.
+func (a *app) export(ctx context.Context, s *service, who lifecycle.Access, what audit.Selection, out string) error {
+	var bar func(int64)
+	var at int64
+	what.Progress = func(position, size int64) {
+		if bar == nil {
+			at = what.From
+			bar = a.progress(size-at, "exporting", progressbar.OptionShowCount())
+		}
+		bar(max(position-at, 0))
+		at = max(position, at)
+	}
+	var done audit.Exported
+	fill := func(w io.Writer) (err error) {
+		done, err = s.audit.Export(ctx, who, what, w)
+		if bar != nil {
+			bar(-1)
+		}
+		return err
+	}
+	var err error
+	if out == "-" {
+		err = fill(a.out)
+	} else {
+		err = a.writeFile(out, fill)
+	}
+	if err != nil {
+		return err
+	}
+	if a.json && out != "-" {
+		err = a.printJSON(done)
+	}
+	fmt.Fprintf(a.err, "%d events of the log of %d; the next part begins at %d\n", done.Events, done.Size, done.Next)
+	if done.Waiting > 0 {
+		fmt.Fprintf(a.err, "%d older events have no position yet and are not in it: is the service sequencing?\n", done.Waiting)
+	}
+	file := out
+	if out == "-" {
+		file = "FILE"
+	}
+	fmt.Fprintf(a.err, "verify it offline with: trakr verify %s --key KEY   (the key: trakr audit checkpoint --key; give it to reviewers by another way)\n", file)
+	if !done.Sound() {
+		fmt.Fprintf(a.err, "FINDING: %d records are gone and %d rows were never part of the log; run: trakr audit verify\n", done.Missing, done.Inserts)
+		return errFinding
+	}
+	return err
+}
+
+func (a *app) auditCommand() *cobra.Command {
+	var why reasonFlags
+	var selection auditFlags
 	var limit int
 	list := &cobra.Command{
 		Use: "list", Short: "Show the newest audit events", Args: cobra.NoArgs,
@@ -197,7 +261,7 @@ func (a *app) auditCommand() *cobra.Command {
 	selection.register(list)
 	why.register(list, lifecycle.ReviewerExport)
 	c := &cobra.Command{Use: "audit", Short: "See and export the record of every access"}
-	c.AddCommand(export, list)
+	c.AddCommand(a.exportCommand(), list)
 	c.AddCommand(a.logCommands()...)
 	return c
 }

@@ -108,7 +108,7 @@ func (a *app) root() *cobra.Command {
 		return usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(a.serveCommand(), a.migrateCommand(), a.doctorCommand(), a.policyCommand(), a.simulateCommand(), a.sweepCommand(),
-		a.reportCommand(), a.auditCommand(), a.tenantCommand(), a.tokenCommand(), a.keysCommand(), a.versionCommand())
+		a.reportCommand(), a.auditCommand(), a.verifyCommand(), a.tenantCommand(), a.tokenCommand(), a.keysCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		strictArgs(c)
 	}

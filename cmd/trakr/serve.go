@@ -84,6 +84,11 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	if err := s.wire(ctx, a.now); err != nil {
 		return err
 	}
+	// After a long rest, or in a restored database, the running month may lack its
+	// place; without it nothing could be recorded and so nothing read.
+	if _, err := s.audit.MakePartitions(ctx, monthsAhead); err != nil {
+		return err
+	}
 	s.log.InfoContext(ctx, "policy loaded", "policy_hash", s.policy.Hash(), "version", toolVersion())
 
 	seq, err := s.sequencer(tel.Meter, a.now)
@@ -259,7 +264,8 @@ func detail(err error, fine string) string {
 // job that does not run for a year is noticed before an event lacks one.
 const monthsAhead = 12
 
-// jobs are the scheduled sweeps, and the making of the audit's partitions.
+// jobs are the scheduled sweeps, the forgetting of expired tokens, and the making
+// of the audit's partitions.
 func (a *app) jobs(ctx context.Context, s *service) (*schedule.Scheduler, error) {
 	scheduler := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "cron", Role: lifecycle.RoleScheduler},
 		Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}, RequestID: "cron"}
@@ -276,7 +282,10 @@ func (a *app) jobs(ctx context.Context, s *service) (*schedule.Scheduler, error)
 			return err
 		}})
 	}
-	jobs = append(jobs, schedule.Job{Name: "audit partitions", Spec: "41 3 * * *", Run: func(ctx context.Context, _ time.Time) error {
+	jobs = append(jobs, schedule.Job{Name: "replay guard", Spec: "*/5 * * * *", Run: func(ctx context.Context, _ time.Time) error {
+		_, err := s.door.ForgetExpired(ctx)
+		return err
+	}}, schedule.Job{Name: "audit partitions", Spec: "41 3 * * *", Run: func(ctx context.Context, _ time.Time) error {
 		_, err := s.audit.MakePartitions(ctx, monthsAhead)
 		return err
 	}})

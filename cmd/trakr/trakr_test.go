@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"trakr/internal/config"
+	"trakr/internal/store/storetest"
 )
 
 // TestMain lets the test binary be the program itself, so that it can be killed.
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(storetest.Main(m))
 }
 
 // machine is one installation: a data directory and free ports.

@@ -26,6 +26,7 @@ import (
 	"trakr/internal/sequencer"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/guard"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
@@ -63,6 +64,7 @@ type service struct {
 	reports   *location.Reporter
 
 	newKeys bool
+	anyway  bool // wired although a guard is missing, by a command that says so
 }
 
 func (a *app) config(dev bool) (config.Config, error) {
@@ -76,12 +78,17 @@ func (a *app) config(dev bool) (config.Config, error) {
 // open wires a command to the database: the configured one, or the private
 // PostgreSQL, which a running service lends and otherwise is started for the
 // command's time.
-func (a *app) open(ctx context.Context) (*service, error) {
+func (a *app) open(ctx context.Context) (*service, error) { return a.wired(ctx, false) }
+
+// openAnyway is open for the commands that judge the database's guards themselves.
+func (a *app) openAnyway(ctx context.Context) (*service, error) { return a.wired(ctx, true) }
+
+func (a *app) wired(ctx context.Context, anyway bool) (*service, error) {
 	cfg, err := a.config(false)
 	if err != nil {
 		return nil, err
 	}
-	s := &service{cfg: cfg, log: slog.New(slog.DiscardHandler)}
+	s := &service{cfg: cfg, log: slog.New(slog.DiscardHandler), anyway: anyway}
 	if err := s.connect(ctx, attachOrStart, cfg.DatabaseURL, nil); err != nil {
 		s.close()
 		return nil, err
@@ -165,12 +172,16 @@ func (s *service) ownerURL(ctx context.Context) (string, error) {
 	return s.postgres.URL(), nil
 }
 
-// wire checks that the tables are of this version and builds everything on them.
+// wire checks that the tables are of this version and that the guards are in
+// place, and builds everything on them.
 func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if s.policy, err = policy.LoadFile(s.cfg.Policy); err != nil {
 		return err
 	}
 	if err := s.schema(ctx); err != nil {
+		return err
+	}
+	if err := s.guarded(ctx); err != nil {
 		return err
 	}
 	keys, err := s.keyring(ctx)
@@ -186,7 +197,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err := s.audit.SignWith(ctx, keys.Signing()); err != nil {
 		return err
 	}
-	if s.door, err = tenants.New(s.db, keys, s.policy, s.audit); err != nil {
+	if s.door, err = tenants.New(ctx, s.db, keys, s.policy, s.audit); err != nil {
 		return err
 	}
 	s.sweeps, s.inventory, s.tokens = sweeps.New(s.db), inventory.New(s.db), tokens.New(s.db, now)
@@ -203,6 +214,18 @@ func (s *service) schema(ctx context.Context) error {
 		return fmt.Errorf("the database lacks %d migration(s); run: trakr migrate", len(pending))
 	}
 	return err
+}
+
+// guarded refuses a database whose catalog is not the one the promises rest on.
+func (s *service) guarded(ctx context.Context) error {
+	if s.anyway {
+		return nil
+	}
+	controls, err := guard.Check(ctx, s.db)
+	if err != nil {
+		return err
+	}
+	return guard.Refusal(controls)
 }
 
 // keyring loads the keys, and makes new ones only where no older ones can be

@@ -55,7 +55,7 @@ const (
 	maxDropped   = 64
 )
 
-// Paths of the allow-list.
+// Paths of the allow-list, as the members of the tree below say them.
 const (
 	pathEvent    = "eventType"
 	pathKey      = "key"
@@ -66,7 +66,26 @@ const (
 	pathAvatar   = "principal.links.avatar.href"
 )
 
-var allowed = []string{pathEvent, pathKey, pathClient, pathSecret, pathUUID, pathUsername, pathAvatar}
+// node is one place of the allow-list: a leaf that is kept, or an object with
+// places below. It is matched member by member, so that a key with a dot in it
+// is never taken for a nested one.
+type node map[string]node
+
+var allowed = allowList(pathEvent, pathKey, pathClient, pathSecret, pathUUID, pathUsername, pathAvatar)
+
+func allowList(paths ...string) node {
+	root := node{}
+	for _, p := range paths {
+		at := root
+		for _, name := range strings.Split(p, ".") {
+			if at[name] == nil {
+				at[name] = node{}
+			}
+			at = at[name]
+		}
+	}
+	return root
+}
 
 // Installed decodes the payload of an installed callback. Faults are
 // payload-invalid with a pointer to each place.
@@ -177,23 +196,42 @@ func (r *reader) username() lifecycle.Secret {
 }
 
 // avatar keeps an https address on a host that is not on the policy's list: a
-// gravatar's address is a hash of the person's e-mail.
+// gravatar's address is a hash of the person's e-mail. It is judged as it reads
+// once decoded, however often it was encoded. An address with a query or a
+// fragment is dropped whole: there stand identifiers, other hosts' addresses
+// (Bitbucket wraps them so), or an e-mail.
 func (d Decoder) avatar(r *reader) lifecycle.Secret {
 	s := r.values[pathAvatar]
 	if s == "" {
 		return lifecycle.Secret{}
 	}
 	u, err := url.Parse(s)
-	keep := err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && len(s) <= maxAvatar && printable(s) && !strings.Contains(s, "@")
+	plain, decoded := fullyDecoded(s)
+	keep := err == nil && decoded && u.Scheme == "https" && u.Host != "" && u.User == nil && len(s) <= maxAvatar &&
+		printable(plain) && !strings.ContainsAny(plain, "@?#")
 	for _, h := range d.DropHosts {
-		// Bitbucket also wraps the other host's address in a query of its own.
-		keep = keep && !strings.Contains(strings.ToLower(s), strings.ToLower(h))
+		keep = keep && !strings.Contains(strings.ToLower(plain), strings.ToLower(h))
 	}
 	if !keep {
 		r.drop(pathAvatar)
 		return lifecycle.Secret{}
 	}
 	return lifecycle.NewSecret(s)
+}
+
+// fullyDecoded undoes percent-encoding until nothing changes, or gives up.
+func fullyDecoded(s string) (string, bool) {
+	for range 8 {
+		plain, err := url.PathUnescape(s)
+		if err != nil {
+			return "", false
+		}
+		if plain == s {
+			return s, true
+		}
+		s = plain
+	}
+	return "", false
 }
 
 func printable(s string) bool {
@@ -238,7 +276,7 @@ func (r *reader) read(body []byte) error {
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return errPayload("The payload is not a JSON object.")
 	}
-	if err := r.object(d, "", 1); err != nil {
+	if err := r.object(d, allowed, "", 1); err != nil {
 		return err
 	}
 	if _, err := d.Token(); err != io.EOF {
@@ -248,7 +286,7 @@ func (r *reader) read(body []byte) error {
 }
 
 // object reads members up to the closing brace.
-func (r *reader) object(d *json.Decoder, prefix string, depth int) error {
+func (r *reader) object(d *json.Decoder, at node, prefix string, depth int) error {
 	seen := map[string]bool{}
 	for d.More() {
 		t, err := d.Token()
@@ -256,23 +294,19 @@ func (r *reader) object(d *json.Decoder, prefix string, depth int) error {
 		if err != nil || !ok {
 			return errPayload("The payload is not well-formed JSON.")
 		}
-		path := prefix + name
+		below, known := at[name]
 		switch {
-		case slices.Contains(allowed, path):
-			if seen[name] {
-				return errPayload("The payload names a key twice.")
-			}
-			seen[name] = true
-			err = r.leaf(d, path, depth)
-		case leadsOn(path):
-			if seen[name] {
-				return errPayload("The payload names a key twice.")
-			}
-			seen[name] = true
-			err = r.branch(d, path, depth)
-		default:
+		case seen[name]:
+			return errPayload("The payload names a key twice.")
+		case !known:
 			r.drop(prefix + plainName(name))
 			err = skip(d, depth)
+		case len(below) == 0:
+			seen[name] = true
+			err = r.leaf(d, prefix+name, depth)
+		default:
+			seen[name] = true
+			err = r.branch(d, below, prefix+name, depth)
 		}
 		if err != nil {
 			return err
@@ -282,11 +316,6 @@ func (r *reader) object(d *json.Decoder, prefix string, depth int) error {
 		return errPayload("The payload is not well-formed JSON.")
 	}
 	return nil
-}
-
-// leadsOn reports whether an allowed path goes through this one.
-func leadsOn(path string) bool {
-	return slices.ContainsFunc(allowed, func(a string) bool { return strings.HasPrefix(a, path+".") })
 }
 
 // leaf takes a string; null counts as absent.
@@ -309,13 +338,13 @@ func (r *reader) leaf(d *json.Decoder, path string, depth int) error {
 }
 
 // branch descends into an object on the way to an allowed leaf.
-func (r *reader) branch(d *json.Decoder, path string, depth int) error {
+func (r *reader) branch(d *json.Decoder, at node, path string, depth int) error {
 	t, err := d.Token()
 	if err != nil || depth >= maxDepth {
 		return errPayload("The payload is not well-formed JSON, or nested too deeply.")
 	}
 	if t == json.Delim('{') {
-		return r.object(d, path+".", depth+1)
+		return r.object(d, at, path+".", depth+1)
 	}
 	if delim, ok := t.(json.Delim); ok {
 		r.fault(path, "must be an object")

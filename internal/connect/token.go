@@ -31,6 +31,7 @@ type Rejection string
 const (
 	NoToken        Rejection = "no-token"
 	TwoTokens      Rejection = "two-tokens"
+	Carrier        Rejection = "carrier"
 	Malformed      Rejection = "malformed"
 	Algorithm      Rejection = "algorithm"
 	IssMissing     Rejection = "iss-missing"
@@ -52,6 +53,7 @@ const (
 var details = map[Rejection]string{
 	NoToken:        "A callback carries its token as: Authorization: JWT <token>.",
 	TwoTokens:      "The request carries more than one token.",
+	Carrier:        "A callback carries its token in the Authorization header only.",
 	Malformed:      "The token is not a compact JWS with a JSON object as claims.",
 	Algorithm:      "The token's algorithm must be HS256.",
 	IssMissing:     "The token has no iss.",
@@ -84,6 +86,9 @@ func ReasonOf(err error) Rejection {
 type Config struct {
 	BaseURL string // the public one, as in the descriptor
 	Now     func() time.Time
+	// HeaderOnly refuses a token in the query (?jwt=). That carrier is for
+	// iframes; Bitbucket's callbacks never use it, and addresses end up in logs.
+	HeaderOnly bool
 }
 
 // Verifier checks callbacks' tokens.
@@ -103,7 +108,8 @@ type Unverified struct {
 	aud     json.RawMessage // judged once the signature holds: before, it says nothing
 }
 
-// TokenHash is the SHA-256 of the compact token.
+// TokenHash is the SHA-256 of the compact token. A token has one text only, so
+// the hash identifies it.
 func (u *Unverified) TokenHash() [32]byte { return sha256.Sum256([]byte(u.compact)) }
 
 // Inspect finds the request's token and checks all that needs no secret: shape,
@@ -117,7 +123,7 @@ func (v *Verifier) Inspect(r *http.Request) (*Unverified, error) {
 			target += "?" + r.URL.RawQuery
 		}
 	}
-	compact, err := carried(r.Header.Values("Authorization"), target)
+	compact, err := v.carried(r.Header.Values("Authorization"), target)
 	if err != nil {
 		return nil, err
 	}
@@ -169,19 +175,20 @@ func (u *Unverified) checkAudience() error {
 
 // carried returns the one token of a request: in the Authorization header with
 // the scheme JWT, or in the query (for iframes).
-func carried(authorization []string, target string) (string, error) {
+func (v *Verifier) carried(authorization []string, target string) (string, error) {
 	var tokens []string
 	for _, a := range authorization {
 		if t, ok := strings.CutPrefix(a, "JWT "); ok {
 			tokens = append(tokens, t)
 		}
 	}
+	inHeader := len(tokens)
 	_, query := split(target)
 	for query != "" {
 		var pair string
 		pair, query, _ = strings.Cut(query, "&")
-		if k, v, _ := strings.Cut(pair, "="); decode(k) == "jwt" {
-			tokens = append(tokens, decode(v))
+		if k, value, _ := strings.Cut(pair, "="); decode(k) == "jwt" {
+			tokens = append(tokens, decode(value))
 		}
 	}
 	switch {
@@ -189,6 +196,8 @@ func carried(authorization []string, target string) (string, error) {
 		return "", reject(NoToken)
 	case len(tokens) > 1 || len(authorization) > 1:
 		return "", reject(TwoTokens)
+	case inHeader == 0 && v.c.HeaderOnly:
+		return "", reject(Carrier)
 	}
 	return tokens[0], nil
 }
@@ -201,14 +210,27 @@ type claims struct {
 	aud           json.RawMessage
 }
 
-// strict refuses padding and non-zero trailing bits: each token has one text, so
-// its hash identifies it.
+// A token must have one text only: the replay guard knows it by the hash of that
+// text. strict refuses padding and non-zero trailing bits; it still skips CR and
+// LF, as the decoder of the signature does, so any byte that base64url does not
+// have is refused before (RFC 7515 section 2).
 var strict = base64.RawURLEncoding.Strict()
+
+func foreign(r rune) bool {
+	return !('A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')
+}
 
 func readClaims(compact string) (claims, error) {
 	var c claims
+	text := strings.TrimRight(compact, "=")
+	if len(compact) > maxToken || strings.ContainsFunc(text, foreign) {
+		return c, reject(Malformed)
+	}
+	if text != compact { // a padded signature is no secret's signature
+		return c, reject(Signature)
+	}
 	parts := strings.Split(compact, ".")
-	if len(compact) > maxToken || len(parts) != 3 {
+	if len(parts) != 3 {
 		return c, reject(Malformed)
 	}
 	header, ok := object(parts[0])

@@ -42,6 +42,7 @@ type Admin struct {
 	Policy  *policy.Policy
 	Door    *tenants.Door
 	Audit   *audit.Log
+	CatchUp func(context.Context) error // sequences what waits; nil where a service does that by itself
 	Tokens  *tokens.Store
 	Sweeps  *sweeps.Store
 	Runner  *sweep.Runner

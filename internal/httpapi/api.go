@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -180,32 +181,57 @@ func (a *admin) auditRoutes() {
 		})
 	type exportIn struct {
 		AuditFilter
-		Format     string `query:"format" enum:"ndjson,csv" default:"ndjson"`
+		Format     string `query:"format" enum:"ndjson,csv,ocsf" default:"ndjson" doc:"ocsf is OCSF 1.8"`
+		Gzip       bool   `query:"gzip" doc:"answer with a gzip file"`
+		From       int64  `query:"from" minimum:"0" doc:"first log_index: the next of the part before"`
+		Limit      int64  `query:"limit" minimum:"0" doc:"at most so many events; 0 for all"`
 		ReasonCode string `query:"reason_code" maxLength:"64"`
 		ReasonRef  string `query:"reason_ref" maxLength:"128"`
 	}
-	add(a, http.MethodGet, "/v1/audit/export", "Every selected event, oldest first, as ndjson or csv; the export is audited", reviews,
+	add(a, http.MethodGet, "/v1/audit/export", exportSummary, reviews,
 		func(ctx context.Context, in *exportIn) (*huma.StreamResponse, error) {
 			f, err := in.filter()
 			if err != nil {
 				return nil, err
 			}
 			who := access(ctx, reason{in.ReasonCode, in.ReasonRef}, lifecycle.ReviewerExport)
+			what := audit.Selection{Filter: f, Format: audit.Format(in.Format), Gzip: in.Gzip, From: in.From, Limit: in.Limit, CatchUp: a.CatchUp}
 			return &huma.StreamResponse{Body: func(hc huma.Context) {
 				r, w := humago.Unwrap(hc)
-				a.export(w, r, who, f, audit.Format(in.Format))
+				a.export(w, r, who, what)
 			}}, nil
 		})
+	a.api.OpenAPI().Paths["/v1/audit/export"].Get.Description += exportDescription
 }
+
+const exportSummary = "Every selected event in the order of the log, with what proves it offline; the export is audited"
+
+// exportDescription is the form of the file, as auditfile makes it.
+const exportDescription = `
+An attachment of one event a line, each with its log_index, its leaf (RFC 6962: SHA-256(0x00 || record)) and the exact record: in ndjson the
+members after "leaf" with "{" before them, in csv the last cell, in ocsf "raw_data".
+After the events, one line for each run of positions that are not shown:
+{"trakr_proof":{"from","to","hashes":[base64]}}, the roots of the fewest complete subtrees that cover them. The last line is
+{"trakr_checkpoint":{"note","key","format","events","from","next","expired","waiting","unplaced","selection"}}: note is the signed tree head (C2SP
+tlog-checkpoint), next the log_index to continue with (?from=), expired the position below which content may be gone by policy, waiting the number
+of older events that had no position yet, unplaced the rows that were never part of the log (a finding). In csv these two stand in the last cell of
+a row that begins with #proof or #checkpoint. An answer without a last line of this kind broke off and proves nothing.
+Check a file with: trakr verify FILE --key KEY, where KEY reached you by another way. recorded_at is the database's word and is not proven.`
 
 // export streams. A failure before the first byte is a problem document; one
 // after it cuts the connection, so that nobody takes a part for the whole.
-func (a *admin) export(w http.ResponseWriter, r *http.Request, who lifecycle.Access, f audit.Filter, form audit.Format) {
-	out := &lateHeader{w: w, contentType: form.ContentType(), name: "audit." + string(form)}
-	_, err := a.Audit.Export(r.Context(), who, f, form, out)
+func (a *admin) export(w http.ResponseWriter, r *http.Request, who lifecycle.Access, what audit.Selection) {
+	out := &lateHeader{w: w, contentType: what.Format.ContentType(), name: "audit." + string(what.Format)}
+	if what.Gzip {
+		out.contentType, out.name = "application/gzip", out.name+".gz"
+	}
+	done, err := a.Audit.Export(r.Context(), who, what, out)
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // the connection may be used again
 	switch {
 	case err == nil:
-		out.start()
+		if !done.Sound() {
+			a.Log.ErrorContext(r.Context(), "an export met a changed log; run: trakr audit verify", "request_id", requestID(r.Context()))
+		}
 	case !out.started:
 		writeProblem(w, r, err)
 	default:
@@ -232,9 +258,16 @@ func (l *lateHeader) start() {
 	}
 }
 
+// stalled is how long a client may take to accept what one Write gives it (some
+// hundred KiB); one that stops reading would keep a transaction open for ever.
+const stalled = 2 * time.Minute
+
 // Write implements io.Writer.
 func (l *lateHeader) Write(b []byte) (int, error) {
 	l.start()
+	if err := http.NewResponseController(l.w).SetWriteDeadline(time.Now().Add(stalled)); err != nil {
+		return 0, fmt.Errorf("limiting the time of a write: %w", err)
+	}
 	return l.w.Write(b)
 }
 

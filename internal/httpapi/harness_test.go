@@ -128,7 +128,16 @@ func newWorld(t *testing.T) *world {
 	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger)
 	must(err)
 	w.tokens = tokens.New(w.DB, w.Clock.Now)
-	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Policy: w.Policy, Door: w.Door, Audit: w.Log, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),
+	seq, err := w.Log.NewSequencer()
+	must(err)
+	var sequencing sync.Mutex
+	catchUp := func(ctx context.Context) error {
+		sequencing.Lock()
+		defer sequencing.Unlock()
+		_, err := seq.Pass(ctx)
+		return err
+	}
+	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),
 		Runner: runner, Reports: &location.Reporter{Policy: w.Policy, Inventory: inventory.New(w.DB), Sweeps: runner, Now: w.Clock.Now, Version: "test"},
 		Ready:   func(context.Context) []httpapi.ReadyCheck { return w.ready },
 		Metrics: w.telemetry.MetricsHandler(), Version: "test", Log: w.telemetry.Logger, Observe: w.telemetry.Observe})

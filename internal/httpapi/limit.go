@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,7 +14,7 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Failures one source may make before it has to wait: enough for a broken
+// Failures one source may make before it is limited: enough for a broken
 // deployment to be noticed, too few to grow the audit or to try keys.
 const (
 	failureBurst  = 60
@@ -21,8 +22,8 @@ const (
 	maxSources    = 10_000
 )
 
-// failureLimiter bounds failed attempts by source address. Successful callbacks
-// cost nothing: many tenants come from Bitbucket's few addresses.
+// failureLimiter bounds what a source's failed attempts may cost. It stands in
+// front of nothing that a stored secret could prove; see callbacks.
 type failureLimiter struct {
 	now     func() time.Time
 	trusted []netip.Prefix
@@ -32,40 +33,43 @@ type failureLimiter struct {
 }
 
 type source struct {
-	limiter *rate.Limiter
-	last    time.Time
+	failures *rate.Limiter
+	pending  int // attempts under way: each counts as a failure until it ends
+	last     time.Time
 }
 
 func newFailureLimiter(now func() time.Time, trusted []netip.Prefix) *failureLimiter {
 	return &failureLimiter{now: now, trusted: trusted, sources: map[netip.Addr]*source{}}
 }
 
-// check refuses a source that has failed too often.
-func (l *failureLimiter) check(r *http.Request) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s, ok := l.sources[l.source(r)]
-	if !ok || s.limiter.TokensAt(l.now()) >= 1 {
-		return nil
-	}
-	return lifecycle.Fail(lifecycle.RateLimited, "Too many failed attempts from this address. Try again later.", lifecycle.After(failurePeriod))
-}
-
-// failed counts a failed attempt.
-func (l *failureLimiter) failed(r *http.Request) {
+// begin reserves a failure for an attempt and reports whether there was one left.
+// The attempt calls end once with how it went: a success gives the reservation
+// back, since many tenants come from Bitbucket's few addresses.
+func (l *failureLimiter) begin(r *http.Request) (ok bool, end func(failed bool)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, addr := l.now(), l.source(r)
-	s, ok := l.sources[addr]
-	if !ok {
+	s, known := l.sources[addr]
+	if !known {
 		if len(l.sources) >= maxSources {
 			l.forget(now)
 		}
-		s = &source{limiter: rate.NewLimiter(rate.Every(failurePeriod), failureBurst)}
+		s = &source{failures: rate.NewLimiter(rate.Every(failurePeriod), failureBurst)}
 		l.sources[addr] = s
 	}
 	s.last = now
-	s.limiter.AllowN(now, 1)
+	if s.failures.TokensAt(now)-float64(s.pending) < 1 {
+		return false, func(bool) {}
+	}
+	s.pending++
+	return true, func(failed bool) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		s.pending--
+		if failed {
+			s.failures.AllowN(l.now(), 1)
+		}
+	}
 }
 
 // forget drops sources that have waited long enough, or all when none has: the
@@ -117,4 +121,112 @@ func (l *failureLimiter) trusts(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// roundEvery is how far apart the reads of one tenant's secret are for senders
+// beyond their limit. A valid callback among them waits at most this long.
+const roundEvery = 2 * time.Second
+
+// rounds lets senders beyond their limit share the reads of secrets. All rounds
+// begin at the same moments; a round reads each secret asked for once, which is
+// one audited read, and gives it to those who were waiting by then and to nobody
+// after. So every token is verified, and the reads are bounded by time, however
+// many tokens there are. All wait alike, also for a tenant that is not held.
+type rounds struct {
+	mu      sync.Mutex
+	waiting map[lifecycle.TenantID]*round
+}
+
+type round struct {
+	done   chan struct{}
+	secret lifecycle.Secret
+	err    error
+}
+
+func newRounds() *rounds { return &rounds{waiting: map[lifecycle.TenantID]*round{}} }
+
+// secret waits for the next round and returns what its read gave: the read of
+// whoever came first.
+func (r *rounds) secret(ctx context.Context, id lifecycle.TenantID, read func(context.Context) (lifecycle.Secret, error)) (lifecycle.Secret, error) {
+	r.mu.Lock()
+	o, ok := r.waiting[id]
+	if !ok {
+		o = &round{done: make(chan struct{})}
+		r.waiting[id] = o
+		now := time.Now()
+		time.AfterFunc(now.Truncate(roundEvery).Add(roundEvery).Sub(now), func() { r.run(context.WithoutCancel(ctx), id, o, read) })
+	}
+	r.mu.Unlock()
+	select {
+	case <-o.done:
+		return o.secret, o.err
+	case <-ctx.Done():
+		return lifecycle.Secret{}, lifecycle.Fail(lifecycle.StoreUnavailable, "The database did not answer in time; nothing was changed. Try again later.",
+			lifecycle.After(roundEvery), lifecycle.Cause(ctx.Err()))
+	}
+}
+
+func (r *rounds) run(ctx context.Context, id lifecycle.TenantID, o *round, read func(context.Context) (lifecycle.Secret, error)) {
+	r.mu.Lock()
+	delete(r.waiting, id) // who comes from here on waits for the next read
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, actTimeout)
+	defer cancel()
+	o.secret, o.err = read(ctx)
+	close(o.done)
+}
+
+// tallies bound how often the same thing is recorded: once, and then not again
+// until its period is over.
+type tallies struct {
+	now func() time.Time
+
+	mu sync.Mutex
+	m  map[any]*tally
+}
+
+type tally struct {
+	until time.Time
+	left  int // left out since it was recorded
+}
+
+func newTallies(now func() time.Time) *tallies { return &tallies{now: now, m: map[any]*tally{}} }
+
+// due reports whether an occurrence is to be recorded now, and how many of the
+// same key were left out since the last that was.
+func (t *tallies) due(key any, period time.Duration) (leftOut int, record bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	last, known := t.m[key]
+	if known && now.Before(last.until) {
+		last.left++
+		return 0, false
+	}
+	if known {
+		leftOut = last.left
+	} else if len(t.m) >= maxSources {
+		t.forget(now)
+	}
+	t.m[key] = &tally{until: now.Add(period)}
+	return leftOut, true
+}
+
+// undo lets the next occurrence be recorded: this one could not be.
+func (t *tallies) undo(key any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.m, key)
+}
+
+// forget bounds the memory, as failureLimiter.forget does.
+func (t *tallies) forget(now time.Time) {
+	for k, v := range t.m {
+		if !now.Before(v.until) {
+			delete(t.m, k)
+		}
+	}
+	if len(t.m) >= maxSources {
+		clear(t.m)
+	}
 }

@@ -65,9 +65,9 @@ func NewPublic(p Public) (http.Handler, error) {
 		dropHosts = avatar.DropHosts
 	}
 	c := &callbacks{door: p.Door, prover: p.Prover, now: p.Now, log: p.Log, count: count,
-		verifier: connect.NewVerifier(connect.Config{BaseURL: p.BaseURL, Now: p.Now}),
+		verifier: connect.NewVerifier(connect.Config{BaseURL: p.BaseURL, Now: p.Now, HeaderOnly: true}),
 		decoder:  connect.Decoder{AppKey: p.Policy.App.Key, DropHosts: dropHosts},
-		limiter:  newFailureLimiter(p.Now, p.TrustedProxies)}
+		limiter:  newFailureLimiter(p.Now, p.TrustedProxies), rounds: newRounds(), tallies: newTallies(p.Now)}
 
 	handlers := map[string]http.HandlerFunc{
 		connect.InstalledPath:   c.installed,

@@ -13,6 +13,7 @@ import (
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/schedule"
+	"trakr/internal/store/guard"
 	"trakr/internal/store/inventory"
 	"trakr/internal/sweep"
 	"trakr/policy"
@@ -70,26 +71,26 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 	if asOf.IsZero() {
 		asOf = clock
 	}
-	asOf = asOf.UTC()
+	asOf = asOf.UTC().Truncate(time.Microsecond) // as fine as the database records
 	if asOf.After(clock) {
 		return reports.Facts{}, lifecycle.Fail(lifecycle.RequestInvalid, "A report cannot speak about the future.", lifecycle.At("/as_of", "lies in the future"))
 	}
-	columns := inventory.Columns{}
+	declared := inventory.Declared{}
 	for _, s := range r.Policy.Stores {
 		for _, t := range s.Tables {
-			columns[t.Name] = t.TimeCol
+			declared[t.Name] = inventory.Declaration{TimeColumn: t.TimeCol, Columns: t.Columns}
 		}
 	}
-	inv, err := r.Inventory.Collect(ctx, columns, asOf, r.Policy.DeletionDeadline.Duration())
+	inv, err := r.Inventory.Collect(ctx, declared, asOf, r.Policy.DeletionDeadline.Duration())
 	if err != nil {
 		return reports.Facts{}, err
 	}
-	f := reports.Facts{AsOf: asOf, LiveTenants: inv.Live, ErasedTenants: inv.Erased,
+	f := reports.Facts{AsOf: asOf, Began: inv.Began, LiveTenants: inv.Live, ErasedTenants: inv.Erased,
 		Erasures: reports.ErasureFacts{Total: inv.Erasure.Total, Oldest: inv.Erasure.Oldest, Newest: inv.Erasure.Newest,
 			LongestLag: inv.Erasure.Longest, Late: inv.Erasure.Late},
-		Observations: r.observe(inv.Server), Controls: r.controls(inv.Server)}
+		Observations: r.observe(inv.Server), Controls: append(r.controls(inv.Server), guards(r.Inventory.Controls(ctx))...)}
 	for _, t := range inv.Tables {
-		f.Tables = append(f.Tables, reports.TableFacts{Name: t.Name, Declared: t.Declared, Rows: t.Rows, Oldest: t.Oldest, Newest: t.Newest})
+		f.Tables = append(f.Tables, reports.TableFacts{Name: t.Name, Declared: t.Declared, Undeclared: t.Undeclared, Uncounted: t.Uncounted, Rows: t.Rows, Undated: t.Undated, Oldest: t.Oldest, Newest: t.Newest})
 	}
 	for _, rule := range r.Policy.Sweeps {
 		s, err := r.sweepFacts(ctx, rule, asOf)
@@ -103,7 +104,7 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 		return reports.Facts{}, err
 	}
 	for _, x := range open {
-		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Kind: x.Kind, Table: x.Table, Column: x.Column, Count: x.Rows, OpenedAt: x.OpenedAt.UTC()})
+		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Kind: x.Kind, Table: x.Table, Column: x.Column, Ground: x.Ground, Count: x.Rows, OpenedAt: x.OpenedAt.UTC()})
 	}
 	return f, nil
 }
@@ -118,15 +119,20 @@ func (r *Reporter) sweepFacts(ctx context.Context, rule policy.Sweep, asOf time.
 		return reports.SweepFacts{}, err
 	}
 	s := reports.SweepFacts{Kind: rule.Kind, Interval: interval, Overdue: h.Overdue}
-	if h.Last == nil {
+	if h.Last != nil {
+		at := h.Last.FinishedAt.UTC()
+		s.Succeeded = &at
+	}
+	if h.Newest == nil {
 		return s, nil
 	}
-	sums, err := r.Inventory.SweepSummary(ctx, h.Last.ID)
+	sums, err := r.Inventory.SweepSummary(ctx, h.Newest.ID)
 	if err != nil {
 		return s, err
 	}
-	at := h.Last.FinishedAt.UTC()
-	s.RunID, s.FinishedAt, s.Result, s.Tables, s.Rows = h.Last.ID, &at, string(h.Last.Result), sums.Tables, sums.Rows
+	at := h.Newest.FinishedAt.UTC()
+	s.RunID, s.FinishedAt, s.Result = h.Newest.ID, &at, string(h.Newest.Result)
+	s.Tables, s.Unjudged, s.Rows = sums.Checked, sums.Unjudged, sums.Rows
 	return s, nil
 }
 
@@ -180,6 +186,18 @@ func (r *Reporter) controls(s inventory.Server) []reports.Control {
 		{ID: "connection-protected", Title: "The connection to the database cannot be read on the way", State: state(s.TLS || s.UnixSocket || isLoopback(s.Address)), Detail: "unix socket, this machine, or TLS"},
 		{ID: "page-checksums", Title: "The database notices damaged pages", State: state(s.DataChecksums), Detail: "data_checksums"},
 	}
+}
+
+// GuardControl begins the ids of the controls that the database's own catalog shows.
+const GuardControl = "guard: "
+
+// guards are these controls.
+func guards(found []guard.Control) []reports.Control {
+	out := make([]reports.Control, 0, len(found))
+	for _, c := range found {
+		out = append(out, reports.Control{ID: GuardControl + c.ID, Title: "In the database: " + c.Name, State: string(c.State), Detail: c.Detail()})
+	}
+	return out
 }
 
 func isLoopback(s string) bool {

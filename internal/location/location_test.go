@@ -5,8 +5,12 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/location"
@@ -14,6 +18,8 @@ import (
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
+	"trakr/policy"
+	"trakr/reports"
 )
 
 func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
@@ -35,7 +41,6 @@ func TestTheSameMomentAndStateGiveTheSameBytes(t *testing.T) {
 	e.Clock.Add(-time.Hour) // what happens, happens before the moment
 	e.Install(storetest.Values("a"), "a")
 	r := reporter(t, e)
-	time.Sleep(1100 * time.Millisecond) // the database's clock must pass the second in which the install was recorded
 	asOf, err := inventory.New(e.DB).Clock(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +103,194 @@ func TestFactsAreWhatTheDatabaseHolds(t *testing.T) {
 	}
 	if !conflict {
 		t.Error("a database on this machine does not contradict a managed one elsewhere")
+	}
+}
+
+var scheduler = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "cron", Role: lifecycle.RoleScheduler},
+	Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}}
+
+// build returns both reports as of a moment.
+func build(t *testing.T, e *storetest.Env, asOf time.Time) map[string]reports.Document {
+	t.Helper()
+	f, err := reporter(t, e).Facts(t.Context(), asOf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]reports.Document{}
+	for _, kind := range reports.Kinds() {
+		if out[kind], err = reports.Build(kind, e.Policy, f, "test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+func statement(t *testing.T, d reports.Document, beginning string) reports.Statement {
+	t.Helper()
+	for _, s := range d.Statements {
+		if strings.HasPrefix(s.Text, beginning) {
+			return s
+		}
+	}
+	t.Fatalf("no statement %q", beginning)
+	return reports.Statement{}
+}
+
+func sweepNow(t *testing.T, e *storetest.Env) {
+	t.Helper()
+	r, err := sweep.New(e.DB, e.Policy, time.Now, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.RunOnce(t.Context(), scheduler, sweep.Orphans, sweep.ByCommand); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAReportRightAfterASweepSeesIt(t *testing.T) {
+	e := storetest.New(t)
+	for range 3 {
+		sweepNow(t, e)
+		s := statement(t, build(t, e, time.Time{})["retention"], "No row of a tenant")
+		last := e.Bytes(`SELECT convert_to(run_id::text, 'UTF8') FROM trakr.sweep_runs ORDER BY started_at DESC LIMIT 1`)
+		if s.State != reports.Holds || !strings.Contains(s.Why, string(last)) {
+			t.Fatalf("%+v; the newest run is %s", s, last)
+		}
+	}
+}
+
+func TestANewerPassThatFailedUnsaysTheOlder(t *testing.T) {
+	e := storetest.New(t)
+	sweepNow(t, e)
+	e.Exec(`INSERT INTO trakr.sweep_runs (run_id, kind, trigger, started_at, finished_at, result) VALUES (gen_random_uuid(), 'orphans', 'command', clock_timestamp(), clock_timestamp(), 'failed')`)
+	for kind, d := range build(t, e, time.Time{}) {
+		if s := statement(t, d, "No row of a tenant"); s.State != reports.CannotTell || d.Verdict == reports.Holds {
+			t.Errorf("%s: %s, %+v", kind, d.Verdict, s)
+		}
+	}
+}
+
+// What a report said about a moment, it says again later.
+func TestAPastMomentStaysAsItWas(t *testing.T) {
+	e := storetest.New(t)
+	e.Clock.Add(-time.Hour)
+	gone := e.Install(storetest.Values("gone"), "b")
+	if _, err := e.Door.Erase(t.Context(), storetest.Ingress(), gone, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("bye")}); err != nil {
+		t.Fatal(err)
+	}
+	e.Exec(`CREATE TABLE public.cache AS SELECT $1::text::uuid AS tenant_id, now() AS at FROM generate_series(1, 2)`, gone.String())
+	e.Policy.Stores[0].Tables = append(e.Policy.Stores[0].Tables, policy.Table{Name: "public.cache", Columns: []string{"tenant_id", "at"}, TimeCol: "at", Class: "operations", HasTenant: true})
+	sweepNow(t, e)
+	at, err := inventory.New(e.DB).Clock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := build(t, e, at)
+	e.Exec(`INSERT INTO public.cache SELECT tenant_id, clock_timestamp() FROM public.cache`)
+	sweepNow(t, e)
+	now, after := build(t, e, time.Time{}), build(t, e, at)
+	if d := cmp.Diff(before, after); d != "" {
+		t.Errorf("the report about the past changed:\n%s", d)
+	}
+	if cmp.Equal(before["retention"].Sections, now["retention"].Sections) {
+		t.Error("the rows that came later show nowhere")
+	}
+}
+
+func TestAnUndeclaredColumnIsNamed(t *testing.T) {
+	e := storetest.New(t)
+	e.Exec(`ALTER TABLE trakr.tenants ADD owner_email text, ADD "x, ""y"" \ {z}" text`)
+	sweepNow(t, e)
+	all := build(t, e, time.Time{})
+	if s := statement(t, all["location"], "Every table and column"); s.State != reports.Fails || !strings.Contains(s.Why, "trakr.tenants.owner_email") || !strings.Contains(s.Why, `trakr.tenants.x, "y" \ {z}`) {
+		t.Errorf("%+v", s)
+	}
+	if s := statement(t, all["retention"], "No row of a tenant"); s.State == reports.Holds {
+		t.Errorf("%+v", s)
+	}
+}
+
+// One table that cannot be read is not counted; the others are, and both reports
+// are still made.
+func TestOneUnreadableTableDoesNotHideTheRest(t *testing.T) {
+	e := storetest.New(t)
+	e.Install(storetest.Values("a"), "a")
+	e.Exec(`CREATE MATERIALIZED VIEW public.mirror AS SELECT 1 AS x WITH NO DATA;
+		CREATE SCHEMA "a.b"; CREATE TABLE "a.b"."c.d" (x int); INSERT INTO "a.b"."c.d" VALUES (1);
+		ALTER TABLE trakr.api_tokens RENAME COLUMN created_at TO made_at`)
+	f, err := reporter(t, e).Facts(t.Context(), time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]reports.TableFacts{}
+	for _, x := range f.Tables {
+		found[x.Name] = x
+	}
+	if x := found["public.mirror"]; x.Uncounted != "SQLSTATE 55000" {
+		t.Errorf("the view: %+v", x)
+	}
+	if x := found["trakr.api_tokens"]; x.Uncounted == "" || !slices.Equal(x.Undeclared, []string{"made_at"}) {
+		t.Errorf("the table that lost its time: %+v", x)
+	}
+	if x := found[`"a.b"."c.d"`]; x.Rows != 1 || x.Uncounted != "" {
+		t.Errorf("the dotted name: %+v", x)
+	}
+	if x := found["trakr.tenant_fields"]; x.Rows != 1 {
+		t.Errorf("another table: %+v", x)
+	}
+	for kind, d := range build(t, e, time.Time{}) {
+		if d.Verdict != reports.Fails { // undeclared, too
+			t.Errorf("%s: %s", kind, d.Verdict)
+		}
+	}
+	e.Policy.Stores[0].Tables = append(e.Policy.Stores[0].Tables, policy.Table{Name: "public.mirror", Columns: []string{"x"}, Class: "evidence"},
+		policy.Table{Name: `"a.b"."c.d"`, Columns: []string{"x"}, Class: "evidence"})
+	e.Exec(`ALTER TABLE trakr.api_tokens RENAME COLUMN made_at TO created_at`)
+	if s := statement(t, build(t, e, time.Time{})["retention"], "No table holds rows"); s.State != reports.CannotTell || !strings.Contains(s.Why, "public.mirror") {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestAControlThatIsOffFailsTheStatement(t *testing.T) {
+	e := storetest.New(t)
+	const named = "In the database: audit tables"
+	if s := state(t, build(t, e, time.Time{})["location"], named); s != "pass" {
+		t.Fatalf("before: %s", s)
+	}
+	e.Exec(`ALTER TABLE trakr.audit_events DISABLE TRIGGER ALL`)
+	d := build(t, e, time.Time{})["location"]
+	if s := state(t, d, named); s != "fail" {
+		t.Errorf("the triggers are off: %s", s)
+	}
+	if s := statement(t, d, "The controls"); s.State != reports.Fails || d.Verdict != reports.Fails {
+		t.Errorf("%+v", s)
+	}
+}
+
+// state returns the state of the control whose title begins so.
+func state(t *testing.T, d reports.Document, beginning string) string {
+	t.Helper()
+	for _, s := range d.Sections {
+		for _, row := range s.Rows {
+			if s.ID == "controls" && strings.HasPrefix(row[0], beginning) {
+				return row[1]
+			}
+		}
+	}
+	t.Fatalf("no control %q", beginning)
+	return ""
+}
+
+func TestReplayGuardRowsBeyondTheirPeriodAreNotWithinIt(t *testing.T) {
+	e := storetest.New(t)
+	id := e.Install(storetest.Values("a"), "a")
+	sweepNow(t, e)
+	if s := statement(t, build(t, e, time.Time{})["retention"], "No table holds rows"); s.State != reports.Holds {
+		t.Fatalf("before: %+v", s)
+	}
+	e.Exec(`INSERT INTO trakr.replay_guard VALUES (sha256('old'), $1::text::uuid, now() - interval '40 days', now() - interval '40 days')`, id.String())
+	if s := statement(t, build(t, e, time.Time{})["retention"], "No table holds rows"); s.State != reports.Fails || !strings.Contains(s.Why, "trakr.replay_guard") {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -76,8 +76,9 @@ func (r *Runner) RunOnce(ctx context.Context, a lifecycle.Access, kind string, b
 	return r.run(ctx, a, kind, by, time.Time{})
 }
 
-// RunDue is RunOnce for the pass that was due at that time; when some replica
-// started a pass since then it fails with ErrNotDue.
+// RunDue is RunOnce for the pass that was due at that time. When some replica
+// started a pass since then that did not fail, it fails with ErrNotDue; one that
+// was cut off does not count.
 func (r *Runner) RunDue(ctx context.Context, a lifecycle.Access, kind string, due time.Time) (sweeps.Run, error) {
 	return r.run(ctx, a, kind, BySchedule, due)
 }
@@ -102,11 +103,11 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 	}
 	defer lease.Release()
 	if !due.IsZero() {
-		last, err := r.sweeps.LastSuccess(ctx, kind, r.now())
+		done, err := r.sweeps.SuccessSince(ctx, kind, due)
 		if err != nil {
 			return sweeps.Run{}, err
 		}
-		if last != nil && !last.StartedAt.Before(due) {
+		if done != nil {
 			return sweeps.Run{}, ErrNotDue
 		}
 	}
@@ -138,16 +139,16 @@ func (r *Runner) fail(a lifecycle.Access, run *sweeps.Run, cause error) error {
 }
 
 // declared tells the store what the policy knows of a table.
-func (r *Runner) declared(table string) (string, string, bool) {
+func (r *Runner) declared(table string) (sweeps.Declaration, bool) {
 	t, s, ok := r.policy.Table(table)
 	if !ok {
-		return "", "", false
+		return sweeps.Declaration{}, false
 	}
-	ground := ""
+	d := sweeps.Declaration{Store: s.Name, Columns: t.Columns}
 	if t.Retained != nil {
-		ground = t.Retained.Ground
+		d.Ground = t.Retained.Ground
 	}
-	return s.Name, ground, true
+	return d, true
 }
 
 // judge says what a pass may claim. Findings outrank blindness: they are known.
@@ -155,7 +156,7 @@ func judge(checks []sweeps.Check) sweeps.Result {
 	result := sweeps.Clean
 	for _, c := range checks {
 		switch {
-		case c.Disposition == sweeps.Checked && c.Rows > 0:
+		case c.Found():
 			return sweeps.Findings
 		case c.Disposition == sweeps.Unjudged:
 			result = sweeps.Blind
@@ -168,28 +169,37 @@ func judge(checks []sweeps.Check) sweeps.Result {
 type Health struct {
 	Kind     string
 	Last     *sweeps.Run // newest pass that finished and did not fail; nil when none
+	Newest   *sweeps.Run // newest pass that finished, failed or not; nil when none
 	Since    time.Time   // since when it is expected to run; zero when it never was
 	Interval time.Duration
 	Overdue  bool
 }
 
+// Failing reports whether the newest pass failed: what an older one found is then
+// no answer any more, although it may not be overdue.
+func (h Health) Failing() bool { return h.Newest != nil && h.Newest.Result == sweeps.Failed }
+
 // Health judges one kind at a moment: a pass is overdue when none finished
 // within twice its interval, counted from the last one or, when it never ran,
-// from the time it was first expected.
+// from the time it was first expected. A moment well before that time says that a
+// clock was moved, or that nobody expected the sweep then: overdue too.
 func (r *Runner) Health(ctx context.Context, kind string, interval time.Duration, at time.Time) (Health, error) {
 	h := Health{Kind: kind, Interval: interval}
 	var err error
 	if h.Last, err = r.sweeps.LastSuccess(ctx, kind, at); err != nil {
 		return h, err
 	}
+	if h.Newest, err = r.sweeps.LastFinished(ctx, kind, at); err != nil {
+		return h, err
+	}
 	if h.Since, err = r.sweeps.FirstExpected(ctx, kind); err != nil {
 		return h, err
 	}
 	from := h.Since
-	if h.Last != nil && h.Last.FinishedAt.After(from) {
+	if h.Last != nil && (from.IsZero() || from.After(at) || h.Last.FinishedAt.After(from)) {
 		from = *h.Last.FinishedAt
 	}
-	h.Overdue = from.IsZero() || at.Sub(from) > 2*interval
+	h.Overdue = from.IsZero() || at.Sub(from) > 2*interval || from.Sub(at) > 2*interval
 	return h, nil
 }
 

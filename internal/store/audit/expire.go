@@ -40,8 +40,17 @@ func Expire(ctx context.Context, owner *store.DB, a lifecycle.Access, now, befor
 	if before.After(now.Add(-MinimumKept)) {
 		return Expiry{}, lifecycle.Fail(lifecycle.RequestInvalid, "The audit's content is kept for at least 365 days; an earlier moment is needed.", lifecycle.At("/before", "too young"))
 	}
+	// The owner's connection has not asked yet, as the service's do: in a restored
+	// database the event would get a place among those that are sequenced already.
+	if _, err := pg.Pool(owner).Exec(ctx, `SELECT door.ensure_epoch()`); err != nil {
+		return Expiry{}, fmt.Errorf("expiring the audit's content: %w", pg.Map(err))
+	}
 	out := Expiry{OlderThan: before.UTC().Format(time.RFC3339)}
 	err := pgx.BeginFunc(ctx, pg.Pool(owner), func(tx pgx.Tx) error {
+		// Dropping a month waits for readers of the audit, and writers wait behind it.
+		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '5s'`); err != nil {
+			return err
+		}
 		months, err := ended(ctx, tx, before)
 		if err != nil || len(months) == 0 {
 			return err
@@ -59,7 +68,7 @@ func Expire(ctx context.Context, owner *store.DB, a lifecycle.Access, now, befor
 			return err
 		}
 		e := New(ctx, now, a, AuditExpire, Success)
-		e.StatusDetail = fmt.Sprintf("content below position %d", out.UpTo)
+		e.StatusDetail = ExpiryDetail(out.UpTo)
 		out.EventID = e.EventID.String()
 		if _, err := tx.Exec(ctx, `SELECT door.append($1)`, [][]byte{e.Record()}); err != nil {
 			return err

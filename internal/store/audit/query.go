@@ -130,27 +130,37 @@ func (l *Log) Records(ctx context.Context, yield func(record []byte) error) erro
 	return pg.Map(err)
 }
 
-func (f Filter) apply(q *bun.SelectQuery) *bun.SelectQuery {
-	if !f.Tenant.IsZero() {
-		q = q.Where("tenant_id = ?", f.Tenant.String())
-	}
-	for column, v := range map[string]string{"actor_id": f.ActorID, "action": string(f.Action), "outcome": string(f.Outcome),
-		"request_id": f.RequestID, "correlation_id": f.CorrelationID} {
-		if v != "" {
-			q = q.Where("? = ?", bun.Ident(column), v)
+// condition is one member of a filter: its name in the API, and what it asks of a
+// row, with one ? for the value.
+type condition struct {
+	name, sql string
+	value     any
+}
+
+// conditions is the one place that knows which column a member asks about.
+func (f Filter) conditions() []condition {
+	var out []condition
+	add := func(set bool, name, sql string, value any) {
+		if set {
+			out = append(out, condition{name, sql, value})
 		}
 	}
-	if f.EventID != "" {
-		q = q.Where("event_id::text = ?", f.EventID)
-	}
-	if f.Field != "" {
-		q = q.Where("? = ANY (field_names)", string(f.Field))
-	}
-	if !f.Since.IsZero() {
-		q = q.Where("recorded_at >= ?", f.Since)
-	}
-	if !f.Until.IsZero() {
-		q = q.Where("recorded_at < ?", f.Until)
+	add(!f.Tenant.IsZero(), "tenant_id", "tenant_id = ?", f.Tenant.String())
+	add(f.ActorID != "", "actor_id", "actor_id = ?", f.ActorID)
+	add(f.Action != "", "action", "action = ?", string(f.Action))
+	add(f.Outcome != "", "outcome", "outcome = ?", string(f.Outcome))
+	add(f.Field != "", "field", "? = ANY (field_names)", string(f.Field))
+	add(f.RequestID != "", "request_id", "request_id = ?", f.RequestID)
+	add(f.CorrelationID != "", "correlation_id", "correlation_id = ?", f.CorrelationID)
+	add(f.EventID != "", "event_id", "event_id::text = ?", f.EventID)
+	add(!f.Since.IsZero(), "since", "recorded_at >= ?", f.Since)
+	add(!f.Until.IsZero(), "until", "recorded_at < ?", f.Until)
+	return out
+}
+
+func (f Filter) apply(q *bun.SelectQuery) *bun.SelectQuery {
+	for _, c := range f.conditions() {
+		q = q.Where(c.sql, c.value)
 	}
 	return q
 }

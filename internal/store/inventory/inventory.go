@@ -7,7 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,20 +17,25 @@ import (
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/internal/pg"
+	"trakr/policy"
 )
 
 // Table is one table as it is.
 type Table struct {
-	Name     string // schema.table
-	Declared bool
-	Rows     int64 // as of the moment asked for, when the table has a time column
-	Oldest   *time.Time
-	Newest   *time.Time
+	Name       string // as policy.TableName gives it
+	Declared   bool
+	Undeclared []string // columns that the policy does not declare, of a declared table
+	Uncounted  string   // why the rows could not be counted; "" when they were
+	Rows       int64    // as of the moment asked for, when the table has a time column
+	Undated    int64    // of these, the rows whose age is not known
+	Oldest     *time.Time
+	Newest     *time.Time
 }
 
 // Inventory is what was found.
 type Inventory struct {
 	Tables  []Table
+	Began   *time.Time // when this log, and so the tables beside it, began; nil when that cannot be told
 	Live    int64
 	Erased  int64
 	Erasure Erasures
@@ -55,8 +60,14 @@ type Server struct {
 	DataChecksums bool
 }
 
-// Columns gives the time column of each declared table ("" for none).
-type Columns map[string]string
+// Declaration is what the policy says of one table.
+type Declaration struct {
+	TimeColumn string // "" for none
+	Columns    []string
+}
+
+// Declared are the declared tables, by policy.TableName.
+type Declared map[string]Declaration
 
 // Store looks at one database.
 type Store struct{ db *store.DB }
@@ -64,11 +75,12 @@ type Store struct{ db *store.DB }
 // New returns the store of db.
 func New(db *store.DB) *Store { return &Store{db} }
 
-// Clock is the database's time, whole seconds, rounded down: everything that is
-// recorded from now on is later.
+// Clock is the database's time to the microsecond, which is as fine as it records
+// times: everything that is committed now lies before it, and what is recorded from
+// now on after it.
 func (s *Store) Clock(ctx context.Context) (time.Time, error) {
 	var row struct{ Now time.Time }
-	err := pg.Bun(s.db).NewRaw(`SELECT date_trunc('second', clock_timestamp()) AS now`).Scan(ctx, &row)
+	err := pg.Bun(s.db).NewRaw(`SELECT clock_timestamp() AS now`).Scan(ctx, &row)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("reading the database's clock: %w", pg.Map(err))
 	}
@@ -76,25 +88,37 @@ func (s *Store) Clock(ctx context.Context) (time.Time, error) {
 }
 
 // Collect looks at everything as of the moment asked for.
-func (s *Store) Collect(ctx context.Context, declared Columns, asOf time.Time, deadline time.Duration) (Inventory, error) {
+func (s *Store) Collect(ctx context.Context, declared Declared, asOf time.Time, deadline time.Duration) (Inventory, error) {
 	var inv Inventory
 	err := pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		var names []struct{ Schema, Name string }
-		err := tx.NewRaw(`SELECT n.nspname AS schema, c.relname AS name FROM pg_catalog.pg_class AS c
-			JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+		var found []struct {
+			Schema, Name string
+			Columns      []string `bun:",array"`
+		}
+		err := tx.NewRaw(`SELECT n.nspname AS schema, c.relname AS name, ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
+				WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum) AS columns
+			FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 			WHERE c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition
-				AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_%' ORDER BY 1, 2`).Scan(ctx, &names)
+				AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_%' ORDER BY 1, 2`).Scan(ctx, &found)
 		if err != nil {
 			return err
 		}
-		for _, n := range names {
-			t := Table{Name: n.Schema + "." + n.Name}
-			column, known := declared[t.Name]
+		for _, x := range found {
+			t := Table{Name: policy.TableName(x.Schema, x.Name)}
+			d, known := declared[t.Name]
 			t.Declared = known
-			if err := count(ctx, tx, &t, column, asOf); err != nil {
-				return fmt.Errorf("counting %s: %w", t.Name, pg.Map(err))
+			for _, c := range x.Columns {
+				if known && !slices.Contains(d.Columns, c) {
+					t.Undeclared = append(t.Undeclared, c)
+				}
+			}
+			if err := count(ctx, tx, x.Schema, x.Name, d.TimeColumn, asOf, &t); err != nil {
+				return err
 			}
 			inv.Tables = append(inv.Tables, t)
+		}
+		if inv.Began, err = began(ctx, tx); err != nil {
+			return err
 		}
 		if err := tenantsAsOf(ctx, tx, &inv, asOf); err != nil {
 			return err
@@ -110,15 +134,32 @@ func (s *Store) Collect(ctx context.Context, declared Columns, asOf time.Time, d
 	return inv, nil
 }
 
-func count(ctx context.Context, tx bun.Tx, t *Table, column string, asOf time.Time) error {
-	schema, name, _ := strings.Cut(t.Name, ".")
+// count measures one table. One that cannot be counted does not hide the others.
+func count(ctx context.Context, tx bun.Tx, schema, name, timeColumn string, asOf time.Time, t *Table) error {
 	var row struct {
-		Rows           int64
+		Rows, Undated  int64
 		Oldest, Newest *time.Time
 	}
-	err := tx.NewRaw(`SELECT rows, oldest, newest FROM door.measure(?, ?, ?, ?)`, schema, name, column, asOf).Scan(ctx, &row)
-	t.Rows, t.Oldest, t.Newest = row.Rows, utc(row.Oldest), utc(row.Newest)
-	return err
+	err := pg.Map(tx.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error { // a savepoint
+		return tx.NewRaw(`SELECT rows, undated, oldest, newest FROM door.measure(?, ?, ?, ?)`, schema, name, timeColumn, asOf).Scan(ctx, &row)
+	}))
+	if err != nil {
+		if ctx.Err() != nil || pg.State(err) == "" {
+			return fmt.Errorf("counting %s: %w", t.Name, err)
+		}
+		t.Uncounted = "SQLSTATE " + pg.State(err)
+		return nil
+	}
+	t.Rows, t.Undated, t.Oldest, t.Newest = row.Rows, row.Undated, utc(row.Oldest), utc(row.Newest)
+	return nil
+}
+
+// began is when the log was named, which happened in the migration that made the
+// tables of its hashes; it survives dump and restore.
+func began(ctx context.Context, tx bun.Tx) (*time.Time, error) {
+	var row struct{ At *time.Time }
+	err := tx.NewRaw(`SELECT min(created_at) AS at FROM trakr.log_identity`).Scan(ctx, &row)
+	return utc(row.At), err
 }
 
 func tenantsAsOf(ctx context.Context, tx bun.Tx, inv *Inventory, asOf time.Time) error {
@@ -162,16 +203,26 @@ type Finding struct {
 	ID       string    `bun:"finding_id"`
 	Kind     string    `bun:"kind"`
 	Table    string    `bun:"table_name"`
-	Column   string    `bun:"column_name"`
-	Rows     int64     `bun:"rows"`
+	Column   string    `bun:"column_name"` // "" for a table that no policy declares
+	Ground   string    `bun:"ground"`      // "" for rows of tenants that are not live
+	Rows     *int64    `bun:"rows"`        // nil when that pass could not count them
 	OpenedAt time.Time `bun:"opened_at"`
 }
 
-// OpenFindings lists the findings that were open at that moment.
+// lastRuns are the newest passes that had finished by a moment and did not fail:
+// the findings' own counts are overwritten by later ones, theirs are not.
+const lastRuns = `(SELECT DISTINCT ON (kind) kind, run_id FROM trakr.sweep_runs WHERE finished_at <= ? AND result <> 'failed'
+	ORDER BY kind, finished_at DESC, run_id DESC)`
+
+// OpenFindings lists the findings that were open at that moment, as the newest
+// pass before it saw them.
 func (s *Store) OpenFindings(ctx context.Context, asOf time.Time) ([]Finding, error) {
 	var out []Finding
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT finding_id, kind, table_name, column_name, rows, opened_at FROM trakr.findings
-		WHERE opened_at <= ? AND (resolved_at IS NULL OR resolved_at > ?) ORDER BY opened_at, finding_id LIMIT 1000`, asOf, asOf).Scan(ctx, &out))
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT f.finding_id, f.kind, f.table_name, f.column_name, coalesce(x.ground, '') AS ground,
+			CASE WHEN x.predicate_digest <> '' THEN x.rows END AS rows, f.opened_at
+		FROM trakr.findings AS f LEFT JOIN `+lastRuns+` AS l ON l.kind = f.kind
+		LEFT JOIN trakr.sweep_results AS x ON x.run_id = l.run_id AND x.store = f.store AND x.table_name = f.table_name AND x.column_name = f.column_name
+		WHERE f.opened_at <= ? AND (f.resolved_at IS NULL OR f.resolved_at > ?) ORDER BY f.opened_at, f.finding_id LIMIT 1000`, asOf, asOf, asOf).Scan(ctx, &out))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return nil, fmt.Errorf("reading findings: %w", err)
 	}
@@ -179,12 +230,17 @@ func (s *Store) OpenFindings(ctx context.Context, asOf time.Time) ([]Finding, er
 }
 
 // Summary is the sums of one finished sweep.
-type Summary struct{ Tables, Rows int64 }
+type Summary struct {
+	Checked  int64 // columns judged or retained
+	Unjudged int64 // columns and tables about which nothing can be said
+	Rows     int64 // rows of tenants that are not live, where none may be
+}
 
-// SweepSummary adds up the checked tables of a run.
+// SweepSummary adds up the results of a run.
 func (s *Store) SweepSummary(ctx context.Context, runID string) (Summary, error) {
-	var row struct{ Tables, Rows int64 }
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT count(*) AS tables, coalesce(sum(rows) FILTER (WHERE disposition = 'checked'), 0)::bigint AS rows
+	var row struct{ Checked, Unjudged, Rows int64 }
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT count(*) FILTER (WHERE disposition <> 'unjudged') AS checked, count(*) FILTER (WHERE disposition = 'unjudged') AS unjudged,
+		coalesce(sum(rows) FILTER (WHERE disposition = 'checked'), 0)::bigint AS rows
 		FROM trakr.sweep_results WHERE run_id = ?`, runID).Scan(ctx, &row))
 	if err != nil {
 		return Summary{}, fmt.Errorf("adding up a sweep: %w", err)

@@ -102,6 +102,11 @@ func URL(t testing.TB) string {
 	if err := admin(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
 		t.Fatal(err)
 	}
+	// A template's own grants are not copied; these are those of deploy/roles.sql.
+	if err := admin(ctx, "REVOKE ALL ON DATABASE "+name+" FROM PUBLIC; GRANT CREATE ON DATABASE "+name+" TO trakr_owner;"+
+		"GRANT CONNECT ON DATABASE "+name+" TO trakr_owner, trakr_service, trakr_reader, trakr_backup"); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -183,7 +188,7 @@ func New(t testing.TB) *Env {
 	if err := e.Log.SignWith(t.Context(), e.Keys.Signing()); err != nil {
 		t.Fatal(err)
 	}
-	e.Door = Must(t)(tenants.New(e.DB, e.Keys, e.Policy, e.Log)).(*tenants.Door)
+	e.Door = Must(t)(tenants.New(t.Context(), e.DB, e.Keys, e.Policy, e.Log)).(*tenants.Door)
 	t.Cleanup(e.Door.Close)
 	return e
 }

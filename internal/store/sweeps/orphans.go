@@ -5,32 +5,46 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/uptrace/bun"
 
 	"trakr/internal/store/internal/pg"
+	"trakr/policy"
 )
 
-// tenantColumn is a column of the live catalog that carries a tenant: by its
-// name, or because it refers to the registry. The database's own functions list
-// and count them, as a role that sees every row and returns no value.
-type tenantColumn struct {
+// column is one column of the live catalog. The database's own functions list and
+// count them, as a role that sees every row and returns no value.
+type column struct {
 	Schema   string `bun:"schema_name"`
-	Name     string `bun:"table_name"`
-	Column   string `bun:"column_name"`
-	Kind     string // uuid, text, or other
+	Table    string `bun:"table_name"`
+	Name     string `bun:"column_name"`
+	Carries  string // "tenant", "value" (a guarded value or another name of the installation) or ""
+	Kind     string // uuid, text, opaque, number or none: see door.tenant_columns
 	Readable bool   // the counting role may read the table
 	Filtered bool   // row-level security hides rows from it
 }
 
-// Declared says what the policy knows of a table: the store it lies in and,
-// when its rows outlive their tenant, the ground. ok is false for a table that
-// no policy declares; it is checked all the same.
-type Declared func(table string) (store, ground string, ok bool)
+// Declaration is what the policy knows of a table.
+type Declaration struct {
+	Store   string
+	Columns []string
+	Ground  string // why its rows outlive their tenant; "" when they do not
+}
+
+// Declared finds the declaration of a table, by policy.TableName.
+type Declared func(table string) (Declaration, bool)
 
 // Orphans counts, in one snapshot, the rows of every table that carry a tenant
-// which is not live. A table that cannot be judged does not hide the rest.
+// which is not live:
+//
+//   - in a declared table, of the columns that carry a tenant;
+//   - in a table or column that no policy declares, of every column that could,
+//     whatever its name. Being there is a finding by itself, because nobody has
+//     said what it holds.
+//
+// What cannot be judged does not hide the rest.
 func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []Check, snapshotAt time.Time, err error) {
 	err = pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		var clock struct{ Now time.Time }
@@ -38,22 +52,29 @@ func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []Check,
 			return err
 		}
 		snapshotAt = clock.Now.UTC()
-		var columns []tenantColumn
-		if err := tx.NewRaw(`SELECT schema_name, table_name, column_name, kind, readable, filtered FROM door.tenant_columns()`).Scan(ctx, &columns); err != nil {
+		var columns []column
+		if err := tx.NewRaw(`SELECT schema_name, table_name, column_name, carries, kind, readable, filtered FROM door.tenant_columns()`).Scan(ctx, &columns); err != nil {
 			return err
 		}
+		last := ""
 		for _, c := range columns {
-			check := Check{Store: "database", Table: c.Schema + "." + c.Name, Column: c.Column, Disposition: Checked, CheckedAt: snapshotAt}
-			if st, ground, ok := declared(check.Table); ok {
-				check.Store = st
-				if ground != "" {
-					check.Disposition, check.Ground = Retained, ground
-				}
+			table := policy.TableName(c.Schema, c.Table)
+			d, ok := declared(table)
+			if !ok {
+				d.Store = "database"
 			}
-			c.judge(ctx, tx, &check)
-			checks = append(checks, check)
+			if !ok && table != last {
+				checks = append(checks, c.undeclaredTable(ctx, tx, snapshotAt))
+			}
+			last = table
+			if check, ok := c.judge(ctx, tx, d, ok, snapshotAt); ok {
+				checks = append(checks, check)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 		}
-		return ctx.Err()
+		return nil
 	})
 	if err != nil {
 		return nil, snapshotAt, fmt.Errorf("counting orphans: %w", err)
@@ -64,31 +85,77 @@ func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []Check,
 	return checks, snapshotAt, nil
 }
 
-// judge counts one column, or says why it cannot.
-func (c tenantColumn) judge(ctx context.Context, tx bun.Tx, check *Check) {
+// undeclaredTable is the finding that the column's table is there at all.
+func (c column) undeclaredTable(ctx context.Context, tx bun.Tx, at time.Time) Check {
+	check := Check{Store: "database", Table: policy.TableName(c.Schema, c.Table), Disposition: Unjudged, Undeclared: true,
+		Ground: "the policy does not declare this table", CheckedAt: at}
+	var row struct{ Rows int64 }
+	err := tx.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
+		return tx.NewRaw(`SELECT rows FROM door.measure(?, ?, '', ?)`, c.Schema, c.Table, at).Scan(ctx, &row)
+	})
+	if err != nil {
+		check.Ground += "; its rows cannot be counted: SQLSTATE " + pg.State(pg.Map(err))
+		return check
+	}
+	check.counted("every row", row.Rows)
+	return check
+}
+
+// judge counts one column, or says why it cannot; false when there is nothing to
+// count. known says that the policy declares the table.
+func (c column) judge(ctx context.Context, tx bun.Tx, d Declaration, known bool, at time.Time) (Check, bool) {
+	check := Check{Store: d.Store, Table: policy.TableName(c.Schema, c.Table), Column: c.Name, Disposition: Checked, CheckedAt: at}
+	listed := known && slices.Contains(d.Columns, c.Name)
+	check.Undeclared = known && !listed
+	switch {
+	case listed && (c.Carries != "tenant" || c.Kind == "none"):
+		return check, false
+	case !known && (c.Kind == "none" || c.Kind == "number") && (c.Carries == "" || c.Kind == "none"):
+		return check, false // cannot hold a tenant's id; its table is a finding already
+	}
+	if listed && d.Ground != "" {
+		check.Disposition, check.Ground = Retained, d.Ground
+	}
 	unjudged := func(why string) { check.Disposition, check.Ground = Unjudged, why }
 	switch {
 	case !c.Readable:
 		unjudged("the role that counts may not read the table: GRANT SELECT on it TO trakr_sweep")
-		return
+		return check, true
 	case c.Filtered:
 		unjudged("row-level security hides rows from the role that counts, trakr_sweep")
-		return
+		return check, true
 	}
 	var row struct {
-		Predicate string
-		Rows      int64
+		Predicate    string
+		Rows, Filled int64
 	}
 	// A savepoint, so that one table's error does not end the snapshot.
 	err := tx.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
-		return tx.NewRaw(`SELECT predicate, rows FROM door.count_orphans(?, ?, ?)`, c.Schema, c.Name, c.Column).Scan(ctx, &row)
+		return tx.NewRaw(`SELECT predicate, rows, coalesce(filled, 0) AS filled FROM door.count_orphans(?, ?, ?)`, c.Schema, c.Table, c.Name).Scan(ctx, &row)
 	})
-	sum := sha256.Sum256([]byte(row.Predicate))
-	check.PredicateDigest, check.Rows = hex.EncodeToString(sum[:]), row.Rows
-	switch {
-	case err != nil:
+	if err != nil {
 		unjudged("the count failed: SQLSTATE " + pg.State(pg.Map(err)))
-	case c.Kind == "other" && row.Rows > 0:
-		unjudged("the column's type cannot be compared with a tenant id")
+		return check, true
 	}
+	check.counted(row.Predicate, row.Rows)
+	comparable := c.Kind == "uuid" || c.Kind == "text"
+	switch {
+	case row.Rows > 0: // found: there is nothing left to doubt
+	case check.Undeclared:
+		unjudged("the policy does not declare this column")
+		check.Rows = row.Filled
+	case row.Filled > 0 && c.Carries == "value" && !listed:
+		unjudged("named like a value of a tenant, which cannot be compared with a tenant id")
+		check.Rows = row.Filled
+	case row.Filled > 0 && !comparable:
+		unjudged("the column's type cannot be compared with a tenant id")
+		check.Rows = row.Filled
+	}
+	return check, true
+}
+
+// counted notes a count and the digest of what was counted.
+func (c *Check) counted(predicate string, rows int64) {
+	sum := sha256.Sum256([]byte(predicate))
+	c.PredicateDigest, c.Rows = hex.EncodeToString(sum[:]), rows
 }

@@ -40,25 +40,34 @@ const (
 	Unjudged Disposition = "unjudged" // could not be judged: see Ground
 )
 
-// Check is the result for one column of one table.
+// Check is the result for one column of one table, or for a table as such.
 type Check struct {
 	Store           string      `json:"store" bun:"store"`
 	Table           string      `json:"table" bun:"table_name"`
-	Column          string      `json:"column" bun:"column_name"`
+	Column          string      `json:"column" bun:"column_name"` // "" for a table that no policy declares
 	Disposition     Disposition `json:"disposition" bun:"disposition"`
 	Ground          string      `json:"ground,omitempty" bun:"ground,nullzero"`
 	Rows            int64       `json:"count" bun:"rows"`
-	PredicateDigest string      `json:"predicate_digest" bun:"predicate_digest"` // hex SHA-256 of the SQL run
+	PredicateDigest string      `json:"predicate_digest" bun:"predicate_digest"` // hex SHA-256 of the SQL run; "" when nothing could be counted
 	CheckedAt       time.Time   `json:"checked_at" bun:"checked_at"`
+	Undeclared      bool        `json:"-" bun:"-"` // set by the pass only: no policy declares the table or column
 }
 
-// Finding is rows that should not be there, open until a run no longer sees them.
+// Found reports whether the check is a finding: rows that should not be there, or
+// a table or column that should not, even when it is empty.
+func (c Check) Found() bool {
+	return c.Undeclared || (c.Disposition == Checked && c.Rows > 0)
+}
+
+// Finding is rows, or a table or column, that should not be there, open until a
+// run no longer sees them.
 type Finding struct {
 	ID         string     `json:"finding_id" bun:"finding_id"`
 	Kind       string     `json:"kind" bun:"kind"`
 	Store      string     `json:"store" bun:"store"`
 	Table      string     `json:"table" bun:"table_name"`
-	Column     string     `json:"column" bun:"column_name"`
+	Column     string     `json:"column" bun:"column_name"`               // "" for a table that no policy declares
+	Ground     string     `json:"ground,omitempty" bun:"ground,nullzero"` // "" for rows of tenants that are not live
 	Rows       int64      `json:"count" bun:"rows"`
 	OpenedAt   time.Time  `json:"opened_at" bun:"opened_at"`
 	LastSeenAt time.Time  `json:"last_seen_at" bun:"last_seen_at"`
@@ -126,7 +135,7 @@ func (s *Store) Finish(ctx context.Context, a lifecycle.Access, r *Run, now time
 				return err
 			}
 		}
-		if r.Result == Clean || r.Result == Findings { // a complete pass: what is no longer in the catalog is gone
+		if r.Result != Failed { // a pass that saw the whole catalog: what has no result in it is gone, or declared
 			_, err = tx.NewRaw(`UPDATE trakr.findings SET resolved_at = ? WHERE kind = ? AND resolved_at IS NULL AND last_seen_at < ?
 				AND NOT EXISTS (SELECT FROM trakr.sweep_results AS x WHERE x.run_id = ? AND x.store = findings.store
 					AND x.table_name = findings.table_name AND x.column_name = findings.column_name)`, now, r.Kind, now, r.ID).Exec(ctx)
@@ -135,8 +144,8 @@ func (s *Store) Finish(ctx context.Context, a lifecycle.Access, r *Run, now time
 			}
 		}
 		r.Findings = []Finding{}
-		if err := tx.NewRaw(`SELECT finding_id, kind, store, table_name, column_name, rows, opened_at, last_seen_at, resolved_at
-			FROM trakr.findings WHERE kind = ? AND resolved_at IS NULL ORDER BY store, table_name, column_name LIMIT 1000`, r.Kind).Scan(ctx, &r.Findings); err != nil && !errors.Is(pg.Map(err), pg.ErrNoRows) {
+		if err := tx.NewRaw(`SELECT `+findingColumns+` FROM trakr.findings AS f `+lastResult+`
+			WHERE f.kind = ? AND f.resolved_at IS NULL ORDER BY f.store, f.table_name, f.column_name LIMIT 1000`, r.Kind).Scan(ctx, &r.Findings); err != nil && !errors.Is(pg.Map(err), pg.ErrNoRows) {
 			return err
 		}
 		return audit.Append(ctx, tx, e)
@@ -147,12 +156,21 @@ func (s *Store) Finish(ctx context.Context, a lifecycle.Access, r *Run, now time
 	return nil
 }
 
-// note opens, refreshes or resolves the finding of one check.
+// The ground of a finding is that of the newest pass that looked at it.
+const (
+	findingColumns = `f.finding_id, f.kind, f.store, f.table_name, f.column_name, x.ground, f.rows, f.opened_at, f.last_seen_at, f.resolved_at`
+	lastResult     = `LEFT JOIN trakr.sweep_results AS x ON x.store = f.store AND x.table_name = f.table_name AND x.column_name = f.column_name
+		AND x.run_id = (SELECT r.run_id FROM trakr.sweep_runs AS r WHERE r.kind = f.kind AND r.result <> 'failed'
+			AND (f.resolved_at IS NULL OR r.finished_at < f.resolved_at) ORDER BY r.started_at DESC, r.run_id DESC LIMIT 1)`
+)
+
+// note opens, refreshes or resolves the finding of one check. What could not be
+// judged this time leaves it as it was.
 func note(ctx context.Context, tx bun.Tx, r Run, c Check, now time.Time) error {
-	if c.Disposition != Checked {
-		return nil
-	}
-	if c.Rows == 0 {
+	if !c.Found() {
+		if c.Disposition == Unjudged {
+			return nil
+		}
 		_, err := tx.NewRaw(`UPDATE trakr.findings SET resolved_at = ? WHERE kind = ? AND store = ? AND table_name = ? AND column_name = ? AND resolved_at IS NULL`,
 			now, r.Kind, c.Store, c.Table, c.Column).Exec(ctx)
 		return err
@@ -198,34 +216,34 @@ func (s *Store) Runs(ctx context.Context, kind string, limit int) ([]Run, error)
 // Findings lists findings, open ones first, newest first.
 func (s *Store) Findings(ctx context.Context, openOnly bool, limit int) ([]Finding, error) {
 	out := []Finding{}
-	err := pg.Bun(s.db).NewRaw(`SELECT finding_id, kind, store, table_name, column_name, rows, opened_at, last_seen_at, resolved_at
-		FROM trakr.findings WHERE NOT ? OR resolved_at IS NULL
-		ORDER BY resolved_at IS NOT NULL, opened_at DESC, finding_id LIMIT ?`, openOnly, min(max(limit, 1), 1000)).Scan(ctx, &out)
+	err := pg.Bun(s.db).NewRaw(`SELECT `+findingColumns+` FROM trakr.findings AS f `+lastResult+` WHERE NOT ? OR f.resolved_at IS NULL
+		ORDER BY f.resolved_at IS NOT NULL, f.opened_at DESC, f.finding_id LIMIT ?`, openOnly, min(max(limit, 1), 1000)).Scan(ctx, &out)
 	if err = pg.Map(err); err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return nil, fmt.Errorf("reading findings: %w", err)
 	}
 	return out, nil
 }
 
-// LastFinished returns the newest run of a kind that finished by then, or nil.
+// LastFinished returns the newest run of a kind that finished by then, failed or
+// not, or nil. One that was cut off never finished.
 func (s *Store) LastFinished(ctx context.Context, kind string, by time.Time) (*Run, error) {
-	var r Run
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+runColumns+` FROM trakr.sweep_runs
-		WHERE kind = ? AND finished_at <= ? ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by).Scan(ctx, &r))
-	if errors.Is(err, pg.ErrNoRows) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the last sweep: %w", err)
-	}
-	return &r, nil
+	return s.last(ctx, `WHERE kind = ? AND finished_at <= ? ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by)
 }
 
 // LastSuccess is LastFinished without runs that failed.
 func (s *Store) LastSuccess(ctx context.Context, kind string, by time.Time) (*Run, error) {
+	return s.last(ctx, `WHERE kind = ? AND finished_at <= ? AND result <> 'failed' ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by)
+}
+
+// SuccessSince returns a run of a kind that started then or later and did not
+// fail, by whichever replica's clock, or nil.
+func (s *Store) SuccessSince(ctx context.Context, kind string, since time.Time) (*Run, error) {
+	return s.last(ctx, `WHERE kind = ? AND started_at >= ? AND result <> 'failed' ORDER BY started_at DESC, run_id DESC LIMIT 1`, kind, since)
+}
+
+func (s *Store) last(ctx context.Context, which string, args ...any) (*Run, error) {
 	var r Run
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+runColumns+` FROM trakr.sweep_runs
-		WHERE kind = ? AND finished_at <= ? AND result <> 'failed' ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by).Scan(ctx, &r))
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+runColumns+` FROM trakr.sweep_runs `+which, args...).Scan(ctx, &r))
 	if errors.Is(err, pg.ErrNoRows) {
 		return nil, nil
 	}

@@ -34,13 +34,17 @@ type Door struct {
 }
 
 // New returns a door. It refuses to exist without a log, keys or a policy, and
-// with a policy under which values would outlive their tenant. Close it in the end.
-func New(db *store.DB, keys *keyring.Keyring, p *policy.Policy, log *audit.Log) (*Door, error) {
+// with a policy under which values would outlive their tenant or no uninstall
+// could succeed. Close it in the end.
+func New(ctx context.Context, db *store.DB, keys *keyring.Keyring, p *policy.Policy, log *audit.Log) (*Door, error) {
 	if db == nil || keys == nil || p == nil || log == nil {
 		return nil, errors.New("the door needs a database, a keyring, a policy and an audit log")
 	}
 	tables, err := erasable(p)
 	if err != nil {
+		return nil, err
+	}
+	if err := reachable(ctx, db, tables); err != nil {
 		return nil, err
 	}
 	return &Door{db: db, keys: keys, policy: p, log: log, eraseFrom: tables, reads: newBatcher(db)}, nil
@@ -57,7 +61,12 @@ type Tenant struct {
 	InstalledAt time.Time          `json:"installed_at"`
 	UpdatedAt   time.Time          `json:"updated_at"`
 	ErasedAt    *time.Time         `json:"erased_at,omitempty"`
+	Version     Version            `json:"-"`
 }
+
+// Version changes whenever the registry's entry does, and so whenever the tenant's
+// secret does.
+type Version int64
 
 // Subject is what a tenant is looked up by: exactly one member is set.
 type Subject struct {
@@ -97,13 +106,13 @@ type Denial struct {
 	Tenant  lifecycle.TenantID // zero when none is known
 	Subject lifecycle.Secret   // the client key it named; recorded as keyed digest
 	Detail  string             // closed-set word, e.g. "signature"
-	Dropped []string           // names of payload keys not kept
 }
 
-// Deny records a refused attempt.
+// Deny records a refused attempt. It takes no key names of the payload: they
+// are the words of a sender who proved nothing, and the record is for ever.
 func (d *Door) Deny(ctx context.Context, a lifecycle.Access, n Denial) error {
 	e := audit.New(ctx, d.log.Now(), a, n.Action, audit.Denied)
-	e.TenantID, e.StatusDetail, e.DroppedNames = n.Tenant, n.Detail, n.Dropped
+	e.TenantID, e.StatusDetail = n.Tenant, n.Detail
 	if !n.Subject.Empty() {
 		sum, err := d.keys.Digest(keyring.Subject, n.Subject)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/tenants"
+	"trakr/policy"
 )
 
 func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
@@ -308,7 +309,190 @@ func TestAPolicyThatKeepsValuesIsRefused(t *testing.T) {
 			}
 		}
 	}
-	if _, err := tenants.New(e.DB, e.Keys, e.Policy, e.Log); err == nil {
+	if _, err := tenants.New(t.Context(), e.DB, e.Keys, e.Policy, e.Log); err == nil {
 		t.Error("a door that would not erase the values was built")
+	}
+}
+
+func TestAPolicyNoUninstallCouldFollowIsRefused(t *testing.T) {
+	for name, c := range map[string]struct{ table, sql, want string }{
+		"a table that does not exist":  {"trakr.nowhere", "", "no such table"},
+		"a table without the column":   {"trakr.schedule_state", "", "no tenant_id"},
+		"a table it may not delete of": {"trakr.later", `CREATE TABLE trakr.later (tenant_id uuid); GRANT SELECT, INSERT ON trakr.later TO trakr_service`, "may not delete"},
+		"a view":                       {"trakr.seen", `CREATE VIEW trakr.seen AS SELECT tenant_id FROM trakr.replay_guard; GRANT ALL ON trakr.seen TO trakr_service`, "no such table"},
+		"a sound one":                  {"trakr.later", `CREATE TABLE trakr.later (tenant_id uuid); GRANT SELECT, DELETE ON trakr.later TO trakr_service`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := storetest.New(t)
+			if c.sql != "" {
+				e.Exec(c.sql)
+			}
+			s := &e.Policy.Stores[0]
+			found := false
+			for i := range s.Tables {
+				if s.Tables[i].Name == c.table {
+					s.Tables[i].HasTenant, found = true, true
+				}
+			}
+			if !found {
+				s.Tables = append(s.Tables, policy.Table{Name: c.table, HasTenant: true})
+			}
+			d, err := tenants.New(t.Context(), e.DB, e.Keys, e.Policy, e.Log)
+			if err == nil {
+				d.Close()
+			}
+			if (err == nil) != (c.want == "") || (err != nil && (!strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.table))) {
+				t.Errorf("got %v, want %q about %s", err, c.want, c.table)
+			}
+		})
+	}
+}
+
+func TestAnActWithoutWhoOrWhyIsRefusedAndRecorded(t *testing.T) {
+	e := storetest.New(t)
+	id := e.Install(storetest.Values("m"), "a")
+	bare := storetest.Ingress()
+	bare.Reason = lifecycle.Reason{Code: "marker because"}
+	for action, act := range map[audit.Action]func() error{
+		audit.TenantRead: func() error { _, err := e.Door.Secret(t.Context(), bare, id); return err },
+		audit.TenantInstall: func() error {
+			_, _, err := e.Door.Install(t.Context(), bare, storetest.Values("n"), e.Delivery("b"))
+			return err
+		},
+		audit.TenantUpdate: func() error {
+			_, err := e.Door.Update(t.Context(), bare, id, storetest.Values("m"), e.Delivery("c"))
+			return err
+		},
+		audit.TenantErase: func() error {
+			_, err := e.Door.Erase(t.Context(), bare, id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, Delivery: e.Delivery("d")})
+			return err
+		},
+	} {
+		before := len(e.Events())
+		if err := act(); !errors.Is(err, lifecycle.ReasonRequired) {
+			t.Errorf("%s: %v", action, err)
+		}
+		events := e.Events()[before:]
+		if len(events) != 1 || events[0].Action != action || events[0].Outcome != audit.Denied || events[0].StatusDetail != string(lifecycle.ReasonRequired) {
+			t.Errorf("%s left %+v", action, events)
+		}
+		if action != audit.TenantInstall && len(events) == 1 && events[0].TenantID != id {
+			t.Errorf("%s does not name the tenant", action)
+		}
+	}
+}
+
+func TestASecretReplacedMeanwhileProvesNothing(t *testing.T) {
+	e := storetest.New(t)
+	values := storetest.Values("m")
+	id := e.Install(values, "a")
+	look := func() tenants.Version {
+		found, err := e.Door.Find(t.Context(), storetest.Ingress(), tenants.Subject{ClientKey: values[lifecycle.ClientKey]})
+		if err != nil || found.ID != id || found.Version == 0 {
+			t.Fatalf("%+v, %v", found, err)
+		}
+		return found.Version
+	}
+	seen := look()
+	if look() != seen {
+		t.Error("looking changes the version")
+	}
+	e.Clock.Add(time.Minute)
+	quicker := e.Delivery("quicker")
+	quicker.Version, quicker.Slack = seen, 30*time.Second
+	if got, err := e.Door.Update(t.Context(), storetest.Ingress(), id, values, quicker); err != nil || got != tenants.Applied {
+		t.Fatal(got, err)
+	}
+	// Verified under the secret of before, arrived at the door after it.
+	slower := e.Delivery("slower")
+	slower.Version, slower.IssuedAt = seen, slower.IssuedAt.Add(-time.Second)
+	erase := func() (tenants.Result, error) {
+		return e.Door.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: slower})
+	}
+	if _, err := erase(); !errors.Is(err, tenants.ErrChanged) {
+		t.Errorf("an uninstall under the old secret: %v", err)
+	}
+	if _, err := e.Door.Update(t.Context(), storetest.Ingress(), id, values, slower); !errors.Is(err, tenants.ErrChanged) {
+		t.Errorf("an install under the old secret: %v", err)
+	}
+	slower.Version = look() // verified anew
+	if got, err := erase(); err != nil || got != tenants.Applied {
+		t.Errorf("verified under the new secret: %s, %v", got, err)
+	}
+}
+
+func TestWhatActedBeforeAnErasureIsKnownAfterIt(t *testing.T) {
+	e := storetest.New(t)
+	values := storetest.Values("m")
+	e.Install(values, "first")
+	other := e.Install(storetest.Values("other"), "other")
+	id := func() lifecycle.TenantID {
+		found, err := e.Door.Lookup(t.Context(), storetest.Service(), tenants.Subject{ClientKey: values[lifecycle.ClientKey]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found.ID
+	}()
+	captured := e.Delivery("first")
+	e.Clock.Add(10 * time.Second)
+	uninstall := e.Delivery("uninstall")
+	if _, err := e.Door.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: uninstall}); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []tenants.Delivery{captured, uninstall} {
+		if found, done, err := e.Door.Delivered(t.Context(), v.TokenHash); err != nil || !done || found != id {
+			t.Errorf("a token that acted is not known any more: %v, %v", done, err)
+		}
+		// Also to the transaction itself, for one that was looked for too early.
+		v.IssuedAt = e.Clock.Now().Add(time.Second)
+		if _, got, err := e.Door.Install(t.Context(), storetest.Ingress(), values, v); err != nil || got != tenants.Replayed {
+			t.Errorf("a token of an earlier life: %s, %v", got, err)
+		}
+	}
+	e.Clock.Add(10 * time.Second)
+	old := e.Delivery("of before")
+	old.IssuedAt = uninstall.IssuedAt.Add(-time.Second)
+	if _, got, err := e.Door.Install(t.Context(), storetest.Ingress(), values, old); err != nil || got != tenants.Stale {
+		t.Errorf("a signed install of before: %s, %v", got, err)
+	}
+	if _, got, err := e.Door.Install(t.Context(), storetest.Ingress(), storetest.Values("another"), old); err != nil || got != tenants.Applied {
+		t.Errorf("another client key's install: %s, %v", got, err)
+	}
+	unsigned := tenants.Delivery{ReceivedAt: e.Clock.Now()}
+	again, got, err := e.Door.Install(t.Context(), storetest.Ingress(), values, unsigned)
+	if err != nil || got != tenants.Applied {
+		t.Fatalf("an unsigned first install: %s, %v", got, err)
+	}
+	// The secret may be as before: an uninstall of before the erasure is none of this tenant.
+	late := e.Delivery("late")
+	late.IssuedAt = uninstall.IssuedAt.Add(-time.Second)
+	if got, err := e.Door.Erase(t.Context(), storetest.Ingress(), again, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: late}); err != nil || got != tenants.Stale {
+		t.Errorf("an uninstall of the earlier life: %s, %v", got, err)
+	}
+	// An erasure that no callback asked for has no date to compare.
+	if got, err := e.Door.Erase(t.Context(), storetest.Ingress(), again, tenants.Erasure{Trigger: "probe", RequestedAt: e.Clock.Now(), Delivery: tenants.Delivery{ReceivedAt: e.Clock.Now()}}); err != nil || got != tenants.Applied {
+		t.Errorf("an erasure without a token: %s, %v", got, err)
+	}
+	if n := e.Int(`SELECT count(*) FROM trakr.replay_guard WHERE tenant_id = $1`, other.String()); n != 1 {
+		t.Errorf("another tenant's entries: %d", n)
+	}
+	if n := e.Int(`SELECT count(*) FROM trakr.replay_guard AS g JOIN trakr.tenants AS t USING (tenant_id) WHERE t.state = 'erased'`); n != 0 {
+		t.Errorf("%d entries name an erased tenant", n)
+	}
+}
+
+func TestNoSecretLooksLikeOne(t *testing.T) {
+	e := storetest.New(t)
+	nobody := tenants.Subject{ClientKey: lifecycle.NewSecret("connection:404")}
+	s, err := e.Door.NoSecret(t.Context(), storetest.Ingress(), nobody)
+	if err != nil || s.Empty() {
+		t.Fatal(err)
+	}
+	if again, _ := e.Door.NoSecret(t.Context(), storetest.Ingress(), nobody); again.Reveal() == s.Reveal() {
+		t.Error("the secret that nobody has can be known")
+	}
+	events := e.Events()
+	if last := events[len(events)-1]; len(events) != 2 || last.Action != audit.TenantRead || last.Outcome != audit.Denied || last.SubjectDigest == "" {
+		t.Errorf("recorded as %+v", events)
 	}
 }

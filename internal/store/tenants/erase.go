@@ -12,6 +12,7 @@ import (
 	"github.com/uptrace/bun"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/internal/pg"
 	"trakr/policy"
@@ -42,6 +43,31 @@ func erasable(p *policy.Policy) ([]string, error) {
 	return tables, nil
 }
 
+// reachable checks that every table is there, has the column and lets this login
+// delete: otherwise the first uninstall would find out, and Bitbucket sends it once.
+func reachable(ctx context.Context, db *store.DB, tables []string) error {
+	for _, table := range tables {
+		schema, name, _ := strings.Cut(table, ".")
+		var row struct{ Exists, Tenant, Deletable bool }
+		err := pg.Bun(db).NewRaw(`SELECT count(*) > 0 AS exists, coalesce(bool_or(a.attname IS NOT NULL), false) AS tenant,
+				coalesce(bool_or(has_table_privilege(c.oid, 'DELETE') AND has_column_privilege(c.oid, a.attnum, 'SELECT')), false) AS deletable
+			FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+			LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
+			WHERE c.relkind IN ('r', 'p') AND n.nspname = ? AND c.relname = ?`, schema, name).Scan(ctx, &row)
+		switch {
+		case err != nil:
+			return fmt.Errorf("looking for the tables that lose a tenant's rows: %w", pg.Map(err))
+		case !row.Exists:
+			return fmt.Errorf("the policy declares %s, from which an uninstall must delete, and the database has no such table", table)
+		case !row.Tenant:
+			return fmt.Errorf("the policy says that %s has a tenant column, and it has no tenant_id", table)
+		case !row.Deletable:
+			return fmt.Errorf("the service may not delete a tenant's rows from %s; a migration must grant it DELETE, and SELECT on tenant_id", table)
+		}
+	}
+	return nil
+}
+
 // Erasure is why a tenant goes.
 type Erasure struct {
 	Trigger     lifecycle.Trigger
@@ -56,7 +82,9 @@ type Erasure struct {
 // nothing. The event's correlation id is the erasure's id.
 func (d *Door) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, x Erasure) (Result, error) {
 	if err := a.Check(); err != nil {
-		return "", err
+		e := audit.New(ctx, d.log.Now(), a, audit.TenantErase, audit.Denied)
+		e.TenantID = id
+		return "", d.deny(ctx, e, err)
 	}
 	erasure, err := uuid.NewV7()
 	if err != nil {
@@ -69,12 +97,16 @@ func (d *Door) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.Tenan
 	return d.once(ctx, id, x.Delivery, e, func(ctx context.Context, tx bun.Tx, t tenantRow) error {
 		// The tombstone comes first: from here on the client key is known as
 		// erased in the same moment as its values are gone.
+		// It keeps what orders and recognises later deliveries, in a form that
+		// names nobody: the date, and hashes of tokens that could still be presented.
 		var token []byte
+		iat := now
 		if x.Delivery.signed() {
-			token = x.Delivery.TokenHash[:]
+			token, iat = x.Delivery.TokenHash[:], x.Delivery.IssuedAt
 		}
-		_, err := tx.NewRaw(`INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, token_hash, requested_at, erased_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`, erasure.String(), id.String(), t.Ingress, string(x.Trigger), t.SubjectDigest, token, x.RequestedAt, now).Exec(ctx)
+		_, err := tx.NewRaw(`INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, token_hash, token_iat, spent_tokens, requested_at, erased_at)
+			SELECT ?0, ?1, ?2, ?3, ?4, ?5, ?6, coalesce(array_agg(token_hash), '{}'), ?7, ?8 FROM trakr.replay_guard WHERE tenant_id = ?1 AND expires_at >= ?8`,
+			erasure.String(), id.String(), t.Ingress, string(x.Trigger), t.SubjectDigest, token, iat, x.RequestedAt, now).Exec(ctx)
 		if err != nil {
 			return err
 		}

@@ -28,7 +28,12 @@ type tenantRow struct {
 	UpdatedAt       time.Time  `bun:"updated_at"`
 	ErasedAt        *time.Time `bun:"erased_at"`
 	LastTokenIAT    *time.Time `bun:"last_token_iat"`
+	Version         Version    `bun:"version,scanonly"`
 }
+
+// registryColumns are tenantRow's, with the version of the row: PostgreSQL's own
+// mark of the transaction that wrote it.
+const registryColumns = "?TableColumns, t.xmin::text::bigint AS version"
 
 func (r tenantRow) tenant() (Tenant, error) {
 	id, err := lifecycle.ParseTenantID(r.TenantID)
@@ -36,7 +41,7 @@ func (r tenantRow) tenant() (Tenant, error) {
 		return Tenant{}, fmt.Errorf("reading a tenant: %w", err)
 	}
 	t := Tenant{ID: id, State: lifecycle.State(r.State), Ingress: lifecycle.Ingress(r.Ingress),
-		InstalledAt: r.InstalledAt.UTC(), UpdatedAt: r.UpdatedAt.UTC()}
+		InstalledAt: r.InstalledAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(), Version: r.Version}
 	if r.ErasedAt != nil {
 		at := r.ErasedAt.UTC()
 		t.ErasedAt = &at
@@ -80,13 +85,35 @@ func (d *Door) Lookup(ctx context.Context, a lifecycle.Access, s Subject) (Tenan
 	return *found, nil
 }
 
+// Find is Lookup for the code that verifies callbacks, without an event: for a
+// sender of whom enough failures are recorded. Its answer decides which secret is
+// read, and that is recorded; the rest is summed up (the policy's published list
+// says so).
+func (d *Door) Find(ctx context.Context, a lifecycle.Access, s Subject) (Tenant, error) {
+	if a.Caller.Role != lifecycle.RoleIngress {
+		return Tenant{}, d.deny(ctx, audit.New(ctx, d.log.Now(), a, audit.TenantLookup, audit.Denied), lifecycle.Fail(lifecycle.Forbidden, "Only callbacks are matched without an event."))
+	}
+	column, digests, err := d.digests(s)
+	if err != nil {
+		return Tenant{}, err
+	}
+	found, err := find(ctx, pg.Bun(d.db), column, digests)
+	if err != nil {
+		return Tenant{}, fmt.Errorf("matching a callback: %w", err)
+	}
+	if found == nil {
+		return Tenant{}, errUnknown()
+	}
+	return *found, nil
+}
+
 // find returns nil, nil when there is none; a database error is an error.
 func find(ctx context.Context, tx bun.IDB, column string, digests []keyring.Digest) (*Tenant, error) {
 	var r tenantRow
-	err := pg.Map(tx.NewSelect().Model(&r).Where("? IN (?)", bun.Ident(column), bun.List(digests)).
+	err := pg.Map(tx.NewSelect().Model(&r).ColumnExpr(registryColumns).Where("? IN (?)", bun.Ident(column), bun.List(digests)).
 		Where("state = ?", string(lifecycle.Live)).OrderExpr("installed_at DESC, tenant_id").Limit(1).Scan(ctx))
 	if errors.Is(err, pg.ErrNoRows) && column == "subject_digest" {
-		err = pg.Map(tx.NewSelect().Model(&r).
+		err = pg.Map(tx.NewSelect().Model(&r).ColumnExpr(registryColumns).
 			Join("JOIN trakr.erasures AS x ON x.tenant_id = t.tenant_id").
 			Where("x.subject_digest IN (?)", bun.List(digests)).OrderExpr("x.erased_at DESC, t.tenant_id").Limit(1).Scan(ctx))
 	}
@@ -123,13 +150,14 @@ func errErased() error {
 }
 
 // Delivered reports whether a callback that carried this token was already acted
-// upon, and for which tenant: the same delivery twice is a no-op. It must be asked
-// before the signature is checked, since an install may have replaced the secret
-// that its own token is signed with.
+// upon, and for which tenant, which may be erased by now: the same delivery twice
+// is a no-op. It must be asked before the signature is checked, since an install
+// may have replaced the secret that its own token is signed with.
 func (d *Door) Delivered(ctx context.Context, tokenHash [32]byte) (lifecycle.TenantID, bool, error) {
 	var row struct{ TenantID string }
-	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT tenant_id FROM trakr.replay_guard WHERE token_hash = ?
-		UNION ALL SELECT tenant_id FROM trakr.erasures WHERE token_hash = ? LIMIT 1`, tokenHash[:], tokenHash[:]).Scan(ctx, &row))
+	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT tenant_id FROM trakr.replay_guard WHERE token_hash = ?0
+		UNION ALL SELECT tenant_id FROM trakr.erasures WHERE token_hash = ?0
+		UNION ALL SELECT tenant_id FROM trakr.erasures WHERE spent_tokens @> ARRAY[?0::bytea] LIMIT 1`, tokenHash[:]).Scan(ctx, &row))
 	if errors.Is(err, pg.ErrNoRows) {
 		return lifecycle.TenantID{}, false, nil
 	}

@@ -2,6 +2,7 @@ package tenants
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/internal/pg"
 	"trakr/policy"
 )
 
@@ -42,16 +44,31 @@ func (d *Door) Read(ctx context.Context, a lifecycle.Access, id lifecycle.Tenant
 // Secret releases the shared secret to the code that verifies callbacks, and to
 // nobody else: no policy can open it to an API. It is an audited read.
 func (d *Door) Secret(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID) (lifecycle.Secret, error) {
+	err := a.Check()
 	if a.Caller.Role != lifecycle.RoleIngress {
+		err = lifecycle.Fail(lifecycle.FieldNotAllowed, "The shared secret is released to nobody.")
+	}
+	if err != nil {
 		e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Denied)
 		e.TenantID, e.FieldNames = id, []lifecycle.Field{lifecycle.SharedSecret}
-		return lifecycle.Secret{}, d.deny(ctx, e, lifecycle.Fail(lifecycle.FieldNotAllowed, "The shared secret is released to nobody."))
-	}
-	if err := a.Check(); err != nil {
-		return lifecycle.Secret{}, err
+		return lifecycle.Secret{}, d.deny(ctx, e, err)
 	}
 	r, err := d.release(ctx, a, id, []lifecycle.Field{lifecycle.SharedSecret})
 	return r.Values[lifecycle.SharedSecret], err
+}
+
+// NoSecret stands for Secret when no live tenant has the subject: it commits an
+// equal event, in one statement of the same kind, and returns a secret that nobody
+// has. So neither the answer nor its time tells which tenants are held.
+func (d *Door) NoSecret(ctx context.Context, a lifecycle.Access, s Subject) (lifecycle.Secret, error) {
+	_, digests, err := d.digests(s)
+	if err != nil {
+		return lifecycle.Secret{}, err
+	}
+	e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Denied)
+	e.FieldNames, e.SubjectDigest, e.StatusDetail = []lifecycle.Field{lifecycle.SharedSecret}, digests[0].String(), string(lifecycle.TenantUnknown)
+	_, err = pg.Pool(d.db).Exec(ctx, `SELECT door.append($1)`, [][]byte{e.Record()})
+	return lifecycle.NewSecret(rand.Text()), audit.Unavailable(err)
 }
 
 // mayRead judges who, why and what before anything is touched.

@@ -1,0 +1,324 @@
+package guard
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// The roles of deploy/roles.sql.
+const (
+	owner   = "trakr_owner"
+	door    = "trakr_door"
+	sweep   = "trakr_sweep"
+	service = "trakr_service"
+	reader  = "trakr_reader"
+	backup  = "trakr_backup"
+)
+
+// roles lists each role with the attributes it may have; nobody may have others.
+// LOGIN is given by whoever sets the password, INHERIT and BYPASSRLS by an
+// administrator who has them to give.
+var roles = []struct{ name, may string }{
+	{owner, ""},
+	{door, ""},
+	{sweep, "INHERIT"},
+	{service, "LOGIN"},
+	{reader, "LOGIN"},
+	{backup, "LOGIN INHERIT BYPASSRLS"},
+}
+
+// tables lists who may do what to each table, the owner apart. log: it only grows,
+// so both triggers stand on it.
+var tables = []struct {
+	name                         string
+	log                          bool
+	service, reader, sweep, door string
+}{
+	{name: "tenants", service: "SELECT INSERT UPDATE", reader: "SELECT", sweep: "SELECT", door: "SELECT"},
+	{name: "tenant_fields", service: "INSERT DELETE", door: "SELECT"},
+	{name: "erasures", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT"},
+	{name: "replay_guard", service: "SELECT INSERT DELETE", sweep: "SELECT"},
+	{name: "keyring_checks", service: "SELECT INSERT"},
+	{name: "sweep_runs", service: "SELECT INSERT UPDATE", reader: "SELECT"},
+	{name: "sweep_results", service: "SELECT INSERT", reader: "SELECT"},
+	{name: "findings", service: "SELECT INSERT UPDATE", reader: "SELECT"},
+	{name: "schedule_state", service: "SELECT INSERT", reader: "SELECT"},
+	{name: "api_tokens", service: "SELECT INSERT"},
+	{name: "reports_issued", service: "SELECT INSERT", reader: "SELECT"},
+	{name: "schema_migrations", service: "SELECT", reader: "SELECT"},
+	{name: "log_identity", log: true, service: "SELECT", reader: "SELECT"},
+	{name: "log_epochs", log: true, service: "SELECT", reader: "SELECT", door: "SELECT"},
+	{name: "audit_events", log: true, service: "SELECT", reader: "SELECT", sweep: "SELECT", door: "INSERT"},
+	{name: "audit_leaves", log: true, service: "SELECT INSERT", reader: "SELECT"},
+	{name: "audit_tiles", log: true, service: "SELECT INSERT", reader: "SELECT"},
+	{name: "audit_checkpoints", log: true, service: "SELECT INSERT", reader: "SELECT"},
+	{name: "audit_expiries", log: true, service: "SELECT", reader: "SELECT"},
+}
+
+// columns lists the grants on columns alone, columns in the order of the alphabet.
+var columns = []struct{ role, may, table, columns string }{
+	{service, "SELECT", "tenant_fields", "tenant_id"},
+	{service, "UPDATE", "tenant_fields", "avatar_url, client_key, principal_uuid, shared_secret, username, written_at"},
+	{service, "UPDATE", "replay_guard", "seen_at"},
+	{service, "UPDATE", "api_tokens", "revoked_at"},
+	{sweep, "SELECT", "tenant_fields", "tenant_id, written_at"},
+	{door, "SELECT", "audit_events", "action, outcome, recorded_at, tenant_id, xid"},
+}
+
+const fixedPath = "search_path=pg_catalog, pg_temp"
+
+// functions lists every function. body is the beginning of a SHA-256 over its
+// language, volatility, result and text; a test prints this table's lines anew.
+var functions = []struct {
+	name    string
+	owner   string
+	definer bool
+	sets    []string
+	callers []string // beside the owner
+	body    string
+}{
+	{"door.append(bytea[])", door, true, []string{fixedPath}, []string{owner, service}, "5b563e03535f188f"},
+	{"door.read(bytea[])", door, true, []string{fixedPath, "enable_seqscan=off"}, []string{service}, "52e3bb8964d2850e"},
+	{"door.ensure_epoch()", owner, true, []string{fixedPath}, []string{service}, "b368c57e4ad1ee63"},
+	{"door.make_partitions(integer)", owner, true, []string{fixedPath}, []string{service}, "20e43d26e0f0535f"},
+	{"door.tenant_columns()", sweep, true, []string{fixedPath}, []string{service}, "61a8e9f5f7071ac9"},
+	{"door.count_orphans(name,name,name)", sweep, true, []string{fixedPath}, []string{service}, "b64a0ac883f4411d"},
+	{"door.measure(name,name,name,timestamp with time zone)", sweep, true, []string{fixedPath}, []string{service}, "b9a2a115b8b34552"},
+	{"trakr.guard_growth(regclass,boolean)", owner, false, []string{fixedPath}, nil, "5d2997b754806393"},
+	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
+	{"trakr.refuse_change()", owner, false, []string{fixedPath}, nil, "cad4aee4743b0031"},
+}
+
+// policies lists the guard on the values: each command needs, in its own
+// transaction, a successful event of one of the actions.
+var policies = []struct{ name, command, actions string }{
+	{"recorded_read", "SELECT to PUBLIC using", "= ANY (ARRAY['tenant.read'::text, 'tenant.install'::text, 'tenant.update'::text, 'tenant.erase'::text])"},
+	{"recorded_install", "INSERT to PUBLIC check", "= 'tenant.install'::text"},
+	{"recorded_update", "UPDATE to PUBLIC using", "= 'tenant.update'::text"},
+	{"recorded_erase", "DELETE to PUBLIC using", "= 'tenant.erase'::text"},
+}
+
+// expected is what a control's facts must be and may be.
+type expected struct {
+	must []string
+	may  func(fact string) bool // nil: nothing else
+}
+
+// Ways out. Each names a command or a file, never only a fault.
+const (
+	runRoles   = "let an administrator run deploy/roles.sql in this database (trakr migrate does it when its login may)"
+	putBack    = "somebody changed the database; put back what migrations/ says, and look at who did it with: trakr audit verify"
+	ownLogin   = "give the service a login of its own: ALTER ROLE trakr_service LOGIN PASSWORD '…', and connect as it"
+	makeMonths = "start the service, which makes them, or run as the owner: SELECT door.make_partitions(12)"
+	serverSet  = "set it to on in postgresql.conf or with the provider, and reload the server"
+)
+
+// controls are all controls, in the order they are shown.
+var controls = []struct {
+	id, name, wayOut string
+	required         bool
+	expect           func(found facts) expected
+	remark           func(found []string) string
+}{
+	{"session", "the service acts as the role " + service, ownLogin, true, exactly("acts as " + service), nil},
+	{"login", "the service's own login can do no more", ownLogin, false, anything, weaker},
+	{"roles", "roles have no attribute they do not need", runRoles, true, expectRoles, nil},
+	{"memberships", "the service can act as no other role", "REVOKE the membership that is too much; " + runRoles, true, expectMemberships, nil},
+	{"owners", "tables and functions belong to roles that nobody logs in as", putBack, true, expectOwners, nil},
+	{"table grants", "roles may do to tables and columns what they need, no more", putBack, true, expectTableGrants, nil},
+	{"function grants", "the door's functions can be called by the service alone", putBack, true, expectFunctionGrants, nil},
+	{"creation", "the service can create nothing, not even a temporary table", runRoles, true, expectCreation, nil},
+	{"row security", "values show only in a transaction that recorded it", putBack, true, expectRowSecurity, nil},
+	{"triggers", "audit tables and each of their partitions only grow", putBack, true, expectTriggers, nil},
+	{"functions", "the door's functions are the ones of this version", putBack, true, expectFunctions, nil},
+	{"partitions", "the audit's months are whole and hold an event once", putBack, true, expectPartitions, nil},
+	{"ways around", "nothing reads values around the door", "drop what reads them, or revoke it from the service", true, exactly(), nil},
+	{"role settings", "no setting weakens the service's sessions", "ALTER ROLE … RESET it, or REVOKE the right to set it", true, exactly(), nil},
+	{"months ahead", "the audit has a place for this month and the next two", makeMonths, false, expectMonths, nil},
+	{"synchronous_commit", "a commit is durable when confirmed", serverSet, false, settingOn, nil},
+	{"fsync", "the database flushes to the disk", serverSet, false, exactly("fsync is on"), nil},
+	{"full_page_writes", "a power failure tears no page", serverSet, false, exactly("full_page_writes is on"), nil},
+}
+
+func exactly(must ...string) func(facts) expected {
+	return func(facts) expected { return expected{must: must} }
+}
+
+func anything(facts) expected { return expected{may: func(string) bool { return true }} }
+
+// weaker says what the login behind SET ROLE could do instead.
+func weaker(found []string) string {
+	login := strings.Join(found, ", ")
+	if login == service || login == "a login of its own" {
+		return ""
+	}
+	return "weaker: the connection logs in with the rights of " + login + " and only chose to act as " + service + "; " + ownLogin
+}
+
+// settingOn accepts every synchronous_commit that waits for the local disk.
+func settingOn(facts) expected {
+	return expected{may: func(f string) bool { return f != "synchronous_commit is off" }}
+}
+
+func expectRoles(facts) expected {
+	var e expected
+	var may []string
+	for _, r := range roles {
+		e.must = append(e.must, r.name+" exists")
+		for _, a := range strings.Fields(r.may) {
+			may = append(may, r.name+" "+a)
+		}
+	}
+	e.may = in(may)
+	return e
+}
+
+func expectMemberships(facts) expected {
+	return expected{
+		must: []string{owner + " is a member of " + door, owner + " is a member of " + sweep},
+		// Where an administrator cannot give it, sweeps and backups say so loudly.
+		may: in([]string{sweep + " is a member of pg_read_all_data", backup + " is a member of pg_read_all_data"}),
+	}
+}
+
+// expectOwners: what is not listed here, of a later version, belongs to the owner.
+func expectOwners(found facts) expected {
+	e := expected{must: []string{"schema trakr belongs to " + owner, "schema door belongs to " + owner}}
+	for _, t := range tables {
+		e.must = append(e.must, "trakr."+t.name+" belongs to "+owner)
+	}
+	for _, f := range functions {
+		e.must = append(e.must, f.name+" belongs to "+f.owner)
+	}
+	e.may = func(f string) bool { return strings.HasSuffix(f, " belongs to "+owner) && !strings.Contains(f, "(") }
+	return e
+}
+
+func expectTableGrants(found facts) expected {
+	var e expected
+	for _, t := range tables {
+		for _, g := range []struct{ role, may string }{{service, t.service}, {reader, t.reader}, {sweep, t.sweep}, {door, t.door}} {
+			for _, p := range strings.Fields(g.may) {
+				e.must = append(e.must, fmt.Sprintf("%s may %s trakr.%s", g.role, p, t.name))
+			}
+		}
+	}
+	for _, c := range columns {
+		e.must = append(e.must, fmt.Sprintf("%s may %s trakr.%s (%s)", c.role, c.may, c.table, c.columns))
+	}
+	// The sweep counts rows of tables that nobody has thought of yet (default
+	// privileges of migration 6); on the values its grant covers two columns.
+	e.may = func(f string) bool {
+		table, ok := strings.CutPrefix(f, sweep+" may SELECT trakr.")
+		return ok && table != "tenant_fields" && !strings.Contains(table, "(")
+	}
+	return e
+}
+
+func expectFunctionGrants(facts) expected {
+	var e expected
+	for _, f := range functions {
+		for _, c := range f.callers {
+			e.must = append(e.must, c+" may call "+f.name)
+		}
+	}
+	return e
+}
+
+func expectCreation(facts) expected {
+	return expected{must: []string{
+		door + " has USAGE on schema door", door + " has USAGE on schema trakr",
+		sweep + " has USAGE on schema door", sweep + " has USAGE on schema trakr",
+		service + " has USAGE on schema door", service + " has USAGE on schema trakr",
+		reader + " has USAGE on schema trakr",
+		sweep + " may SELECT every new table of " + owner,
+	}}
+}
+
+func expectRowSecurity(facts) expected {
+	const values = "trakr.tenant_fields "
+	e := expected{must: []string{values + "has row-level security enabled", values + "has row-level security forced",
+		values + "sweep_counts: SELECT to " + sweep + " using true"}}
+	for _, p := range policies {
+		e.must = append(e.must, values+p.name+": "+p.command+" (tenant_id IN ( SELECT e.tenant_id FROM trakr.audit_events e"+
+			" WHERE ((e.recorded_at = transaction_timestamp()) AND (e.xid = pg_current_xact_id()) AND (e.outcome = 'success'::text)"+
+			" AND (e.action "+p.actions+"))))")
+	}
+	return e
+}
+
+func expectTriggers(found facts) expected {
+	var e expected
+	growing := months(found)
+	for _, t := range tables {
+		if t.log {
+			growing = append(growing, "trakr."+t.name)
+		}
+	}
+	for _, t := range growing {
+		e.must = append(e.must,
+			"rows_stay BEFORE DELETE OR UPDATE ON "+t+" FOR EACH ROW EXECUTE FUNCTION trakr.refuse_change() always",
+			"table_stays BEFORE TRUNCATE ON "+t+" FOR EACH STATEMENT EXECUTE FUNCTION trakr.refuse_change() always")
+	}
+	return e
+}
+
+func expectFunctions(facts) expected {
+	var e expected
+	for _, f := range functions {
+		security := " is SECURITY INVOKER"
+		if f.definer {
+			security = " is SECURITY DEFINER"
+		}
+		e.must = append(e.must, f.name+security, f.name+" has body "+f.body)
+		for _, s := range f.sets {
+			e.must = append(e.must, f.name+" sets "+s)
+		}
+	}
+	return e
+}
+
+// month is a partition as door.make_partitions makes it.
+var month = regexp.MustCompile(`^(trakr\.audit_events_(\d{4})(\d{2})) is a month of the audit FOR VALUES FROM \('(\d{4})-(\d{2})-01 00:00:00\+00'\) TO \('(\d{4})-(\d{2})-01 00:00:00\+00'\)$`)
+
+func expectPartitions(found facts) expected {
+	var e expected
+	for _, m := range months(found) {
+		e.must = append(e.must, m+" has each event_id once")
+	}
+	e.may = func(f string) bool {
+		m := month.FindStringSubmatch(f)
+		if m == nil {
+			return false
+		}
+		next := func(y, mo string) string {
+			var a, b int
+			_, _ = fmt.Sscan(y, &a)
+			_, _ = fmt.Sscan(strings.TrimPrefix(mo, "0"), &b)
+			return fmt.Sprintf("%04d%02d", a+b/12, b%12+1)
+		}
+		return m[2] == m[4] && m[3] == m[5] && m[6]+m[7] == next(m[2], m[3])
+	}
+	return e
+}
+
+// months lists the partitions that are there.
+func months(found facts) []string {
+	var out []string
+	for _, f := range found["partitions"] {
+		if name, _, ok := strings.Cut(f, " is a month of the audit"); ok {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func expectMonths(facts) expected {
+	return expected{may: func(f string) bool { return strings.HasSuffix(f, " is there") }}
+}
+
+func in(list []string) func(string) bool {
+	return func(f string) bool { return slices.Contains(list, f) }
+}

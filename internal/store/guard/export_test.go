@@ -1,0 +1,29 @@
+package guard
+
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// In judges the catalog as a transaction sees it that has changed it.
+func In(ctx context.Context, tx pgx.Tx) ([]Control, error) {
+	found, err := read(ctx, tx)
+	return judge(found), err
+}
+
+// Bodies prints the digest of each function as it is.
+func Bodies(ctx context.Context, tx pgx.Tx) []string {
+	found, err := read(ctx, tx)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var out []string
+	for _, f := range found["functions"] {
+		if name, body, ok := strings.Cut(f, " has body "); ok {
+			out = append(out, name+` … "`+body+`"`)
+		}
+	}
+	return out
+}
