@@ -224,7 +224,7 @@ func (a *app) export(ctx context.Context, s *service, who lifecycle.Access, what
 	}
 	fmt.Fprintf(a.err, "verify it offline with: trakr verify %s --key KEY   (the key: trakr audit checkpoint --key; give it to reviewers by another way)\n", file)
 	if !done.Sound() {
-		fmt.Fprintf(a.err, "FINDING: %d records are gone and %d rows were never part of the log; run: trakr audit verify\n", done.Missing, done.Inserts)
+		fmt.Fprintf(a.err, "FINDING: %d records are gone and %d rows were never part of the log; run: trakr audit verify\n", done.Missing, done.Unplaced)
 		return errFinding
 	}
 	return err

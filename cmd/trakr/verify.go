@@ -73,7 +73,7 @@ func (a *app) printVerified(file string, r auditfile.Report) error {
 		fmt.Fprintf(&b, ": %s.\nNothing after it was looked at.\n", f.Detail)
 	} else {
 		fmt.Fprintf(&b, "Proven: %d events of %s stand in the log %s as they did at its checkpoint of %d events.\n", r.Events, file, r.Origin, r.Size)
-		fmt.Fprintf(&b, "Looked at positions %d to %d; selection %s; %d positions not shown", r.From, r.Next-1, r.Selection, r.Hidden)
+		fmt.Fprintf(&b, "Looked at from position %d up to, not including, %d; selection %s; %d positions not shown", r.From, r.Next, r.Selection, r.Hidden)
 		if r.Expired > 0 {
 			fmt.Fprintf(&b, "; content expired by policy below position %d", r.Expired)
 		}
