@@ -34,6 +34,7 @@ var only = map[string][]string{
 var pure = map[string][]string{
 	"trakr/internal/lifecycle": {"trakr/"},
 	"trakr/internal/merkle":    {"trakr/", "os", "net/http", "database/sql", "time"},
+	"trakr/internal/auditfile": {"trakr/internal/store", "os", "net/http", "database/sql"},
 	"trakr/policy":             {"trakr/internal/store", "trakr/reports", "net/http", "database/sql"},
 	"trakr/reports":            {"trakr/internal/", "net/http", "os", "database/sql", "time/tzdata"},
 	"trakr/internal/connect":   {"trakr/internal/store", "trakr/internal/httpapi", "os"},

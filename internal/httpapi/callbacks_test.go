@@ -481,7 +481,7 @@ func TestASenderThatHangsUpUndoesNothing(t *testing.T) {
 				c.secret = x.secret
 			}
 			token := w.sign(x, uninstalled, c.secret)
-			err, release := w.Hold(c.lock)
+			release, err := w.Hold(c.lock)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -34,7 +34,7 @@ func TestAConnectionThatCouldBeReadOnTheWayIsRefused(t *testing.T) {
 func TestALockedAuditRefusesInTimeInsteadOfHanging(t *testing.T) {
 	e := storetest.New(t)
 	id := e.Install(storetest.Values("x"), "x")
-	err, release := e.Hold(`LOCK TABLE trakr.audit_events IN ACCESS EXCLUSIVE MODE`)
+	release, err := e.Hold(`LOCK TABLE trakr.audit_events IN ACCESS EXCLUSIVE MODE`)
 	if err != nil {
 		t.Fatal(err)
 	}

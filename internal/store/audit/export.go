@@ -57,21 +57,21 @@ type Selection struct {
 
 // Exported is what an export holds.
 type Exported struct {
-	Format  Format `json:"format"`
-	EventID string `json:"event_id"` // of the export itself
-	Events  int64  `json:"events"`
-	From    int64  `json:"from"`
-	Next    int64  `json:"next"`     // position to continue with
-	Size    int64  `json:"size"`     // of the checkpoint
-	Expired int64  `json:"expired"`  // below it, content may be gone by policy
-	Waiting int64  `json:"waiting"`  // older events that had no position in time
-	Missing int64  `json:"missing"`  // of a full export: records gone that no expiry accounts for
-	Inserts int64  `json:"unplaced"` // rows that were never part of the log
-	Key     string `json:"key"`
+	Format   Format `json:"format"`
+	EventID  string `json:"event_id"` // of the export itself
+	Events   int64  `json:"events"`
+	From     int64  `json:"from"`
+	Next     int64  `json:"next"`     // position to continue with
+	Size     int64  `json:"size"`     // of the checkpoint
+	Expired  int64  `json:"expired"`  // below it, content may be gone by policy
+	Waiting  int64  `json:"waiting"`  // older events that had no position in time
+	Missing  int64  `json:"missing"`  // of a full export: records gone that no expiry accounts for
+	Unplaced int64  `json:"unplaced"` // rows that were never part of the log
+	Key      string `json:"key"`
 }
 
 // Sound reports whether the export met nothing that only a changed log explains.
-func (e Exported) Sound() bool { return e.Missing == 0 && e.Inserts == 0 }
+func (e Exported) Sound() bool { return e.Missing == 0 && e.Unplaced == 0 }
 
 // Export writes the selected events of the log to w, in its order, and after them
 // what proves them offline (package auditfile). The export is recorded first: when
@@ -209,8 +209,9 @@ func (c cursor) before(other cursor) bool {
 	return c.id < other.id
 }
 
-// pageRows is how many rows of leaves an export reads at once: 64 Ki events.
-const pageRows = 64
+// pageEvents is how many positions an export looks at between two looks at the
+// leaves; a row of leaves more can come with them.
+const pageEvents = 64 << 10
 
 // page is a run of positions, as the sequencer placed them.
 type page struct {
@@ -260,46 +261,50 @@ func (x *export) events(ctx context.Context) error {
 
 // turn reads the page after p and tells whether another one follows.
 func (x *export) turn(ctx context.Context, tx pgx.Tx, p *page) (more bool, err error) {
-	next := p.first + int64(len(p.ids))
-	if len(p.ids) == 0 {
+	next, opening := p.first+int64(len(p.ids)), len(p.ids) == 0
+	p.from = p.to
+	if opening {
 		// The row that holds From; From may lie in its middle.
-		if err := tx.QueryRow(ctx, `SELECT max(first_index) FROM trakr.audit_leaves WHERE first_index <= $1`, x.From).Scan(&next); err != nil {
+		err := tx.QueryRow(ctx, `SELECT first_index, epoch, first_xid, ids[1] FROM trakr.audit_leaves WHERE first_index <= $1 ORDER BY first_index DESC LIMIT 1`,
+			x.From).Scan(&next, &p.from.epoch, &p.from.xid, &p.from.id)
+		if err != nil {
 			return false, err
 		}
-	} else {
-		p.from = p.to
+		if next == 0 {
+			p.from = cursor{} // what stands before the first event is looked at too
+		}
 	}
-	rows, err := tx.Query(ctx, `SELECT first_index, epoch, first_xid, last_xid, ids, hashes FROM trakr.audit_leaves
-		WHERE first_index >= $1 AND first_index < $2 ORDER BY first_index LIMIT $3`, next, x.out.Size, pageRows+1)
+	end := x.out.Size
+	err = tx.QueryRow(ctx, `SELECT first_index, epoch, first_xid, ids[1] FROM trakr.audit_leaves WHERE first_index >= $1 AND first_index < $2 ORDER BY first_index LIMIT 1`,
+		next+pageEvents, x.out.Size).Scan(&end, &p.to.epoch, &p.to.xid, &p.to.id)
+	if more = err == nil; err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return false, err
+	}
+	rows, err := tx.Query(ctx, `SELECT first_index, epoch, last_xid, ids, hashes FROM trakr.audit_leaves
+		WHERE first_index >= $1 AND first_index < $2 ORDER BY first_index`, next, end)
 	if err != nil {
 		return false, err
 	}
-	started := len(p.ids) > 0
 	p.ids, p.leaves, p.first = p.ids[:0], p.leaves[:0], next
 	var (
-		first, seen int64
-		epoch       int32
-		from, to    uint64
-		ids         []int64
-		hashes      pgtype.PreallocBytes
+		first  int64
+		last   cursor
+		ids    []int64
+		hashes pgtype.PreallocBytes
 	)
-	_, err = pgx.ForEachRow(rows, []any{&first, &epoch, &from, &to, &ids, &hashes}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&first, &last.epoch, &last.xid, &ids, &hashes}, func() error {
 		if first != next+int64(len(p.ids)) || len(hashes) != 32*len(ids) {
 			return fmt.Errorf("the leaves of position %d are not where they should be: %w", next+int64(len(p.ids)), ErrFork)
 		}
-		if seen++; seen > pageRows {
-			p.to, more = cursor{epoch, from, ids[0]}, true
-			return nil
-		}
-		if !started && seen == 1 && next > 0 {
-			p.from = cursor{epoch, from, ids[0]}
-		}
 		p.ids, p.leaves = append(p.ids, ids...), append(p.leaves, hashes...)
-		p.to = cursor{epoch, to, ids[len(ids)-1] + 1}
 		return nil
 	})
-	if err == nil && len(p.ids) == 0 {
-		err = fmt.Errorf("the leaves of position %d are missing: %w", next, ErrFork)
+	if err == nil && next+int64(len(p.ids)) != end {
+		err = fmt.Errorf("the leaves of position %d are missing: %w", next+int64(len(p.ids)), ErrFork)
+	}
+	if err == nil && !more {
+		last.id = p.ids[len(p.ids)-1] + 1
+		p.to = last
 	}
 	return more, err
 }
@@ -321,7 +326,7 @@ func (x *export) show(ctx context.Context, tx pgx.Tx, p page) (enough bool, err 
 		}
 		i := slices.Index(p.ids[at:], int64(binary.BigEndian.Uint64(raw[0])))
 		if i < 0 {
-			x.out.Inserts++ // neither shown nor hidden: it has no position to show
+			x.out.Unplaced++ // neither shown nor hidden: it has no position to show
 			continue
 		}
 		at += i
@@ -396,7 +401,7 @@ func (x *export) end(ctx context.Context) error {
 	}
 	o := x.out
 	x.line, err = x.Format.AppendEnd(x.line[:0], auditfile.End{Note: string(x.checkpoint.Note), Key: o.Key, Format: x.Format, Events: o.Events, From: o.From,
-		Next: o.Next, Expired: o.Expired, Waiting: o.Waiting, Unplaced: o.Inserts, Selection: given})
+		Next: o.Next, Expired: o.Expired, Waiting: o.Waiting, Unplaced: o.Unplaced, Selection: given})
 	if err != nil {
 		return err
 	}

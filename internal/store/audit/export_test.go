@@ -217,7 +217,7 @@ func TestAnUnsequencedTailIsCountedAndLeftOut(t *testing.T) {
 	x := newExporter(t)
 	x.story(5)
 	before, _ := x.export(audit.Selection{Format: audit.NDJSON})
-	err, commit := x.Hold(`SELECT pg_current_xact_id()`) // an older transaction keeps everything later waiting
+	commit, err := x.Hold(`SELECT pg_current_xact_id()`) // an older transaction keeps everything later waiting
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -151,7 +151,7 @@ func TestNothingIsTakenWhileAnOlderTransactionCanStillCommit(t *testing.T) {
 	e := storetest.New(t)
 	s := storetest.Must(t)(e.Log.NewSequencer()).(*audit.Sequencer)
 	// A transaction that has its xid, and so its place, and takes its time.
-	slow, commit := e.Hold(`SELECT pg_current_xact_id(); SELECT door.append(ARRAY[$rec$` + string(event(e, "early").Record()) + `$rec$::bytea])`)
+	commit, slow := e.Hold(`SELECT pg_current_xact_id(); SELECT door.append(ARRAY[$rec$` + string(event(e, "early").Record()) + `$rec$::bytea])`)
 	if slow != nil {
 		t.Fatal(slow)
 	}

@@ -226,22 +226,22 @@ func (e *Env) TryExec(sql string, args ...any) error {
 }
 
 // Hold runs SQL in a transaction that stays open until commit is called.
-func (e *Env) Hold(sql string) (err error, commit func()) {
+func (e *Env) Hold(sql string) (commit func(), err error) {
 	e.T.Helper()
 	c, err := pgx.Connect(e.T.Context(), e.URL)
 	if err != nil {
-		return err, nil
+		return nil, err
 	}
 	if _, err = c.Exec(e.T.Context(), "BEGIN; "+sql); err != nil {
-		return err, nil
+		return nil, err
 	}
-	return nil, func() {
+	return func() {
 		e.T.Helper()
 		if _, err := c.Exec(context.Background(), "COMMIT"); err != nil {
 			e.T.Error(err)
 		}
 		_ = c.Close(context.Background())
-	}
+	}, nil
 }
 
 // Int runs a query that returns one number.
