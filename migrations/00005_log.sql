@@ -180,7 +180,9 @@ DROP TABLE trakr.audit_events_flat;
 -- last. Every connection of the service calls it before anything else.
 -- +goose StatementBegin
 CREATE FUNCTION door.ensure_epoch() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- The newest event by the index, also where statistics are missing.
+SET enable_seqscan = off SET enable_sort = off AS $$
 DECLARE
     here bigint := (SELECT system_identifier FROM pg_control_system());
     last trakr.log_epochs;

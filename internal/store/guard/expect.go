@@ -81,7 +81,7 @@ var functions = []struct {
 }{
 	{"door.append(bytea[])", door, true, []string{fixedPath}, []string{owner, service}, "5b563e03535f188f"},
 	{"door.read(bytea[])", door, true, []string{fixedPath, "enable_seqscan=off"}, []string{service}, "52e3bb8964d2850e"},
-	{"door.ensure_epoch()", owner, true, []string{fixedPath}, []string{service}, "b368c57e4ad1ee63"},
+	{"door.ensure_epoch()", owner, true, []string{fixedPath, "enable_seqscan=off", "enable_sort=off"}, []string{service}, "b368c57e4ad1ee63"},
 	{"door.make_partitions(integer)", owner, true, []string{fixedPath}, []string{service}, "20e43d26e0f0535f"},
 	{"door.tenant_columns()", sweep, true, []string{fixedPath}, []string{service}, "61a8e9f5f7071ac9"},
 	{"door.count_orphans(name,name,name)", sweep, true, []string{fixedPath}, []string{service}, "b64a0ac883f4411d"},
