@@ -43,7 +43,7 @@ CREATE TABLE trakr.audit_events (
     actor_type     text        NOT NULL CONSTRAINT audit_events_actor_known
                                CHECK (actor_type IN ('bitbucket', 'forge', 'service', 'staff', 'scheduler', 'operator', 'anonymous')),
     actor_id       text        NOT NULL,
-    action         text        NOT NULL CONSTRAINT audit_events_action_form CHECK (action ~ '^[a-z]+(_[a-z]+)*(\.[a-z]+(_[a-z]+)*)+$'),
+    action         text        NOT NULL CONSTRAINT audit_events_action_form CHECK (action LIKE '%_._%'),
     outcome        text        NOT NULL CONSTRAINT audit_events_outcome_known CHECK (outcome IN ('success', 'denied', 'failure')),
     status_detail  text,
     reason_code    text        NOT NULL,
@@ -59,8 +59,8 @@ CREATE TABLE trakr.audit_events (
     record         bytea       NOT NULL,
     CONSTRAINT audit_events_pk PRIMARY KEY (id, recorded_at)
 ) PARTITION BY RANGE (recorded_at);
--- The guards on tenant_fields look up the running transaction's own events.
-CREATE INDEX audit_events_by_xid ON trakr.audit_events (xid, tenant_id);
+-- The order of the log; the guards on tenant_fields find the running transaction's
+-- own events by it too. Every index is paid for at every read: no second one.
 CREATE INDEX audit_events_in_order ON trakr.audit_events (epoch, xid, id);
 CREATE INDEX audit_events_by_tenant ON trakr.audit_events (tenant_id, id);
 
