@@ -25,7 +25,7 @@ demo: build ## run, simulate Bitbucket, sweep, both reports; leaves everything i
 
 test: ## all tests, on a real PostgreSQL of their own, with the race detector and shuffled
 	@bin=$$(deploy/postgres-binaries.sh) && evidence=$$(mktemp) && trap 'rm -f "$$evidence"' EXIT && \
-	TRAKR_POSTGRES_BIN="$$bin" TRAKR_TEST_EVIDENCE="$$evidence" $(GO) test -race -shuffle=on -count=1 -timeout 10m $(PACKAGES) && \
+	TRAKR_POSTGRES_BIN="$$bin" TRAKR_TEST_EVIDENCE="$$evidence" $(GO) test -race -shuffle=on -count=1 -timeout 25m $(PACKAGES) && \
 	n=$$(wc -l < "$$evidence") && { [ "$$n" -gt 0 ] || { echo "no test ran on PostgreSQL" >&2; exit 1; }; } && \
 	echo "$$n databases were made for tests on PostgreSQL"
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -190,8 +191,8 @@ type visitor func(ast.Node)
 // Visit implements ast.Visitor.
 func (v visitor) Visit(n ast.Node) ast.Visitor { v(n); return v }
 
-// schemaFaults checks the form.
-func schemaFaults(tree any, lines lineIndex) ([]Fault, error) {
+// compiled is the schema, compiled once.
+var compiled = sync.OnceValues(func() (*jsonschema.Schema, error) {
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(schemaJSON))
 	if err != nil {
 		return nil, fmt.Errorf("reading the policy's schema: %w", err)
@@ -203,6 +204,15 @@ func schemaFaults(tree any, lines lineIndex) ([]Fault, error) {
 	schema, err := c.Compile("policy.json")
 	if err != nil {
 		return nil, fmt.Errorf("compiling the policy's schema: %w", err)
+	}
+	return schema, nil
+})
+
+// schemaFaults checks the form.
+func schemaFaults(tree any, lines lineIndex) ([]Fault, error) {
+	schema, err := compiled()
+	if err != nil {
+		return nil, err
 	}
 	b, err := json.Marshal(tree) // gives the numbers and maps the validator knows
 	if err != nil {
