@@ -131,30 +131,32 @@ func (s *service) connect(ctx context.Context, mode startMode, url lifecycle.Sec
 // private starts the private PostgreSQL, or finds the one that runs.
 func (s *service) private(ctx context.Context, mode startMode) (err error) {
 	c := devpg.Config{DataDir: filepath.Join(s.cfg.DataDir, "postgres"), BinDir: s.cfg.PostgresBin, Logger: s.log}
-	if mode == startOnly {
-		s.postgres, err = devpg.Start(ctx, c)
-		return err
-	}
-	// Another command may be starting or stopping it at this moment: neither is
-	// an answer, so ask again for a while.
-	for deadline := time.Now().Add(otherCommand); ; {
-		if s.postgres, err = devpg.Attach(ctx, c); !errors.Is(err, devpg.ErrNotRunning) {
+	// Another command may have started it for its own time, or be starting or
+	// stopping it at this moment: none is an answer, so ask again for a while.
+	for begin, said := time.Now(), false; ; {
+		if mode == attachOrStart {
+			if s.postgres, err = devpg.Attach(ctx, c); !errors.Is(err, devpg.ErrNotRunning) {
+				return err
+			}
+		}
+		if s.postgres, err = devpg.Start(ctx, c); !errors.Is(err, devpg.ErrInUse) || time.Since(begin) > otherCommand {
 			return err
 		}
-		if s.postgres, err = devpg.Start(ctx, c); !errors.Is(err, devpg.ErrInUse) || time.Now().After(deadline) {
-			return err
+		if !said {
+			said = true
+			s.log.Info("the private PostgreSQL is in use by another process; waiting for it to end")
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(500 * time.Millisecond):
 		}
 	}
 }
 
-// otherCommand is how long a command waits for another one's start or stop of the
-// private PostgreSQL.
-const otherCommand = 20 * time.Second
+// otherCommand is how long a process waits for another one to give the private
+// PostgreSQL back.
+const otherCommand = 15 * time.Second
 
 // ownerURL is where migrations and the log's retention connect: the private
 // PostgreSQL's superuser, or the login the operator named for it.
