@@ -213,13 +213,12 @@ func (c cursor) before(other cursor) bool {
 // leaves; a row of leaves more can come with them.
 const pageEvents = 64 << 10
 
-// page is a run of positions, as the sequencer placed them.
+// page is a run of positions of one epoch, as the sequencer placed them.
 type page struct {
-	first  int64 // position of ids[0]
-	ids    []int64
-	leaves []byte // 32 bytes each
-	from   cursor // every event of the page is at or after it …
-	to     cursor // … and before this one
+	first    int64 // position of ids[0]
+	ids      []int64
+	leaves   []byte // 32 bytes each
+	from, to cursor // its events are at or after from and before to
 }
 
 // events writes the selected events, page by page, all from one snapshot.
@@ -261,7 +260,7 @@ func (x *export) events(ctx context.Context) error {
 
 // turn reads the page after p and tells whether another one follows.
 func (x *export) turn(ctx context.Context, tx pgx.Tx, p *page) (more bool, err error) {
-	next, opening := p.first+int64(len(p.ids)), len(p.ids) == 0
+	next, before, opening := p.first+int64(len(p.ids)), p.from, len(p.ids) == 0
 	p.from = p.to
 	if opening {
 		// The row that holds From; From may lie in its middle.
@@ -270,13 +269,14 @@ func (x *export) turn(ctx context.Context, tx pgx.Tx, p *page) (more bool, err e
 		if err != nil {
 			return false, err
 		}
-		if next == 0 {
-			p.from = cursor{} // what stands before the first event is looked at too
-		}
+	}
+	if next == 0 || p.from.epoch != before.epoch && !opening {
+		p.from.xid, p.from.id = 0, 0 // what stands before an epoch's first event is looked at too
 	}
 	end := x.out.Size
-	err = tx.QueryRow(ctx, `SELECT first_index, epoch, first_xid, ids[1] FROM trakr.audit_leaves WHERE first_index >= $1 AND first_index < $2 ORDER BY first_index LIMIT 1`,
-		next+pageEvents, x.out.Size).Scan(&end, &p.to.epoch, &p.to.xid, &p.to.id)
+	err = tx.QueryRow(ctx, `SELECT first_index, epoch, first_xid, ids[1] FROM trakr.audit_leaves
+		WHERE first_index > $1 AND first_index < $2 AND (first_index >= $3 OR epoch <> $4) ORDER BY first_index LIMIT 1`,
+		next, x.out.Size, next+pageEvents, p.from.epoch).Scan(&end, &p.to.epoch, &p.to.xid, &p.to.id)
 	if more = err == nil; err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return false, err
 	}
@@ -359,11 +359,16 @@ func (x *export) show(ctx context.Context, tx pgx.Tx, p page) (enough bool, err 
 	return x.Limit > 0 && x.out.Events == x.Limit, rows.Err()
 }
 
-// query is the SQL of the events of a page, in the order of the log.
+// query is the SQL of the events of a page, in the order of the log. The epoch stands
+// apart: a B-tree scan ends at a row's bound only where its first column decides.
 func (x *export) query(p page) (string, []any) {
+	to := p.to
+	if to.epoch != p.from.epoch {
+		to = cursor{xid: math.MaxUint64, id: math.MaxInt64} // the epoch's end
+	}
 	var sql strings.Builder
-	sql.WriteString(`SELECT id, recorded_at, record FROM trakr.audit_events WHERE (epoch, xid, id) >= ($1, $2, $3) AND (epoch, xid, id) < ($4, $5, $6)`)
-	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode}, p.from.epoch, p.from.xid, p.from.id, p.to.epoch, p.to.xid, p.to.id}
+	sql.WriteString(`SELECT id, recorded_at, record FROM trakr.audit_events WHERE epoch = $1 AND (xid, id) >= ($2, $3) AND (xid, id) < ($4, $5)`)
+	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode}, p.from.epoch, p.from.xid, p.from.id, to.xid, to.id}
 	for _, c := range x.conditions() {
 		sql.WriteString(" AND " + strings.Replace(c.sql, "?", "$"+strconv.Itoa(len(args)), 1))
 		args = append(args, c.value)

@@ -19,7 +19,7 @@ type gaps struct {
 	file *os.File
 }
 
-const gapsHeld = 64 << 10
+const gapsHeld = 16 << 10
 
 func (g *gaps) add(from, to int64) error {
 	g.held = binary.AppendUvarint(g.held, uint64(from-g.last))
