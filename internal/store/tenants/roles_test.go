@@ -327,3 +327,51 @@ func TestTheReaderSeesTheAuditAndNoValue(t *testing.T) {
 		}
 	}
 }
+
+// The database itself, not the code in front of it, returns no column that a record
+// does not name: each request of a batch gets its own, at its own place.
+func TestTheReadFunctionReturnsOnlyWhatEachRecordNames(t *testing.T) {
+	e := storetest.New(t)
+	c := asService(t, e)
+	columns := lifecycle.Fields()
+	ids := []lifecycle.TenantID{e.Install(storetest.Values("one"), "one"), e.Install(storetest.Values("two"), "two")}
+	var records []string
+	var asked []map[lifecycle.Field]bool
+	for bits := 1; bits < 1<<len(columns); bits++ {
+		ev := audit.New(t.Context(), e.Clock.Now(), storetest.Service(), audit.TenantRead, audit.Success)
+		ev.TenantID = ids[bits%2]
+		names := map[lifecycle.Field]bool{}
+		for i, f := range columns {
+			if bits>>i&1 == 1 {
+				ev.FieldNames, names[f] = append(ev.FieldNames, f), true
+			}
+		}
+		records, asked = append(records, fmt.Sprintf(`'\x%x'::bytea`, ev.Record())), append(asked, names)
+	}
+	rows, err := c.Query(t.Context(), `SELECT ord, client_key, shared_secret, principal_uuid, username, avatar_url FROM door.read(ARRAY[`+strings.Join(records, ",")+`])`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	var ord int
+	got := make([][]byte, len(columns))
+	_, err = pgx.ForEachRow(rows, []any{&ord, &got[0], &got[1], &got[2], &got[3], &got[4]}, func() error {
+		seen++
+		for i, f := range columns {
+			if (got[i] != nil) != asked[ord-1][f] {
+				t.Errorf("request %d names %v: %s returned is %v", ord, asked[ord-1], f, got[i] != nil)
+			}
+			if got[i] == nil {
+				continue
+			}
+			// It is the value of the tenant the record names, and of no other.
+			if _, err := e.Keys.Open(ids[ord%2], f, got[i]); err != nil {
+				t.Errorf("request %d: %s is not this tenant's: %v", ord, f, err)
+			}
+		}
+		return nil
+	})
+	if err != nil || seen != len(records) {
+		t.Errorf("%d rows for %d requests: %v", seen, len(records), err)
+	}
+}
