@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -124,6 +125,12 @@ func (f *auditFlags) register(c *cobra.Command) {
 func (f *auditFlags) filter() (audit.Filter, error) {
 	out := audit.Filter{Action: audit.Action(f.action), Outcome: audit.Outcome(f.outcome)}
 	var err error
+	if f.outcome != "" && !slices.Contains(audit.Outcomes(), out.Outcome) {
+		return out, usageError{errors.New("--outcome is one of success, denied, failure")}
+	}
+	if f.action != "" && !slices.Contains(audit.Actions(), out.Action) {
+		return out, usageError{errors.New("--action is not one that is recorded; see: trakr audit list")}
+	}
 	if f.tenant != "" {
 		if out.Tenant, err = lifecycle.ParseTenantID(f.tenant); err != nil {
 			return out, usageError{fmt.Errorf("--tenant: %w", err)}

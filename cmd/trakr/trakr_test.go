@@ -203,6 +203,8 @@ func TestAnOperatorsDay(t *testing.T) {
 		t.Error(s)
 	}
 	m.trakr(exitUsage, "tenant", "lookup", "--client-key", "connection:1")
+	m.trakr(exitUsage, "audit", "export", "--outcome", "fine")
+	m.trakr(exitUsage, "audit", "list", "--action", "tenant.raed")
 	token := m.trakr(exitClean, "token", "create", "--role", "reviewer", "--label", "test", "--json")
 	var made struct{ Token, ID, Role string }
 	if err := json.Unmarshal([]byte(token), &made); err != nil || made.Role != "reviewer" {

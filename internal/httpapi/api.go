@@ -9,6 +9,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/google/uuid"
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
@@ -143,6 +144,11 @@ type AuditFilter struct {
 func (f AuditFilter) filter() (audit.Filter, error) {
 	out := audit.Filter{ActorID: f.ActorID, Action: audit.Action(f.Action), Outcome: audit.Outcome(f.Outcome), Field: lifecycle.Field(f.Field),
 		RequestID: f.RequestID, CorrelationID: f.CorrelationID, EventID: f.EventID, Since: f.Since, Until: f.Until}
+	if f.EventID != "" {
+		if _, err := uuid.Parse(f.EventID); err != nil || len(f.EventID) != 36 {
+			return out, lifecycle.Fail(lifecycle.RequestInvalid, "An event is named by its event_id, a UUID.", lifecycle.At("/event_id", "not a uuid"))
+		}
+	}
 	if f.TenantID != "" {
 		id, err := lifecycle.ParseTenantID(f.TenantID)
 		if err != nil {

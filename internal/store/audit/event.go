@@ -34,6 +34,12 @@ const (
 	TokenUse      Action = "token.use" // recorded only when refused: the role may not do this
 )
 
+// Actions lists every action.
+func Actions() []Action {
+	return []Action{TenantLookup, TenantRead, TenantInstall, TenantUpdate, TenantErase, SweepRun, ReportIssue, AuditExport, AuditRead, AuditExpire,
+		TokenCreate, TokenRevoke, TokenUse}
+}
+
 // Outcome says how it ended.
 type Outcome string
 
@@ -43,6 +49,9 @@ const (
 	Denied  Outcome = "denied"
 	Failure Outcome = "failure"
 )
+
+// Outcomes lists every outcome.
+func Outcomes() []Outcome { return []Outcome{Success, Denied, Failure} }
 
 // SchemaVersion is the version of the record's form.
 const SchemaVersion = 1
@@ -68,7 +77,7 @@ type Event struct {
 	CorrelationID string               // erasure, sweep run, report
 	SchemaVersion int                  //
 
-	Position   int64     // the database's order of insertion; set when read back
+	LogIndex   *int64    // position in the log; nil until sequenced; set by Query
 	RecordedAt time.Time // the database's clock; set when read back
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -23,7 +24,7 @@ type Filter struct {
 	Field         lifecycle.Field
 	RequestID     string
 	CorrelationID string
-	EventID       string    // canonical UUID
+	EventID       string    // canonical UUID; the caller has checked its form
 	Since         time.Time // recorded at or after
 	Until         time.Time // recorded before
 }
@@ -55,11 +56,13 @@ type row struct {
 	TraceID       string    `bun:"trace_id,nullzero"`
 	CorrelationID string    `bun:"correlation_id,nullzero"`
 	SchemaVersion int       `bun:"schema_version"`
+	Epoch         int32     `bun:"epoch"`
+	XID           string    `bun:"xid"`
 }
 
 const columns = "id, recorded_at, event_id, occurred_at, tenant_id, actor_type, actor_id, action, outcome, " +
 	"status_detail, reason_code, reason_ref, field_names, dropped_names, subject_digest, recipient, " +
-	"request_id, trace_id, correlation_id, schema_version"
+	"request_id, trace_id, correlation_id, schema_version, epoch, xid::text AS xid"
 
 // Query returns up to limit events, newest first, and the cursor of the next
 // page ("" on the last). Reading the log is an act like any other: it is recorded
@@ -86,11 +89,39 @@ func (l *Log) Query(ctx context.Context, a lifecycle.Access, f Filter, cursor st
 		rows = rows[:limit]
 		next = formatCursor(rows[limit-1].ID)
 	}
+	positions, err := l.positions(ctx, rows)
+	if err != nil {
+		return nil, "", err
+	}
 	events := make([]Event, len(rows))
 	for i, r := range rows {
 		events[i] = r.event()
+		if p, ok := positions[r.ID]; ok {
+			events[i].LogIndex = &p
+		}
 	}
 	return events, next, nil
+}
+
+// positions finds where in the log events stand, by id; one that is not sequenced
+// yet is not in it.
+func (l *Log) positions(ctx context.Context, rows []row) (map[int64]int64, error) {
+	epochs, xids, ids := make([]int32, len(rows)), make([]string, len(rows)), make([]int64, len(rows))
+	for i, r := range rows {
+		epochs[i], xids[i], ids[i] = r.Epoch, r.XID, r.ID
+	}
+	found, err := pg.Pool(l.db).Query(ctx, `SELECT e.id, l.first_index + array_position(l.ids, e.id) - 1
+		FROM (SELECT u.epoch, u.xid::xid8 AS xid, u.id FROM unnest($1::integer[], $2::text[], $3::bigint[]) AS u (epoch, xid, id)) AS e
+		JOIN LATERAL (`+leavesOf+`) AS l ON array_position(l.ids, e.id) IS NOT NULL`, epochs, xids, ids)
+	if err != nil {
+		return nil, fmt.Errorf("reading positions: %w", pg.Map(err))
+	}
+	out := make(map[int64]int64, len(rows))
+	var id, at int64
+	if _, err = pgx.ForEachRow(found, []any{&id, &at}, func() error { out[id] = at; return nil }); err != nil {
+		return nil, fmt.Errorf("reading positions: %w", pg.Map(err))
+	}
+	return out, nil
 }
 
 // Each calls yield for every selected event, oldest first, all from one
@@ -152,7 +183,7 @@ func (f Filter) conditions() []condition {
 	add(f.Field != "", "field", "? = ANY (field_names)", string(f.Field))
 	add(f.RequestID != "", "request_id", "request_id = ?", f.RequestID)
 	add(f.CorrelationID != "", "correlation_id", "correlation_id = ?", f.CorrelationID)
-	add(f.EventID != "", "event_id", "event_id::text = ?", f.EventID)
+	add(f.EventID != "", "event_id", "event_id = ?::uuid", f.EventID)
 	add(!f.Since.IsZero(), "since", "recorded_at >= ?", f.Since)
 	add(!f.Until.IsZero(), "until", "recorded_at < ?", f.Until)
 	return out
@@ -171,7 +202,7 @@ func (r row) event() Event {
 		Action: Action(r.Action), Outcome: Outcome(r.Outcome), StatusDetail: r.StatusDetail,
 		ReasonCode: lifecycle.ReasonCode(r.ReasonCode), ReasonRef: r.ReasonRef, DroppedNames: r.DroppedNames,
 		SubjectDigest: r.SubjectDigest, Recipient: r.Recipient, RequestID: r.RequestID, TraceID: r.TraceID,
-		CorrelationID: r.CorrelationID, SchemaVersion: r.SchemaVersion, Position: r.ID, RecordedAt: r.RecordedAt.UTC(),
+		CorrelationID: r.CorrelationID, SchemaVersion: r.SchemaVersion, RecordedAt: r.RecordedAt.UTC(),
 	}
 	for _, n := range r.FieldNames {
 		e.FieldNames = append(e.FieldNames, lifecycle.Field(n))

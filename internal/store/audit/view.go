@@ -23,13 +23,14 @@ type View struct {
 	TraceID       string   `json:"trace_id,omitempty"`
 	CorrelationID string   `json:"correlation_id,omitempty" doc:"erasure, sweep run, report or token"`
 	SchemaVersion int      `json:"schema_version"`
+	LogIndex      *int64   `json:"log_index,omitempty" doc:"position in the log, from 0; absent until sequenced"`
 }
 
 // View returns the event in the published form.
 func (e Event) View() View {
 	v := View{e.EventID.String(), jsonTime(e.OccurredAt), jsonTime(e.RecordedAt), "", string(e.ActorType), e.ActorID, string(e.Action),
 		string(e.Outcome), e.StatusDetail, string(e.ReasonCode), e.ReasonRef, fieldNames(e.FieldNames), e.DroppedNames, e.SubjectDigest,
-		e.Recipient, e.RequestID, e.TraceID, e.CorrelationID, e.SchemaVersion}
+		e.Recipient, e.RequestID, e.TraceID, e.CorrelationID, e.SchemaVersion, e.LogIndex}
 	if !e.TenantID.IsZero() {
 		v.TenantID = e.TenantID.String()
 	}
