@@ -203,7 +203,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 		return err
 	}
 	s.sweeps, s.inventory, s.tokens = sweeps.New(s.db), inventory.New(s.db), tokens.New(s.db, now)
-	if s.runner, err = sweep.New(s.db, s.policy, now, s.log); err != nil {
+	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, sweep.NewOrphans(s.sweeps, s.policy)); err != nil {
 		return err
 	}
 	s.reports = &location.Reporter{Policy: s.policy, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof}

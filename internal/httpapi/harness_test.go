@@ -125,7 +125,7 @@ func newWorld(t *testing.T) *world {
 	w.public.Config.Handler = handler
 	w.public.Start()
 	t.Cleanup(w.public.Close)
-	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger)
+	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweep.NewOrphans(sweeps.New(w.DB), w.Policy))
 	must(err)
 	w.tokens = tokens.New(w.DB, w.Clock.Now)
 	seq, err := w.Log.NewSequencer()

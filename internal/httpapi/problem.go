@@ -47,6 +47,8 @@ var statuses = map[lifecycle.Kind]struct {
 	lifecycle.PayloadInvalid:   {http.StatusBadRequest, "The payload cannot be read"},
 	lifecycle.PayloadTooLarge:  {http.StatusRequestEntityTooLarge, "The payload is too large"},
 	lifecycle.SweepRunning:     {http.StatusConflict, "A sweep is running"},
+	lifecycle.OnHold:           {http.StatusConflict, "A legal hold stands"},
+	lifecycle.SamePerson:       {http.StatusForbidden, "An approval needs a second person"},
 	lifecycle.RateLimited:      {http.StatusTooManyRequests, "Too many attempts"},
 	lifecycle.Internal:         {http.StatusInternalServerError, "Internal error"},
 }

@@ -23,14 +23,16 @@ const (
 	TenantErased     Kind = "tenant-erased"     // 410
 	NotFound         Kind = "not-found"         // 404: no such resource
 	MethodNotAllowed Kind = "method-not-allowed"
-	RequestConflict  Kind = "request-conflict"  // 409
-	ReasonRequired   Kind = "reason-required"   // 400
-	RequestInvalid   Kind = "request-invalid"   // 400/422: an API request that cannot be read
-	PayloadInvalid   Kind = "payload-invalid"   // 400: a callback's body that cannot be read
-	PayloadTooLarge  Kind = "payload-too-large" // 413
-	SweepRunning     Kind = "sweep-running"     // 409
-	RateLimited      Kind = "rate-limited"      // 429
-	Internal         Kind = "internal"          // 500
+	RequestConflict  Kind = "request-conflict"        // 409
+	ReasonRequired   Kind = "reason-required"         // 400
+	RequestInvalid   Kind = "request-invalid"         // 400/422: an API request that cannot be read
+	PayloadInvalid   Kind = "payload-invalid"         // 400: a callback's body that cannot be read
+	PayloadTooLarge  Kind = "payload-too-large"       // 413
+	SweepRunning     Kind = "sweep-running"           // 409
+	OnHold           Kind = "on-hold"                 // 409: a legal hold keeps the tenant's data
+	SamePerson       Kind = "approval-by-same-person" // 403: an approval needs a second person
+	RateLimited      Kind = "rate-limited"            // 429
+	Internal         Kind = "internal"                // 500
 )
 
 // Error implements error.

@@ -49,11 +49,13 @@ func (t *TenantID) UnmarshalText(b []byte) error {
 // State is where a tenant stands in its life.
 type State string
 
-// A tenant is live from its install to its erasure; there is no third state
-// and no way back. A re-install is a new tenant.
+// A tenant is live from its install to the beginning of its erasure; from then on
+// it answers nothing, and it is erased when its values are gone. There is no way
+// back: a re-install is a new tenant.
 const (
-	Live   State = "live"
-	Erased State = "erased"
+	Live    State = "live"
+	Erasing State = "erasing" // its tombstone stands; its values are on their way out, or held by law
+	Erased  State = "erased"
 )
 
 // Ingress names the door a tenant came in by.
@@ -69,5 +71,15 @@ type Trigger string
 
 // The triggers of an erasure.
 const (
-	TriggerUninstall Trigger = "uninstall"
+	TriggerUninstall      Trigger = "uninstall"      // Bitbucket's callback
+	TriggerRequest        Trigger = "request"        // a customer's deletion request
+	TriggerProbe          Trigger = "probe"          // an uninstall that never reached us
+	TriggerRetention      Trigger = "retention"      // a period of the policy ended
+	TriggerRestoreReplay  Trigger = "restore_replay" // a restored backup had brought the tenant back
+	TriggerForgeMigration Trigger = "forge_migration"
 )
+
+// Triggers lists every trigger.
+func Triggers() []Trigger {
+	return []Trigger{TriggerUninstall, TriggerRequest, TriggerProbe, TriggerRetention, TriggerRestoreReplay, TriggerForgeMigration}
+}

@@ -16,6 +16,7 @@ import (
 	"trakr/internal/location"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/storetest"
+	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 	"trakr/policy"
@@ -29,7 +30,7 @@ var reviewer = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorSt
 
 func reporter(t *testing.T, e *storetest.Env) *location.Reporter {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler))
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,7 @@ func statement(t *testing.T, d reports.Document, beginning string) reports.State
 
 func sweepNow(t *testing.T, e *storetest.Env) {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, time.Now, slog.New(slog.DiscardHandler))
+	r, err := sweep.New(e.DB, e.Policy, time.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,8 @@
 // Package sweep runs the checks that prove what the statement promises: one pass
 // of a kind, from its lock to its stored results. It knows neither cron nor HTTP.
 //
-// A pass stores a result for every table it looked at, zero included. It says
-// "clean" only when it could judge every one of them.
+// A pass stores a result for everything it looked at, zero included. It says
+// "clean" only when it could judge all of it.
 package sweep
 
 import (
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"trakr/internal/lifecycle"
@@ -18,43 +19,76 @@ import (
 	"trakr/policy"
 )
 
-// Orphans is the kind that looks for rows of tenants that are not live.
-const Orphans = "orphans"
+// Pass is one kind of sweep. Its Look is the whole of one pass between the lock and
+// the stored results, which are the runner's.
+type Pass interface {
+	// Kind is the word by which policy, API and commands know it, e.g. "orphans".
+	Kind() string
+	// Acts reports whether a pass changes or erases anything: one that does is a dry
+	// run when a person starts it, unless they say otherwise.
+	Acts() bool
+	// Look looks, and acts where the kind does. What it could not judge is a check
+	// with the disposition Unjudged; an error means that nothing can be claimed.
+	Look(ctx context.Context, o Order) (Found, error)
+}
 
-// Kinds lists the kinds this version can run.
-func Kinds() []string { return []string{Orphans} }
+// Order is what a pass works by.
+type Order struct {
+	Access lifecycle.Access // whose events the pass records; its CorrelationID is the run's id
+	RunID  string
+	Now    time.Time
+	DryRun bool // look and count, change nothing
+}
+
+// Found is what a pass saw.
+type Found struct {
+	Checks     []sweeps.Check
+	SnapshotAt time.Time // the database's clock when what was judged was read
+}
 
 // Runner runs sweeps on one database.
 type Runner struct {
 	db     *store.DB
 	sweeps *sweeps.Store
 	policy *policy.Policy
+	passes []Pass
 	now    func() time.Time
 	log    *slog.Logger
 }
 
-// New returns a runner. The policy must give each kind a schedule and a timeout.
-func New(db *store.DB, p *policy.Policy, now func() time.Time, log *slog.Logger) (*Runner, error) {
-	for _, k := range Kinds() {
+// New returns a runner of these passes. The policy must give each kind a schedule
+// and a timeout, and schedule no other.
+func New(db *store.DB, p *policy.Policy, now func() time.Time, log *slog.Logger, passes ...Pass) (*Runner, error) {
+	r := &Runner{db: db, sweeps: sweeps.New(db), policy: p, passes: passes, now: now, log: log}
+	for _, k := range r.Kinds() {
 		if _, ok := p.Sweep(k); !ok {
 			return nil, fmt.Errorf("the policy has no schedule for the sweep %q", k)
 		}
 	}
 	for _, s := range p.Sweeps {
-		if err := knownKind(s.Kind); err != nil {
+		if _, err := r.pass(s.Kind); err != nil {
 			return nil, fmt.Errorf("the policy schedules the sweep %q, which this version cannot run", s.Kind)
 		}
 	}
-	return &Runner{db: db, sweeps: sweeps.New(db), policy: p, now: now, log: log}, nil
+	return r, nil
 }
 
-func knownKind(kind string) error {
-	for _, k := range Kinds() {
-		if k == kind {
-			return nil
+// Kinds lists the kinds this runner can run.
+func (r *Runner) Kinds() []string {
+	var out []string
+	for _, p := range r.passes {
+		out = append(out, p.Kind())
+	}
+	return out
+}
+
+func (r *Runner) pass(kind string) (Pass, error) {
+	for _, p := range r.passes {
+		if p.Kind() == kind {
+			return p, nil
 		}
 	}
-	return lifecycle.Fail(lifecycle.NotFound, "There is no sweep of this kind; there is: orphans.")
+	return nil, lifecycle.Fail(lifecycle.NotFound, "There is no sweep of this kind; there is: "+strings.Join(r.Kinds(), ", ")+".")
 }
 
 // ErrNotDue means that another replica already ran the pass that was due.
@@ -84,7 +118,8 @@ func (r *Runner) RunDue(ctx context.Context, a lifecycle.Access, kind string, du
 }
 
 func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Trigger, due time.Time) (sweeps.Run, error) {
-	if err := knownKind(kind); err != nil {
+	pass, err := r.pass(kind)
+	if err != nil {
 		return sweeps.Run{}, err
 	}
 	if err := a.CheckReason(); err != nil {
@@ -118,15 +153,17 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 	if err != nil {
 		return sweeps.Run{}, err
 	}
-	checks, at, err := r.sweeps.Orphans(ctx, r.declared)
+	o := Order{Access: a, RunID: run.ID, Now: run.StartedAt}
+	o.Access.CorrelationID = run.ID
+	found, err := pass.Look(ctx, o)
 	if err != nil {
 		return run, r.fail(a, &run, err)
 	}
-	run.Checks, run.SnapshotAt, run.Result = checks, &at, judge(checks)
+	run.Checks, run.SnapshotAt, run.Result = found.Checks, &found.SnapshotAt, judge(found.Checks)
 	if err := r.sweeps.Finish(ctx, a, &run, r.now()); err != nil {
 		return run, r.fail(a, &run, err)
 	}
-	r.log.InfoContext(ctx, "sweep finished", "kind", kind, "result", string(run.Result), "tables", len(checks), "findings", len(run.Findings))
+	r.log.InfoContext(ctx, "sweep finished", "kind", kind, "result", string(run.Result), "checks", len(found.Checks), "findings", len(run.Findings))
 	return run, nil
 }
 
@@ -136,19 +173,6 @@ func (r *Runner) fail(a lifecycle.Access, run *sweeps.Run, cause error) error {
 	defer cancel()
 	run.Result, run.Checks, run.SnapshotAt = sweeps.Failed, nil, nil
 	return errors.Join(cause, r.sweeps.Finish(ctx, a, run, r.now()))
-}
-
-// declared tells the store what the policy knows of a table.
-func (r *Runner) declared(table string) (sweeps.Declaration, bool) {
-	t, s, ok := r.policy.Table(table)
-	if !ok {
-		return sweeps.Declaration{}, false
-	}
-	d := sweeps.Declaration{Store: s.Name, Columns: t.Columns}
-	if t.Retained != nil {
-		d.Ground = t.Retained.Ground
-	}
-	return d, true
 }
 
 // judge says what a pass may claim. Findings outrank blindness: they are known.

@@ -31,7 +31,7 @@ var scheduler = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorS
 
 func runner(t *testing.T, e *storetest.Env) *sweep.Runner {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler))
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -448,7 +448,7 @@ func TestTwoRunnersShareTheWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer second.Close()
-	other, err := sweep.New(second, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler))
+	other, err := sweep.New(second, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(second), e.Policy))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -571,7 +571,7 @@ func TestASweepThatDidNotRunIsOverdueAfterTwiceItsInterval(t *testing.T) {
 func TestAPolicyWithAnUnknownSweepIsRefused(t *testing.T) {
 	e := storetest.New(t)
 	e.Policy.Sweeps[0].Kind = "orphan"
-	if _, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler)); err == nil {
+	if _, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy)); err == nil {
 		t.Error("a sweep that can never run was scheduled")
 	}
 }

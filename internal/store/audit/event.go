@@ -23,8 +23,17 @@ const (
 	TenantRead    Action = "tenant.read"    // guarded fields left the store
 	TenantInstall Action = "tenant.install" // a tenant was created
 	TenantUpdate  Action = "tenant.update"  // installed again: fields written anew
-	TenantErase   Action = "tenant.erase"
+	TenantErase   Action = "tenant.erase"   // the values of a tenant were deleted
+	TenantProbe   Action = "tenant.probe"   // Bitbucket was asked whether the app is still installed
+	ErasureBegin  Action = "erasure.begin"  // the tombstone stands; the tenant answers nothing from here on
+	ErasureVerify Action = "erasure.verify" // every store was counted by another role
+	ErasureIssue  Action = "erasure.issue"  // a certificate was issued
+	RestoreReplay Action = "restore.replay" // the ledger was compared with a database
+	HoldPlace     Action = "hold.place"
+	HoldRelease   Action = "hold.release"
+	RequestMove   Action = "request.move" // a deletion request changed its state: status_detail
 	SweepRun      Action = "sweep.run"
+	FindingMove   Action = "finding.move" // a finding was acknowledged
 	ReportIssue   Action = "report.issue"
 	AuditExport   Action = "audit.export"
 	AuditRead     Action = "audit.read"   // a page of events, or a proof
@@ -36,7 +45,8 @@ const (
 
 // Actions lists every action.
 func Actions() []Action {
-	return []Action{TenantLookup, TenantRead, TenantInstall, TenantUpdate, TenantErase, SweepRun, ReportIssue, AuditExport, AuditRead, AuditExpire,
+	return []Action{TenantLookup, TenantRead, TenantInstall, TenantUpdate, TenantErase, TenantProbe, ErasureBegin, ErasureVerify, ErasureIssue,
+		RestoreReplay, HoldPlace, HoldRelease, RequestMove, SweepRun, FindingMove, ReportIssue, AuditExport, AuditRead, AuditExpire,
 		TokenCreate, TokenRevoke, TokenUse}
 }
 

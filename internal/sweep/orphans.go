@@ -1,0 +1,46 @@
+package sweep
+
+import (
+	"context"
+
+	"trakr/internal/store/sweeps"
+	"trakr/policy"
+)
+
+// Orphans is the kind that looks for rows of tenants that are not registered.
+const Orphans = "orphans"
+
+// OrphanPass looks, in every table of the live catalog, for rows of tenants that are
+// not registered any more.
+type OrphanPass struct {
+	sweeps *sweeps.Store
+	policy *policy.Policy
+}
+
+// NewOrphans returns the pass.
+func NewOrphans(s *sweeps.Store, p *policy.Policy) *OrphanPass { return &OrphanPass{s, p} }
+
+// Kind implements Pass.
+func (*OrphanPass) Kind() string { return Orphans }
+
+// Acts implements Pass: it only counts.
+func (*OrphanPass) Acts() bool { return false }
+
+// Look implements Pass.
+func (p *OrphanPass) Look(ctx context.Context, _ Order) (Found, error) {
+	checks, at, err := p.sweeps.Orphans(ctx, p.declared)
+	return Found{Checks: checks, SnapshotAt: at}, err
+}
+
+// declared tells the store what the policy knows of a table.
+func (p *OrphanPass) declared(table string) (sweeps.Declaration, bool) {
+	t, s, ok := p.policy.Table(table)
+	if !ok {
+		return sweeps.Declaration{}, false
+	}
+	d := sweeps.Declaration{Store: s.Name, Columns: t.Columns}
+	if t.Retained != nil {
+		d.Ground = t.Retained.Ground
+	}
+	return d, true
+}
