@@ -14,11 +14,12 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// Bounds of group commit. Two workers keep one batch on its way to the disk
-// while the next one is gathered; more only contend.
+// Bounds of group commit. One batch is on its way while the next one gathers: a
+// second one under way at the same time makes both small and both wait for the same
+// disk. It pays only when more wait than are worth waiting for.
 const (
-	workers      = 2
 	maxBatch     = 256 // door.read takes no more
+	enough       = 64  // waiting requests that get a second batch under way
 	queueLength  = 4096
 	batchTimeout = 5 * time.Second // the time budget of a read, store outage included
 )
@@ -43,16 +44,16 @@ type answer struct {
 type batcher struct {
 	db    *store.DB
 	queue chan *request
+	more  chan struct{} // enough requests wait for the second worker
 	stop  chan struct{}
 	wg    sync.WaitGroup
 	once  sync.Once
 }
 
 func newBatcher(db *store.DB) *batcher {
-	b := &batcher{db: db, queue: make(chan *request, queueLength), stop: make(chan struct{})}
-	for range workers {
-		b.wg.Go(b.work)
-	}
+	b := &batcher{db: db, queue: make(chan *request, queueLength), more: make(chan struct{}, 1), stop: make(chan struct{})}
+	b.wg.Go(b.work)
+	b.wg.Go(b.help)
 	return b
 }
 
@@ -75,6 +76,12 @@ func (b *batcher) read(ctx context.Context, record []byte) answer {
 	case <-ctx.Done():
 		return answer{err: pg.Map(ctx.Err())}
 	}
+	if len(b.queue) >= enough {
+		select {
+		case b.more <- struct{}{}:
+		default: // it is called already
+		}
+	}
 	select {
 	case a := <-r.done:
 		return a
@@ -92,26 +99,45 @@ func (b *batcher) read(ctx context.Context, record []byte) answer {
 
 var errStopped = lifecycle.Fail(lifecycle.StoreUnavailable, "The service is stopping; nothing was released. Try again.", lifecycle.After(5*time.Second))
 
+// work serves whoever waits, for as long as the batcher lives.
 func (b *batcher) work() {
 	batch := make([]*request, 0, maxBatch)
 	for {
 		select {
 		case r := <-b.queue:
-			batch = append(batch[:0], r)
+			b.serve(b.gather(append(batch[:0], r)))
 		case <-b.stop:
 			return
 		}
-	gather:
-		for len(batch) < maxBatch {
-			select {
-			case r := <-b.queue:
-				batch = append(batch, r)
-			default:
-				break gather
-			}
-		}
-		b.serve(batch)
 	}
+}
+
+// help serves what has heaped up beside it.
+func (b *batcher) help() {
+	batch := make([]*request, 0, maxBatch)
+	for {
+		select {
+		case <-b.more:
+			if all := b.gather(batch[:0]); len(all) > 0 {
+				b.serve(all)
+			}
+		case <-b.stop:
+			return
+		}
+	}
+}
+
+// gather adds to a batch what waits at this moment.
+func (b *batcher) gather(batch []*request) []*request {
+	for len(batch) < maxBatch {
+		select {
+		case r := <-b.queue:
+			batch = append(batch, r)
+		default:
+			return batch
+		}
+	}
+	return batch
 }
 
 // serve runs one batch. When the database refuses it, it was rolled back whole,
@@ -182,7 +208,7 @@ func (a answer) released() error {
 		return audit.Unavailable(a.err)
 	case a.state == lifecycle.Live:
 		return nil
-	case a.state == lifecycle.Erased:
+	case a.state == lifecycle.Erased, a.state == lifecycle.Erasing:
 		return errErased()
 	}
 	return errUnknown()
