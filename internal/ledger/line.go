@@ -1,0 +1,196 @@
+package ledger
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"trakr/internal/lifecycle"
+)
+
+const (
+	formatVersion = 1
+	maxLine       = 4 << 10 // bytes; a line is about 500
+)
+
+// header is the first line.
+type header struct {
+	V         int       `json:"v"`
+	Seq       int64     `json:"seq"`
+	LedgerID  string    `json:"ledger_id"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// line is each later one, members in this order.
+type line struct {
+	V             int       `json:"v"`
+	Seq           int64     `json:"seq"`
+	Prev          string    `json:"prev"`
+	ErasureID     string    `json:"erasure_id"`
+	TenantDigest  string    `json:"tenant_digest"`
+	SubjectDigest string    `json:"subject_digest"`
+	Trigger       string    `json:"trigger"`
+	At            time.Time `json:"at"`
+}
+
+func newHeader(now time.Time) ([]byte, error) {
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return nil, fmt.Errorf("naming the ledger: %w", err)
+	}
+	return json.Marshal(header{V: formatVersion, LedgerID: id.String(), CreatedAt: now.UTC().Truncate(time.Microsecond)})
+}
+
+func parseHeader(raw []byte) (header, error) {
+	var h header
+	if err := decode(raw, &h); err != nil {
+		return h, err
+	}
+	switch {
+	case h.V != formatVersion:
+		return h, fmt.Errorf("it has format version %d; this program reads %d", h.V, formatVersion)
+	case h.Seq != 0:
+		return h, errors.New("it is not a header")
+	case !isUUID(h.LedgerID):
+		return h, errors.New("the ledger's id is not a UUID")
+	}
+	return h, nil
+}
+
+func (e Entry) encode() ([]byte, error) {
+	return json.Marshal(line{formatVersion, e.Seq, e.Prev, e.ErasureID, e.TenantDigest, e.SubjectDigest, e.Trigger, e.At.UTC().Truncate(time.Microsecond)})
+}
+
+// parseEntry takes the exact bytes that encode writes and no others, so that one
+// entry has one hash.
+func parseEntry(raw []byte) (Entry, error) {
+	var l line
+	if err := decode(raw, &l); err != nil {
+		return Entry{}, err
+	}
+	if l.V != formatVersion {
+		return Entry{}, fmt.Errorf("it has format version %d; this program reads %d", l.V, formatVersion)
+	}
+	e := Entry{l.Seq, l.Prev, hashOf(raw).String(), l.ErasureID, l.TenantDigest, l.SubjectDigest, l.Trigger, l.At}
+	if e.Seq < 1 {
+		return Entry{}, errors.New("it has no number")
+	}
+	return e, e.check()
+}
+
+// check judges the form; a trigger of a later version is read and kept.
+func (e Entry) check() error {
+	switch {
+	case !isUUID(e.ErasureID):
+		return errors.New("erasure_id is not a UUID")
+	case !isDigest(e.TenantDigest) || !isDigest(e.SubjectDigest):
+		return errors.New("a digest is not hexadecimal of 32 to 64 bytes")
+	case e.Trigger == "" || len(e.Trigger) > 32 || strings.Trim(e.Trigger, "abcdefghijklmnopqrstuvwxyz_") != "":
+		return errors.New("the trigger is not a word")
+	case e.At.IsZero():
+		return errors.New("it has no time")
+	}
+	return nil
+}
+
+// appendable is check for what this version writes.
+func (e Entry) appendable() error {
+	err := e.check()
+	if err == nil && !slices.Contains(lifecycle.Triggers(), lifecycle.Trigger(e.Trigger)) {
+		err = errors.New("there is no such trigger")
+	}
+	if err != nil {
+		return fmt.Errorf("an entry of the erasure ledger was refused: %w", err)
+	}
+	return nil
+}
+
+func decode[T any](raw []byte, into *T) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if d.Decode(into) != nil {
+		return errors.New("it is not a line of a ledger")
+	}
+	again, err := json.Marshal(into)
+	if err != nil || !bytes.Equal(again, raw) {
+		return errors.New("its bytes are not those this program writes")
+	}
+	return nil
+}
+
+func isUUID(s string) bool {
+	id, err := uuid.Parse(s)
+	return err == nil && id.String() == s
+}
+
+func isDigest(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) >= 32 && len(b) <= 64 && strings.ToLower(s) == s
+}
+
+// hash is the SHA-256 of a line without its newline.
+type hash [sha256.Size]byte
+
+func hashOf(raw []byte) hash { return sha256.Sum256(raw) }
+
+func (h hash) String() string { return hex.EncodeToString(h[:]) }
+
+// chain is what was read and verified so far.
+type chain struct {
+	id       string
+	hashes   []hash // of each line, by its number
+	erasures map[string]int64
+}
+
+// add verifies the next line and takes it.
+func (c *chain) add(raw []byte) (Entry, error) {
+	next := int64(len(c.hashes))
+	broken := func(why string) (Entry, error) { return Entry{}, ErrBroken{Line: next + 1, Why: why} }
+	if next == 0 {
+		h, err := parseHeader(raw)
+		if err != nil {
+			return broken(err.Error())
+		}
+		c.id, c.hashes, c.erasures = h.LedgerID, []hash{hashOf(raw)}, map[string]int64{}
+		return Entry{}, nil
+	}
+	e, err := parseEntry(raw)
+	switch {
+	case err != nil:
+		return broken(err.Error())
+	case e.Seq != next:
+		return broken(fmt.Sprintf("it has the number %d where %d belongs", e.Seq, next))
+	case e.Prev != c.hashes[next-1].String():
+		return broken("it does not follow from the line before it")
+	}
+	if n, ok := c.erasures[e.ErasureID]; ok {
+		return broken(fmt.Sprintf("its erasure is entry %d already", n))
+	}
+	c.hashes = append(c.hashes, hashOf(raw))
+	c.erasures[e.ErasureID] = next
+	return e, nil
+}
+
+// next gives an entry its place.
+func (c *chain) next(e Entry) ([]byte, error) {
+	e.Seq, e.Prev = int64(len(c.hashes)), c.hashes[len(c.hashes)-1].String()
+	return e.encode()
+}
+
+func (c *chain) last() int64 { return int64(len(c.hashes)) - 1 }
+
+func (c *chain) head(seq int64) Head {
+	return Head{LedgerID: c.id, Seq: seq, Hash: c.hashes[seq].String()}
+}
+
+func (c *chain) contains(seq int64, hash string) bool {
+	return seq >= 0 && seq <= c.last() && c.hashes[seq].String() == hash
+}

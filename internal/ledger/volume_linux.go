@@ -1,0 +1,44 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// SameVolume reports whether a ledger at path lies, or would lie, on the volume of
+// the database's directory, with which it would be lost or restored.
+func SameVolume(path, dataDir string) (bool, error) {
+	a, err := device(path)
+	if err != nil {
+		return false, err
+	}
+	b, err := device(dataDir)
+	return a == b, err
+}
+
+// device is that of the nearest directory there is.
+func device(path string) (uint64, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return 0, fmt.Errorf("looking for a volume: %w", err)
+	}
+	for {
+		st, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) && path != filepath.Dir(path) {
+			path = filepath.Dir(path)
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("looking for a volume: %w", err)
+		}
+		sys, ok := st.Sys().(*syscall.Stat_t)
+		if !ok {
+			return 0, errors.New("looking for a volume: the system does not say which")
+		}
+		return uint64(sys.Dev), nil //nolint:unconvert // its width differs between architectures
+	}
+}
