@@ -85,6 +85,7 @@ var functions = []struct {
 	{"door.tenant_columns()", sweep, true, []string{fixedPath}, []string{service}, "61a8e9f5f7071ac9"},
 	{"door.count_orphans(name,name,name)", sweep, true, []string{fixedPath}, []string{service}, "b64a0ac883f4411d"},
 	{"door.measure(name,name,name,timestamp with time zone)", sweep, true, []string{fixedPath}, []string{service}, "b9a2a115b8b34552"},
+	{"door.count_tenant(uuid)", sweep, true, []string{fixedPath}, []string{service}, "cb6cb1bf118bd096"},
 	{"trakr.guard_growth(regclass,boolean)", owner, false, []string{fixedPath}, nil, "5d2997b754806393"},
 	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
 	{"trakr.refuse_change()", owner, false, []string{fixedPath}, nil, "cad4aee4743b0031"},

@@ -1,0 +1,55 @@
+package sweeps
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/uptrace/bun"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/internal/pg"
+	"trakr/policy"
+)
+
+// Tenant counts, in one snapshot, the rows of one tenant in every column of the
+// live catalog that carries a tenant, declared or not. A check is Retained with its
+// ground where the policy lets rows outlive their tenant, Unjudged where the count
+// cannot be told, else Checked: such rows go with the tenant.
+func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared Declared) (checks []Check, snapshotAt time.Time, err error) {
+	err = pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		var rows []struct {
+			SchemaName, TableName, ColumnName, Predicate string
+			Rows                                         *int64
+			Now                                          time.Time
+		}
+		err := tx.NewRaw(`SELECT schema_name, table_name, column_name, predicate, rows, transaction_timestamp() AS now FROM door.count_tenant(?)`, id.String()).Scan(ctx, &rows)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			snapshotAt = r.Now.UTC()
+			table := policy.TableName(r.SchemaName, r.TableName)
+			check := Check{Store: "database", Table: table, Column: r.ColumnName, Disposition: Checked, CheckedAt: snapshotAt}
+			if d, ok := declared(table); !ok {
+				check.Undeclared = true
+			} else if check.Store = d.Store; d.Ground != "" {
+				check.Disposition, check.Ground = Retained, d.Ground
+			}
+			if r.Rows == nil {
+				check.Disposition, check.Ground = Unjudged, "the role that counts cannot tell its rows"
+			} else {
+				check.counted(r.Predicate, *r.Rows)
+			}
+			checks = append(checks, check)
+		}
+		return nil
+	})
+	if err == nil && len(checks) == 0 {
+		err = fmt.Errorf("the catalog shows no table with a tenant, not even the registry")
+	}
+	if err != nil {
+		return nil, snapshotAt, fmt.Errorf("counting a tenant's rows: %w", err)
+	}
+	return checks, snapshotAt, nil
+}
