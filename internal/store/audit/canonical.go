@@ -3,8 +3,8 @@ package audit
 import (
 	"strconv"
 	"time"
-	"unicode/utf8"
 
+	"trakr/internal/jcs"
 	"trakr/internal/lifecycle"
 )
 
@@ -61,7 +61,7 @@ func (w *writer) key(k string) {
 	} else {
 		w.b = append(w.b, ',')
 	}
-	w.b = appendString(w.b, k)
+	w.b = jcs.AppendString(w.b, k)
 	w.b = append(w.b, ':')
 }
 
@@ -73,7 +73,7 @@ func (w *writer) str(k, v string) {
 
 func (w *writer) always(k, v string) {
 	w.key(k)
-	w.b = appendString(w.b, v)
+	w.b = jcs.AppendString(w.b, v)
 }
 
 func (w *writer) list(k string, vs []string) {
@@ -86,40 +86,9 @@ func (w *writer) list(k string, vs []string) {
 		if i > 0 {
 			w.b = append(w.b, ',')
 		}
-		w.b = appendString(w.b, v)
+		w.b = jcs.AppendString(w.b, v)
 	}
 	w.b = append(w.b, ']')
-}
-
-// appendString writes a JSON string as RFC 8785 section 3.2.2.2: two-character
-// escapes where they exist, \u00xx for other control characters, everything
-// else as it is. Invalid UTF-8 becomes U+FFFD: such bytes have no canonical form.
-func appendString(b []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	b = append(b, '"')
-	for _, r := range s {
-		switch r {
-		case '"', '\\':
-			b = append(b, '\\', byte(r))
-		case '\b':
-			b = append(b, '\\', 'b')
-		case '\t':
-			b = append(b, '\\', 't')
-		case '\n':
-			b = append(b, '\\', 'n')
-		case '\f':
-			b = append(b, '\\', 'f')
-		case '\r':
-			b = append(b, '\\', 'r')
-		default:
-			if r < 0x20 {
-				b = append(b, '\\', 'u', '0', '0', hex[r>>4], hex[r&15])
-			} else {
-				b = utf8.AppendRune(b, r)
-			}
-		}
-	}
-	return append(b, '"')
 }
 
 // jsonTime formats an optional time for people and machines alike.

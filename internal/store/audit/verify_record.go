@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"trakr/internal/jcs"
 )
 
 // form is how a column stands in the wire's binary format.
@@ -134,7 +136,7 @@ func appendCanonical(b []byte, columns [][]byte) []byte {
 func appendText(b, v []byte) []byte {
 	for _, c := range v {
 		if c < 0x20 || c == '"' || c == '\\' {
-			return appendString(b, string(v))
+			return jcs.AppendString(b, string(v))
 		}
 	}
 	return append(append(append(b, '"'), v...), '"')
@@ -273,7 +275,7 @@ func appendMember(b []byte, name string, raw json.RawMessage) ([]byte, bool) {
 	if len(b) > 1 {
 		b = append(b, ',')
 	}
-	b = append(appendString(b, name), ':')
+	b = append(jcs.AppendString(b, name), ':')
 	var v any
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
@@ -282,7 +284,7 @@ func appendMember(b []byte, name string, raw json.RawMessage) ([]byte, bool) {
 	}
 	switch v := v.(type) {
 	case string:
-		return appendString(b, v), true
+		return jcs.AppendString(b, v), true
 	case json.Number:
 		n, err := strconv.ParseInt(v.String(), 10, 64)
 		return strconv.AppendInt(b, n, 10), err == nil
@@ -296,7 +298,7 @@ func appendMember(b []byte, name string, raw json.RawMessage) ([]byte, bool) {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendString(b, s)
+			b = jcs.AppendString(b, s)
 		}
 		return append(b, ']'), len(v) > 0
 	}
