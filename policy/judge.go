@@ -94,6 +94,9 @@ func (j *judgement) stores() {
 			j.fault(at+".name", "the store %q is declared twice", s.Name)
 		}
 		names[s.Name] = true
+		if s.Kind == "backup" && !j.class(Backups) {
+			j.fault(at+".kind", "there are backups, and no retention class %q says how long they are kept", Backups)
+		}
 		if !slices.ContainsFunc(j.p.SubProcessors, func(x SubProcessor) bool { return x.Name == s.SubProcessor }) && s.SubProcessor != "" {
 			j.fault(at+".sub_processor", "there is no sub-processor of this name")
 		}

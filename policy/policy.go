@@ -205,6 +205,26 @@ func (p *Policy) Table(name string) (Table, Store, bool) {
 	return Table{}, Store{}, false
 }
 
+// Period returns the period of a class of retention.
+func (p *Policy) Period(class string) (Retention, bool) {
+	for _, r := range p.Retention {
+		if r.Class == class {
+			return r, true
+		}
+	}
+	return Retention{}, false
+}
+
+// Backups is the class of retention of backups: how long after its deletion a value
+// can still lie in one.
+const Backups = "backups"
+
+// BackupWindow is that period; zero when the policy knows no backups.
+func (p *Policy) BackupWindow() Period {
+	r, _ := p.Period(Backups)
+	return r.Period
+}
+
 // Sweep returns the rule of one kind of sweep.
 func (p *Policy) Sweep(kind string) (Sweep, bool) {
 	for _, s := range p.Sweeps {

@@ -43,7 +43,8 @@ type ErasureFacts struct {
 	Oldest     *time.Time
 	Newest     *time.Time
 	LongestLag time.Duration // longest time from the request (uninstall) to gone from live, of all tombstones
-	Late       int64         // tombstones that exceeded policy's deletion deadline
+	Late       int64         // erasures that exceeded policy's deletion deadline, done or not
+	Open       int64         // begun, and not gone from live stores yet
 }
 
 // SweepFacts is the newest finished pass of one kind, failed or not.

@@ -97,7 +97,7 @@ func erasedInTime(p *policy.Policy, f Facts) Statement {
 		s.Why = "no uninstall was accepted yet."
 	}
 	if f.Erasures.Late > 0 {
-		s.State, s.Why = Fails, plural(f.Erasures.Late, "erasure", "erasures")+" took longer."
+		s.State, s.Why = Fails, plural(f.Erasures.Late, "erasure", "erasures")+" took longer, or is not done."
 	}
 	if f.Erasures.Total != f.ErasedTenants {
 		s.State, s.Why = Fails, plural(f.ErasedTenants, "tenant is", "tenants are")+" marked erased and "+plural(f.Erasures.Total, "tombstone exists", "tombstones exist")+"."
@@ -144,9 +144,15 @@ func execution(p *policy.Policy, f Facts) Section {
 
 func erasures(p *policy.Policy, f Facts) Section {
 	e := f.Erasures
-	return Section{ID: "erasures", Title: "Erasures", Intro: "From the uninstall callback until gone from the live database.", Columns: []Column{{Key: "measure", Title: "Measure"}, {Key: "value", Title: "Value"}},
-		Rows: [][]string{{"live tenants", count(f.LiveTenants)}, {"erased tenants", count(f.ErasedTenants)}, {"tombstones", count(e.Total)}, {"first erasure", stamp(e.Oldest)},
-			{"last erasure", stamp(e.Newest)}, {"longest time to erase", duration(e.LongestLag)}, {"deadline", p.DeletionDeadline.Human()}, {"later than the deadline", count(e.Late)}}}
+	clear := "–"
+	if e.Newest != nil {
+		t := e.Newest.Add(p.BackupWindow().Duration())
+		clear = stamp(&t)
+	}
+	return Section{ID: "erasures", Title: "Erasures", Intro: "From the uninstall or request until gone from the live database, and until gone from every backup.", Columns: []Column{{Key: "measure", Title: "Measure"}, {Key: "value", Title: "Value"}},
+		Rows: [][]string{{"live tenants", count(f.LiveTenants)}, {"erased tenants", count(f.ErasedTenants)}, {"erasures done", count(e.Total)}, {"erasures begun and not done", count(e.Open)},
+			{"first erasure", stamp(e.Oldest)}, {"last erasure: gone from live stores", stamp(e.Newest)}, {"last erasure: gone from backups", clear},
+			{"backups kept for", p.BackupWindow().Human()}, {"longest time to erase", duration(e.LongestLag)}, {"deadline", p.DeletionDeadline.Human()}, {"later than the deadline", count(e.Late)}}}
 }
 
 func sweepSection(f Facts) Section {

@@ -72,7 +72,7 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	}
 	defer func() { _ = private.Close() }()
 
-	s := &service{cfg: cfg, log: tel.Logger}
+	s := &service{cfg: cfg, log: tel.Logger, serving: true}
 	defer s.close()
 	if err := s.connect(ctx, startOnly, cfg.DatabaseURL, tel.Tracer); err != nil {
 		if ctx.Err() != nil {
@@ -198,7 +198,7 @@ func (a *app) handlers(s *service, tel *telemetry.Telemetry, seq *sequencer.Sequ
 			return nil, nil, err
 		}
 	}
-	public, err = httpapi.NewPublic(httpapi.Public{Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Prover: prover,
+	public, err = httpapi.NewPublic(httpapi.Public{Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Eraser: s.eraser, Prover: prover,
 		TrustedProxies: s.cfg.TrustedProxies, Now: a.now, Log: s.log, Meter: tel.Meter, Observe: tel.ObserveStrangers})
 	if err != nil {
 		return nil, nil, err

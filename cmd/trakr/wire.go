@@ -20,12 +20,15 @@ import (
 
 	"trakr/internal/config"
 	"trakr/internal/devpg"
+	"trakr/internal/erasure"
 	"trakr/internal/keyring"
+	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
 	"trakr/internal/location"
 	"trakr/internal/sequencer"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/erasures"
 	"trakr/internal/store/guard"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/sweeps"
@@ -59,11 +62,16 @@ type service struct {
 	door      *tenants.Door
 	sweeps    *sweeps.Store
 	runner    *sweep.Runner
+	erasures  *erasures.Store
+	ledger    ledger.Ledger
+	eraser    *erasure.Eraser
+	replayed  erasure.Replayed // what the ledger led to at the start
 	inventory *inventory.Store
 	tokens    *tokens.Store
 	reports   *location.Reporter
 
 	newKeys bool
+	serving bool // a sequencer of its own runs
 	anyway  bool // wired although a guard is missing, by a command that says so
 }
 
@@ -203,7 +211,11 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 		return err
 	}
 	s.sweeps, s.inventory, s.tokens = sweeps.New(s.db), inventory.New(s.db), tokens.New(s.db, now)
-	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, sweep.NewOrphans(s.sweeps, s.policy)); err != nil {
+	s.erasures = erasures.New(s.db, now)
+	if err := s.erasing(ctx, keys, now); err != nil {
+		return err
+	}
+	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy)); err != nil {
 		return err
 	}
 	s.reports = &location.Reporter{Policy: s.policy, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof}
@@ -252,6 +264,9 @@ func (s *service) keyring(ctx context.Context) (*keyring.Keyring, error) {
 func (s *service) close() {
 	if s.door != nil {
 		s.door.Close()
+	}
+	if s.ledger != nil {
+		_ = s.ledger.Close()
 	}
 	if s.db != nil {
 		s.db.Close()

@@ -50,6 +50,12 @@ type Config struct {
 	CheckpointFile string `env:"TRAKR_CHECKPOINT_FILE"`
 	// CheckpointURL is an endpoint of somebody else that keeps checkpoints too.
 	CheckpointURL string `env:"TRAKR_CHECKPOINT_URL"`
+	// Ledger is the erasure ledger: a file, best on a volume of its own, or the https
+	// URL of an object store's folder. It must outlive the database and never lie in
+	// its backups. Default: ledger.ndjson in DataDir.
+	Ledger string `env:"TRAKR_LEDGER"`
+	// LedgerToken is the bearer token for a ledger at a URL.
+	LedgerToken lifecycle.Secret `env:"TRAKR_LEDGER_TOKEN"`
 	// BitbucketAPIURL is the origin asked for proof of possession.
 	BitbucketAPIURL string `env:"TRAKR_BITBUCKET_API_URL"`
 	// DevSkipProof accepts a first install without proof of possession. For
@@ -77,7 +83,7 @@ const (
 )
 
 // reserved are names of later versions: setting one must not be silently without effect.
-var reserved = []string{"TRAKR_LEDGER", "TRAKR_FORGE_APP_ID", "TRAKR_FORGE_JWKS_URL", "TRAKR_END_SERVICE_URL", "TRAKR_END_SERVICE_SECRET"}
+var reserved = []string{"TRAKR_FORGE_APP_ID", "TRAKR_FORGE_JWKS_URL", "TRAKR_END_SERVICE_URL", "TRAKR_END_SERVICE_SECRET"}
 
 // Variables lists the environment's names, for documentation and its check.
 func Variables() []string {
@@ -162,9 +168,17 @@ func (c *Config) fill() {
 	if c.CheckpointFile == "" {
 		c.CheckpointFile = filepath.Join(c.DataDir, "checkpoint")
 	}
+	if c.Ledger == "" {
+		c.Ledger = filepath.Join(c.DataDir, "ledger.ndjson")
+	}
 	if c.Keys.Empty() {
 		c.Keys = lifecycle.NewSecret(filepath.Join(c.DataDir, "keys.json"))
 	}
+}
+
+// LedgerAtURL reports whether the ledger is not a file.
+func (c *Config) LedgerAtURL() bool {
+	return strings.HasPrefix(c.Ledger, "https://") || strings.HasPrefix(c.Ledger, "http://")
 }
 
 func (c *Config) check() []error {
@@ -188,6 +202,13 @@ func (c *Config) check() []error {
 	}
 	if u, err := url.Parse(c.CheckpointURL); c.CheckpointURL != "" && (err != nil || u.Host == "" || (u.Scheme != "https" && !(u.Scheme == "http" && Loopback(c.CheckpointURL)))) {
 		fault("TRAKR_CHECKPOINT_URL must be an https URL; http is for this machine only")
+	}
+	if c.LedgerAtURL() {
+		if err := origin(c.Ledger, true); err != nil {
+			fault("TRAKR_LEDGER %v", err)
+		}
+	} else if !c.LedgerToken.Empty() {
+		fault("TRAKR_LEDGER_TOKEN is for a ledger at a URL; TRAKR_LEDGER names a file")
 	}
 	if c.DevSkipProof && !Loopback(c.BaseURL) {
 		fault("TRAKR_DEV_SKIP_PROOF is for development; with a public TRAKR_BASE_URL it would let anyone install")

@@ -26,13 +26,13 @@ func TestNothingSetGivesAServiceForThisMachineOnly(t *testing.T) {
 func TestAllFaultsAreReportedTogetherAndNoValueIsRepeated(t *testing.T) {
 	_, err := config.Load([]string{
 		"TRAKR_LISTEN=marker-listen", "TRAKR_BASE_URL=http://marker.example.com", "TRAKR_DATABASE_URL=postgres://u:marker@db.example.com/t",
-		"TRAKR_LOG_LEVEL=marker-level", "TRAKR_TRUSTED_PROXIES=marker-net", "TRAKR_BASEURL=marker", "TRAKR_LEDGER=marker", "PATH=/bin",
+		"TRAKR_LOG_LEVEL=marker-level", "TRAKR_TRUSTED_PROXIES=marker-net", "TRAKR_BASEURL=marker", "TRAKR_FORGE_APP_ID=marker", "PATH=/bin",
 	}, false)
 	if err == nil {
 		t.Fatal("taken")
 	}
 	for _, want := range []string{"7 fault(s)", "TRAKR_LISTEN must be host:port", "TRAKR_BASE_URL must be https", "TRAKR_DATABASE_URL must set sslmode",
-		"TRAKR_LOG_LEVEL must be debug", "TRAKR_TRUSTED_PROXIES must be networks", "TRAKR_BASEURL is not a setting", "TRAKR_LEDGER belongs to a later version"} {
+		"TRAKR_LOG_LEVEL must be debug", "TRAKR_TRUSTED_PROXIES must be networks", "TRAKR_BASEURL is not a setting", "TRAKR_FORGE_APP_ID belongs to a later version"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("missing %q in:\n%v", want, err)
 		}

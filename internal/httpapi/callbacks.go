@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"trakr/internal/connect"
+	"trakr/internal/erasure"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/tenants"
@@ -57,6 +58,7 @@ type Prover interface {
 // A replay is recorded once for each token.
 type callbacks struct {
 	door     *tenants.Door
+	eraser   *erasure.Eraser
 	verifier *connect.Verifier
 	decoder  connect.Decoder
 	prover   Prover // nil only with the development switch
@@ -233,11 +235,16 @@ func (c *callbacks) uninstall(ctx context.Context, d *delivery) (tenants.Result,
 	}
 	v := d.stored()
 	v.Version = t.Version
-	result, err := c.door.Erase(ctx, d.access(true), t.ID, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: d.received, Delivery: v})
-	if errors.Is(err, lifecycle.TenantErased) { // by a concurrent uninstall, just now
+	out, err := c.eraser.Erase(ctx, d.access(true), t.ID, erasure.Order{Trigger: lifecycle.TriggerUninstall, RequestedAt: d.received, Delivery: v})
+	switch {
+	case err != nil:
+		return "", err
+	case out.Already: // by a concurrent uninstall, just now
 		return tenants.Replayed, nil
 	}
-	return result, err
+	// Begun is done for Bitbucket: it sends an uninstall once, and the tombstone is
+	// what makes sure that it is finished.
+	return out.Result, nil
 }
 
 // repeated reports, and records once, that this very delivery was acted upon before.

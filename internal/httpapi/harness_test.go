@@ -18,6 +18,7 @@ import (
 
 	"trakr/internal/bitbucket"
 	"trakr/internal/connect"
+	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
 	"trakr/internal/location"
@@ -38,6 +39,7 @@ type world struct {
 	public, admin *httptest.Server
 	routes        []httpapi.Route
 	tokens        *tokens.Store
+	eraser        *erasuretest.Rig
 	bitbucket     *fakeBitbucket
 	log           *syncBuffer
 	telemetry     *telemetry.Telemetry
@@ -119,13 +121,14 @@ func newWorld(t *testing.T) *world {
 	must(err)
 	w.public = httptest.NewUnstartedServer(nil)
 	base := "http://" + w.public.Listener.Addr().String()
-	handler, err := httpapi.NewPublic(httpapi.Public{Policy: w.Policy, BaseURL: base, Door: w.Door, Prover: prover, Now: w.Clock.Now,
+	w.eraser = erasuretest.New(t, w.Env)
+	handler, err := httpapi.NewPublic(httpapi.Public{Policy: w.Policy, BaseURL: base, Door: w.Door, Eraser: w.eraser.Eraser, Prover: prover, Now: w.Clock.Now,
 		Log: w.telemetry.Logger, Meter: w.telemetry.Meter, Observe: w.telemetry.Observe})
 	must(err)
 	w.public.Config.Handler = handler
 	w.public.Start()
 	t.Cleanup(w.public.Close)
-	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweep.NewOrphans(sweeps.New(w.DB), w.Policy))
+	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweep.NewOrphans(sweeps.New(w.DB), w.Policy), sweep.NewErasures(w.eraser.Eraser, w.Policy))
 	must(err)
 	w.tokens = tokens.New(w.DB, w.Clock.Now)
 	seq, err := w.Log.NewSequencer()

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"trakr/internal/connect"
+	"trakr/internal/erasure"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
@@ -22,6 +23,7 @@ type Public struct {
 	Policy         *policy.Policy
 	BaseURL        string
 	Door           *tenants.Door
+	Eraser         *erasure.Eraser
 	Prover         Prover // nil accepts first installs unproven; development only
 	TrustedProxies []netip.Prefix
 	Now            func() time.Time
@@ -64,7 +66,7 @@ func NewPublic(p Public) (http.Handler, error) {
 	if avatar, ok := p.Policy.Field(lifecycle.AvatarURL); ok {
 		dropHosts = avatar.DropHosts
 	}
-	c := &callbacks{door: p.Door, prover: p.Prover, now: p.Now, log: p.Log, count: count,
+	c := &callbacks{door: p.Door, eraser: p.Eraser, prover: p.Prover, now: p.Now, log: p.Log, count: count,
 		verifier: connect.NewVerifier(connect.Config{BaseURL: p.BaseURL, Now: p.Now, HeaderOnly: true}),
 		decoder:  connect.Decoder{AppKey: p.Policy.App.Key, DropHosts: dropHosts},
 		limiter:  newFailureLimiter(p.Now, p.TrustedProxies), rounds: newRounds(), tallies: newTallies(p.Now)}

@@ -43,6 +43,7 @@ type Purpose string
 const (
 	Subject   Purpose = "trakr/digest/subject/v1"   // the clientKey (Connect)
 	Principal Purpose = "trakr/digest/principal/v1" // the workspace's or person's uuid
+	Tenant    Purpose = "trakr/digest/tenant/v1"    // our own tenant id, in the erasure ledger
 	Check     Purpose = "trakr/digest/check/v1"     // a fixed text, to recognise the keyring
 )
 

@@ -87,7 +87,7 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 	}
 	f := reports.Facts{AsOf: asOf, Began: inv.Began, LiveTenants: inv.Live, ErasedTenants: inv.Erased,
 		Erasures: reports.ErasureFacts{Total: inv.Erasure.Total, Oldest: inv.Erasure.Oldest, Newest: inv.Erasure.Newest,
-			LongestLag: inv.Erasure.Longest, Late: inv.Erasure.Late},
+			LongestLag: inv.Erasure.Longest, Late: inv.Erasure.Late, Open: inv.Erasure.Open},
 		Observations: r.observe(inv.Server), Controls: append(r.controls(inv.Server), guards(r.Inventory.Controls(ctx))...)}
 	for _, t := range inv.Tables {
 		f.Tables = append(f.Tables, reports.TableFacts{Name: t.Name, Declared: t.Declared, Undeclared: t.Undeclared, Uncounted: t.Uncounted, Rows: t.Rows, Undated: t.Undated, Oldest: t.Oldest, Newest: t.Newest})

@@ -28,19 +28,6 @@ func (*OrphanPass) Acts() bool { return false }
 
 // Look implements Pass.
 func (p *OrphanPass) Look(ctx context.Context, _ Order) (Found, error) {
-	checks, at, err := p.sweeps.Orphans(ctx, p.declared)
+	checks, at, err := p.sweeps.Orphans(ctx, sweeps.DeclaredBy(p.policy))
 	return Found{Checks: checks, SnapshotAt: at}, err
-}
-
-// declared tells the store what the policy knows of a table.
-func (p *OrphanPass) declared(table string) (sweeps.Declaration, bool) {
-	t, s, ok := p.policy.Table(table)
-	if !ok {
-		return sweeps.Declaration{}, false
-	}
-	d := sweeps.Declaration{Store: s.Name, Columns: t.Columns}
-	if t.Retained != nil {
-		d.Ground = t.Retained.Ground
-	}
-	return d, true
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/storetest"
@@ -31,7 +32,7 @@ var scheduler = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorS
 
 func runner(t *testing.T, e *storetest.Env) *sweep.Runner {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy))
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func carrier(table string) string {
 
 func uninstall(t *testing.T, e *storetest.Env, id lifecycle.TenantID) {
 	t.Helper()
-	if _, err := e.Door.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("bye" + id.String())}); err != nil {
+	if _, err := e.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("bye" + id.String())}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -448,7 +449,7 @@ func TestTwoRunnersShareTheWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer second.Close()
-	other, err := sweep.New(second, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(second), e.Policy))
+	other, err := sweep.New(second, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(second), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -571,7 +572,7 @@ func TestASweepThatDidNotRunIsOverdueAfterTwiceItsInterval(t *testing.T) {
 func TestAPolicyWithAnUnknownSweepIsRefused(t *testing.T) {
 	e := storetest.New(t)
 	e.Policy.Sweeps[0].Kind = "orphan"
-	if _, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy)); err == nil {
+	if _, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy)); err == nil {
 		t.Error("a sweep that can never run was scheduled")
 	}
 }

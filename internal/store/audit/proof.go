@@ -1,13 +1,16 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/merkle"
@@ -73,7 +76,6 @@ func (l *Log) Prove(ctx context.Context, a lifecycle.Access, eventID string) (Pr
 	if err != nil {
 		return Proof{}, err
 	}
-	out := Proof{EventID: id.String(), Checkpoint: string(cp.Note), Key: l.vkey}
 	var index *int64
 	var record []byte
 	err = pg.Map(pg.Pool(l.db).QueryRow(ctx, `SELECT e.record, l.first_index + array_position(l.ids, e.id) - 1 FROM trakr.audit_events AS e
@@ -83,10 +85,15 @@ func (l *Log) Prove(ctx context.Context, a lifecycle.Access, eventID string) (Pr
 		return Proof{}, lifecycle.Fail(lifecycle.NotFound, "There is no event with this id.")
 	case err != nil:
 		return Proof{}, fmt.Errorf("reading an event: %w", err)
-	case index == nil || *index >= cp.Size:
-		return Proof{}, lifecycle.Fail(lifecycle.NotFound, "The event has no position in the log yet; it gets one within seconds.", lifecycle.After(sequencedWithin))
 	}
-	out.LogIndex, out.Record = *index, string(record)
+	return l.proof(ctx, p, cp, id.String(), record, index)
+}
+
+// proof proves one record at its position, against a checkpoint.
+func (l *Log) proof(ctx context.Context, p *merkle.Prover, cp Checkpoint, eventID string, record []byte, index *int64) (Proof, error) {
+	if index == nil || *index >= cp.Size {
+		return Proof{}, errNoPosition
+	}
 	hashes, err := p.Inclusion(ctx, *index)
 	if err == nil {
 		err = merkle.VerifyInclusion(hashes, cp.Size, cp.Root, *index, merkle.LeafHash(record))
@@ -94,7 +101,60 @@ func (l *Log) Prove(ctx context.Context, a lifecycle.Access, eventID string) (Pr
 	if err != nil {
 		return Proof{}, fmt.Errorf("proving an event: %w", forked(err))
 	}
-	out.Inclusion = texts(hashes)
+	return Proof{EventID: eventID, LogIndex: *index, Record: string(record), Inclusion: texts(hashes), Checkpoint: string(cp.Note), Key: l.vkey}, nil
+}
+
+// errNoPosition is the way out for who asks too early.
+var errNoPosition = lifecycle.Fail(lifecycle.NotFound, "The event has no position in the log yet; it gets one within seconds.", lifecycle.After(sequencedWithin))
+
+// Evidence proves every successful event of an act of several steps, in the order of
+// the log and against one checkpoint: those with this correlation id and tenant (the
+// zero one for an act that concerns none), recorded since. It is for documents of our
+// own, whose issue is an event of its own. An event without a position is not-found,
+// with the time to wait.
+func (l *Log) Evidence(ctx context.Context, tenant lifecycle.TenantID, correlation string, since time.Time, actions ...Action) ([]Proof, error) {
+	p, cp, err := l.prover(ctx)
+	if err != nil {
+		return nil, err
+	}
+	whose, args := "e.tenant_id IS NULL", []any{correlation, since, actions}
+	if !tenant.IsZero() {
+		whose, args = "e.tenant_id = $4", append(args, tenant.String())
+	}
+	rows, err := pg.Pool(l.db).Query(ctx, `SELECT e.event_id::text, e.record, l.first_index + array_position(l.ids, e.id) - 1 FROM trakr.audit_events AS e
+		LEFT JOIN LATERAL (`+leavesOf+`) AS l ON true
+		WHERE `+whose+` AND e.correlation_id = $1 AND e.recorded_at >= $2 AND e.action = ANY ($3) AND e.outcome = 'success'
+		ORDER BY e.epoch, e.xid, e.id`, args...)
+	if err != nil {
+		return nil, fmt.Errorf("reading the events of an act: %w", pg.Map(err))
+	}
+	type found struct {
+		id     string
+		record []byte
+		index  *int64
+	}
+	var all []found
+	var f found
+	_, err = pgx.ForEachRow(rows, []any{&f.id, &f.record, &f.index}, func() error {
+		c := found{id: f.id, record: bytes.Clone(f.record)}
+		if f.index != nil {
+			at := *f.index
+			c.index = &at
+		}
+		all = append(all, c)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the events of an act: %w", pg.Map(err))
+	}
+	out := make([]Proof, 0, len(all))
+	for _, f := range all {
+		proof, err := l.proof(ctx, p, cp, f.id, f.record, f.index)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, proof)
+	}
 	return out, nil
 }
 

@@ -41,6 +41,9 @@ const originPrefix = "trakr-audit/"
 // checkpoints (C2SP signed-note). It must reach them by another way than those do.
 func (l *Log) VerifierKey() string { return l.vkey }
 
+// Signer signs with the log's key: certificates, in a domain of their own.
+func (l *Log) Signer() note.Signer { return l.signer }
+
 // Verifier checks the log's checkpoints.
 func (l *Log) Verifier() note.Verifier { return l.verifier }
 

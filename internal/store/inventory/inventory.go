@@ -48,7 +48,8 @@ type Erasures struct {
 	Oldest  *time.Time
 	Newest  *time.Time
 	Longest time.Duration // from the request to gone from live stores
-	Late    int64         // took longer than the deadline
+	Late    int64         // took longer than the deadline, or are not done and older than it
+	Open    int64         // begun, and not gone from live stores yet
 }
 
 // Server is what the database says about itself.
@@ -172,14 +173,15 @@ func tenantsAsOf(ctx context.Context, tx bun.Tx, inv *Inventory, asOf time.Time)
 
 func erasuresAsOf(ctx context.Context, tx bun.Tx, e *Erasures, asOf time.Time, deadline time.Duration) error {
 	var row struct {
-		Total, Late, Microseconds int64
-		Oldest, Newest            *time.Time
+		Total, Open, Late, Microseconds int64
+		Oldest, Newest                  *time.Time
 	}
-	err := tx.NewRaw(`SELECT count(*) AS total, min(erased_at) AS oldest, max(erased_at) AS newest,
-		count(*) FILTER (WHERE erased_at - requested_at > make_interval(secs => ?)) AS late,
-		coalesce((extract(epoch FROM max(erased_at - requested_at)) * 1000000)::bigint, 0) AS microseconds
-		FROM trakr.erasures WHERE erased_at <= ?`, deadline.Seconds(), asOf).Scan(ctx, &row)
-	e.Total, e.Late, e.Longest = row.Total, row.Late, time.Duration(row.Microseconds)*time.Microsecond
+	err := tx.NewRaw(`SELECT count(*) FILTER (WHERE gone) AS total, count(*) FILTER (WHERE NOT gone) AS open,
+		min(erased_at) FILTER (WHERE gone) AS oldest, max(erased_at) FILTER (WHERE gone) AS newest,
+		count(*) FILTER (WHERE (CASE WHEN gone THEN erased_at ELSE ?1 END) - requested_at > make_interval(secs => ?0)) AS late,
+		coalesce((extract(epoch FROM max(erased_at - requested_at) FILTER (WHERE gone)) * 1000000)::bigint, 0) AS microseconds
+		FROM (SELECT *, coalesce(erased_at <= ?1, false) AS gone FROM trakr.erasures WHERE begun_at <= ?1) AS x`, deadline.Seconds(), asOf).Scan(ctx, &row)
+	e.Total, e.Open, e.Late, e.Longest = row.Total, row.Open, row.Late, time.Duration(row.Microseconds)*time.Microsecond
 	e.Oldest, e.Newest = utc(row.Oldest), utc(row.Newest)
 	return err
 }

@@ -7,6 +7,7 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,6 +25,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/erasures"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
 )
@@ -162,6 +164,7 @@ type Env struct {
 	Log    *audit.Log
 	Door   *tenants.Door
 	Clock  *Clock
+	Dir    string // of its own, for what lies outside the database
 }
 
 // Clock is a clock for tests.
@@ -179,7 +182,7 @@ func (c *Clock) Add(d time.Duration) { c.mu.Lock(); defer c.mu.Unlock(); c.t = c
 // New returns an Env on a database of its own, with the built-in policy.
 func New(t testing.TB) *Env {
 	t.Helper()
-	e := &Env{T: t, URL: URL(t), Clock: &Clock{t: time.Now().UTC().Truncate(time.Second)}}
+	e := &Env{T: t, URL: URL(t), Dir: t.TempDir(), Clock: &Clock{t: time.Now().UTC().Truncate(time.Second)}}
 	e.Keys = Must(t)(keyring.New()).(*keyring.Keyring)
 	e.Policy = Must(t)(policy.Default()).(*policy.Policy)
 	e.DB = Must(t)(store.Open(t.Context(), ServiceURL(t, e.URL), store.Options{MaxConns: 6, Role: store.ServiceRole})).(*store.DB)
@@ -191,6 +194,19 @@ func New(t testing.TB) *Env {
 	e.Door = Must(t)(tenants.New(t.Context(), e.DB, e.Keys, e.Policy, e.Log)).(*tenants.Door)
 	t.Cleanup(e.Door.Close)
 	return e
+}
+
+// Erase erases a tenant as internal/erasure does, but for the ledger, whose line it
+// only pretends, and for what comes after the values are gone.
+func (e *Env) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, x tenants.Erasure) (tenants.Result, error) {
+	erasure, result, err := e.Door.BeginErasure(ctx, a, id, x)
+	if err != nil || result != tenants.Applied {
+		return result, err
+	}
+	if err := erasures.New(e.DB, e.Clock.Now).Note(ctx, erasure, counter.Add(1), sha256.Sum256(erasure[:])); err != nil {
+		return "", err
+	}
+	return result, e.Door.Delete(ctx, a, erasure)
 }
 
 // Must returns a function that fails the test on an error.

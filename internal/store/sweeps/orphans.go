@@ -36,6 +36,21 @@ type Declaration struct {
 // Declared finds the declaration of a table, by policy.TableName.
 type Declared func(table string) (Declaration, bool)
 
+// DeclaredBy tells what a policy knows of a table.
+func DeclaredBy(p *policy.Policy) Declared {
+	return func(table string) (Declaration, bool) {
+		t, s, ok := p.Table(table)
+		if !ok {
+			return Declaration{}, false
+		}
+		d := Declaration{Store: s.Name, Columns: t.Columns}
+		if t.Retained != nil {
+			d.Ground = t.Retained.Ground
+		}
+		return d, true
+	}
+}
+
 // Orphans counts, in one snapshot, the rows of every table that carry a tenant
 // which is not live:
 //

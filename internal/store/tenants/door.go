@@ -29,7 +29,7 @@ type Door struct {
 	policy *policy.Policy
 	log    *audit.Log
 
-	eraseFrom []string // tables whose rows of a tenant go with it
+	eraseFrom []erasableTable // tables whose rows of a tenant go with it
 	reads     *batcher
 }
 

@@ -43,7 +43,7 @@ func TestRefusedReadsReleaseNothingAndAreRecorded(t *testing.T) {
 	e := storetest.New(t)
 	live := e.Install(storetest.Values("live"), "a")
 	gone := e.Install(storetest.Values("gone"), "b")
-	if _, err := e.Door.Erase(t.Context(), storetest.Ingress(), gone, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("c")}); err != nil {
+	if _, err := e.Erase(t.Context(), storetest.Ingress(), gone, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("c")}); err != nil {
 		t.Fatal(err)
 	}
 	staff := storetest.Service()
@@ -115,7 +115,7 @@ func TestNoValueWithoutADurableRecord(t *testing.T) {
 			if _, _, err := e.Door.Install(t.Context(), storetest.Ingress(), storetest.Values("n"), e.Delivery("b")); !errors.Is(err, lifecycle.AuditUnavailable) {
 				t.Errorf("install: %v; want audit-unavailable", err)
 			}
-			if _, err := e.Door.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("c")}); !errors.Is(err, lifecycle.AuditUnavailable) {
+			if _, err := e.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("c")}); !errors.Is(err, lifecycle.AuditUnavailable) {
 				t.Errorf("erase: %v; want audit-unavailable", err)
 			}
 			if n := e.Int(`SELECT count(*) FROM trakr.tenants WHERE state = 'live'`); n != 1 {
@@ -166,7 +166,7 @@ func TestErasureLeavesOnlyTheTombstone(t *testing.T) {
 	id := e.Install(values, "install")
 	other := e.Install(storetest.Values("other"), "other")
 	e.Clock.Add(time.Minute)
-	result, err := e.Door.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("uninstall")})
+	result, err := e.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("uninstall")})
 	if err != nil || result != tenants.Applied {
 		t.Fatal(result, err)
 	}
@@ -187,7 +187,7 @@ func TestErasureLeavesOnlyTheTombstone(t *testing.T) {
 	if found, err := e.Door.Lookup(t.Context(), storetest.Service(), tenants.Subject{ClientKey: values[lifecycle.ClientKey]}); err != nil || found.State != lifecycle.Erased || found.ID != id {
 		t.Errorf("look-up after erasure: %+v, %v", found, err)
 	}
-	if _, err := e.Door.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("again")}); !errors.Is(err, lifecycle.TenantErased) {
+	if _, err := e.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("again")}); !errors.Is(err, lifecycle.TenantErased) {
 		t.Errorf("erasing twice: %v", err)
 	}
 
@@ -227,12 +227,12 @@ func TestDeliveriesActOnceAndInOrder(t *testing.T) {
 	}
 	lateUninstall := e.Delivery("late uninstall")
 	lateUninstall.IssuedAt = first.IssuedAt.Add(2 * time.Second)
-	if got, err := e.Door.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: lateUninstall}); err != nil || got != tenants.Stale {
+	if got, err := e.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: lateUninstall}); err != nil || got != tenants.Stale {
 		t.Errorf("a late uninstall of the install before: %s, %v", got, err)
 	}
 	tie := e.Delivery("same second")
 	tie.IssuedAt = newer.IssuedAt
-	if got, err := e.Door.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: tie}); err != nil || got != tenants.Applied {
+	if got, err := e.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: tie}); err != nil || got != tenants.Applied {
 		t.Errorf("an uninstall of the same second: %s, %v", got, err)
 	}
 	if found, ok, err := e.Door.Delivered(t.Context(), tie.TokenHash); err != nil || !ok || found != id {
@@ -363,8 +363,8 @@ func TestAnActWithoutWhoOrWhyIsRefusedAndRecorded(t *testing.T) {
 			_, err := e.Door.Update(t.Context(), bare, id, storetest.Values("m"), e.Delivery("c"))
 			return err
 		},
-		audit.TenantErase: func() error {
-			_, err := e.Door.Erase(t.Context(), bare, id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, Delivery: e.Delivery("d")})
+		audit.ErasureBegin: func() error {
+			_, err := e.Erase(t.Context(), bare, id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, Delivery: e.Delivery("d")})
 			return err
 		},
 	} {
@@ -407,7 +407,7 @@ func TestASecretReplacedMeanwhileProvesNothing(t *testing.T) {
 	slower := e.Delivery("slower")
 	slower.Version, slower.IssuedAt = seen, slower.IssuedAt.Add(-time.Second)
 	erase := func() (tenants.Result, error) {
-		return e.Door.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: slower})
+		return e.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: slower})
 	}
 	if _, err := erase(); !errors.Is(err, tenants.ErrChanged) {
 		t.Errorf("an uninstall under the old secret: %v", err)
@@ -436,7 +436,7 @@ func TestWhatActedBeforeAnErasureIsKnownAfterIt(t *testing.T) {
 	captured := e.Delivery("first")
 	e.Clock.Add(10 * time.Second)
 	uninstall := e.Delivery("uninstall")
-	if _, err := e.Door.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: uninstall}); err != nil {
+	if _, err := e.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: uninstall}); err != nil {
 		t.Fatal(err)
 	}
 	for _, v := range []tenants.Delivery{captured, uninstall} {
@@ -466,11 +466,11 @@ func TestWhatActedBeforeAnErasureIsKnownAfterIt(t *testing.T) {
 	// The secret may be as before: an uninstall of before the erasure is none of this tenant.
 	late := e.Delivery("late")
 	late.IssuedAt = uninstall.IssuedAt.Add(-time.Second)
-	if got, err := e.Door.Erase(t.Context(), storetest.Ingress(), again, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: late}); err != nil || got != tenants.Stale {
+	if got, err := e.Erase(t.Context(), storetest.Ingress(), again, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: late}); err != nil || got != tenants.Stale {
 		t.Errorf("an uninstall of the earlier life: %s, %v", got, err)
 	}
 	// An erasure that no callback asked for has no date to compare.
-	if got, err := e.Door.Erase(t.Context(), storetest.Ingress(), again, tenants.Erasure{Trigger: "probe", RequestedAt: e.Clock.Now(), Delivery: tenants.Delivery{ReceivedAt: e.Clock.Now()}}); err != nil || got != tenants.Applied {
+	if got, err := e.Erase(t.Context(), storetest.Ingress(), again, tenants.Erasure{Trigger: "probe", RequestedAt: e.Clock.Now(), Delivery: tenants.Delivery{ReceivedAt: e.Clock.Now()}}); err != nil || got != tenants.Applied {
 		t.Errorf("an erasure without a token: %s, %v", got, err)
 	}
 	if n := e.Int(`SELECT count(*) FROM trakr.replay_guard WHERE tenant_id = $1`, other.String()); n != 1 {

@@ -20,11 +20,14 @@ import (
 
 const fieldsTable = "trakr.tenant_fields"
 
+// erasableTable is a table that loses a tenant's rows, and the store it is in.
+type erasableTable struct{ store, name string }
+
 // erasable lists the tables that lose a tenant's rows at its erasure: every
 // declared table with a tenant column that the policy does not retain. A policy
 // under which values or queued work would stay is refused here, in code.
-func erasable(p *policy.Policy) ([]string, error) {
-	var tables []string
+func erasable(p *policy.Policy) ([]erasableTable, error) {
+	var tables []erasableTable
 	values := false
 	for _, s := range p.Stores {
 		for _, t := range s.Tables {
@@ -32,7 +35,7 @@ func erasable(p *policy.Policy) ([]string, error) {
 				continue
 			}
 			if t.Retained == nil {
-				tables = append(tables, t.Name)
+				tables = append(tables, erasableTable{s.Name, t.Name})
 			}
 			values = values || (t.Name == fieldsTable && t.Retained == nil)
 		}
@@ -45,8 +48,9 @@ func erasable(p *policy.Policy) ([]string, error) {
 
 // reachable checks that every table is there, has the column and lets this login
 // delete: otherwise the first uninstall would find out, and Bitbucket sends it once.
-func reachable(ctx context.Context, db *store.DB, tables []string) error {
-	for _, table := range tables {
+func reachable(ctx context.Context, db *store.DB, tables []erasableTable) error {
+	for _, t := range tables {
+		table := t.name
 		schema, name, _ := strings.Cut(table, ".")
 		var row struct{ Exists, Tenant, Deletable bool }
 		err := pg.Bun(db).NewRaw(`SELECT count(*) > 0 AS exists, coalesce(bool_or(a.attname IS NOT NULL), false) AS tenant,
@@ -72,61 +76,128 @@ func reachable(ctx context.Context, db *store.DB, tables []string) error {
 type Erasure struct {
 	Trigger     lifecycle.Trigger
 	RequestedAt time.Time
+	RequestID   string // the deletion request it fulfils; "" for none
 	Delivery    Delivery
 }
 
-// Erase removes everything of a tenant but its tombstone, in one transaction:
-// values, replay entries, and its rows in every other table the policy does not
-// retain; the registry's row loses its digests. What Bitbucket sent before the
-// newest accepted callback (a late uninstall of an earlier install) changes
-// nothing. The event's correlation id is the erasure's id.
-func (d *Door) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, x Erasure) (Result, error) {
+// BeginErasure sets a tenant's tombstone and takes it out of the registry's live
+// ones: from its commit on nothing of the tenant is answered, and its erasure will
+// be finished whatever happens. It returns the erasure's id, which is the
+// correlation id of every event of it. What Bitbucket sent before the newest
+// accepted callback (a late uninstall of an earlier install) changes nothing; the
+// id is then the zero one.
+func (d *Door) BeginErasure(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, x Erasure) (uuid.UUID, Result, error) {
 	if err := a.Check(); err != nil {
-		e := audit.New(ctx, d.log.Now(), a, audit.TenantErase, audit.Denied)
+		e := audit.New(ctx, d.log.Now(), a, audit.ErasureBegin, audit.Denied)
 		e.TenantID = id
-		return "", d.deny(ctx, e, err)
+		return uuid.UUID{}, "", d.deny(ctx, e, err)
 	}
 	erasure, err := uuid.NewV7()
 	if err != nil {
-		return "", fmt.Errorf("erasing: %w", err)
+		return uuid.UUID{}, "", fmt.Errorf("erasing: %w", err)
 	}
 	now := d.log.Now().UTC()
-	e := audit.New(ctx, now, a, audit.TenantErase, audit.Success)
-	e.TenantID, e.FieldNames, e.DroppedNames = id, lifecycle.Fields(), x.Delivery.Dropped
+	e := audit.New(ctx, now, a, audit.ErasureBegin, audit.Success)
+	e.TenantID, e.DroppedNames = id, x.Delivery.Dropped
 	e.CorrelationID, e.StatusDetail = erasure.String(), string(x.Trigger)
-	return d.once(ctx, id, x.Delivery, e, func(ctx context.Context, tx bun.Tx, t tenantRow) error {
-		// The tombstone comes first: from here on the client key is known as
-		// erased in the same moment as its values are gone.
-		// It keeps what orders and recognises later deliveries, in a form that
-		// names nobody: the date, and hashes of tokens that could still be presented.
+	result, err := d.once(ctx, id, x.Delivery, e, func(ctx context.Context, tx bun.Tx, t tenantRow) error {
+		// The tombstone keeps what orders and recognises later deliveries, in a form
+		// that names nobody: the date, and hashes of tokens that could still be presented.
 		var token []byte
 		iat := now
 		if x.Delivery.signed() {
 			token, iat = x.Delivery.TokenHash[:], x.Delivery.IssuedAt
 		}
-		_, err := tx.NewRaw(`INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, token_hash, token_iat, spent_tokens, requested_at, erased_at)
-			SELECT ?0, ?1, ?2, ?3, ?4, ?5, ?6, coalesce(array_agg(token_hash), '{}'), ?7, ?8 FROM trakr.replay_guard WHERE tenant_id = ?1 AND expires_at >= ?8`,
-			erasure.String(), id.String(), t.Ingress, string(x.Trigger), t.SubjectDigest, token, iat, x.RequestedAt, now).Exec(ctx)
+		_, err := tx.NewRaw(`INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, token_hash, token_iat, spent_tokens, request_id, requested_at, begun_at)
+			SELECT ?0, ?1, ?2, ?3, ?4, ?5, ?6, coalesce(array_agg(token_hash), '{}'), NULLIF(?7, '')::uuid, ?8, ?9 FROM trakr.replay_guard WHERE tenant_id = ?1 AND expires_at >= ?9`,
+			erasure.String(), id.String(), t.Ingress, string(x.Trigger), t.SubjectDigest, token, iat, x.RequestID, x.RequestedAt, now).Exec(ctx)
 		if err != nil {
 			return err
 		}
+		return exactlyOne(tx.NewRaw(`UPDATE trakr.tenants SET state = 'erasing', subject_digest = NULL, principal_digest = NULL,
+			last_token_iat = NULL, updated_at = ? WHERE tenant_id = ?`, now, id.String()).Exec(ctx))
+	})
+	if err != nil || result != Applied {
+		return uuid.UUID{}, result, err
+	}
+	return erasure, result, nil
+}
+
+// Delete removes everything of a tenant whose erasure has begun and stands in the
+// ledger, in one transaction: its values, and its rows in every other table that the
+// policy does not retain. Done before is a success. A legal hold is on-hold.
+func (d *Door) Delete(ctx context.Context, a lifecycle.Access, erasure uuid.UUID) error {
+	if err := a.Check(); err != nil {
+		return err
+	}
+	now := d.log.Now().UTC()
+	e := audit.New(ctx, now, a, audit.TenantErase, audit.Success)
+	e.FieldNames, e.CorrelationID = lifecycle.Fields(), erasure.String()
+	err := pg.InTx(ctx, d.db, func(ctx context.Context, tx bun.Tx) error {
+		// The registry's row is what everyone locks who changes a tenant's fate; a
+		// hold that is placed now either comes before this or is refused after it.
+		var row struct {
+			TenantID, Trigger string
+			Noted, Deleted    bool
+		}
+		err := pg.Map(tx.NewRaw(`SELECT t.tenant_id, x.trigger, x.noted_at IS NOT NULL AS noted, x.erased_at IS NOT NULL AS deleted
+			FROM trakr.erasures AS x JOIN trakr.tenants AS t ON t.tenant_id = x.tenant_id WHERE x.erasure_id = ? FOR UPDATE OF t`, erasure.String()).Scan(ctx, &row))
+		switch {
+		case errors.Is(err, pg.ErrNoRows):
+			return lifecycle.Fail(lifecycle.NotFound, "There is no erasure with this id.")
+		case err != nil:
+			return err
+		case row.Deleted:
+			return nil
+		case !row.Noted:
+			return errors.New("an erasure deletes only after the ledger has it")
+		}
+		if e.TenantID, err = lifecycle.ParseTenantID(row.TenantID); err != nil {
+			return err
+		}
+		e.StatusDetail = row.Trigger
+		// The event comes before the act, which the guard on the values' table lets
+		// happen only after it.
+		if err := audit.Append(ctx, tx, e); err != nil {
+			return err
+		}
+		if err := exactlyOne(tx.NewRaw(`UPDATE trakr.erasures SET erased_at = ? WHERE erasure_id = ?`, now, erasure.String()).Exec(ctx)); err != nil {
+			return err
+		}
 		for _, table := range d.eraseFrom {
-			schema, name, _ := strings.Cut(table, ".")
-			res, err := tx.NewRaw(`DELETE FROM ?.? WHERE tenant_id = ?`, bun.Ident(schema), bun.Ident(name), id.String()).Exec(ctx)
-			if err != nil {
-				return fmt.Errorf("erasing from %s: %w", table, pg.Map(err))
-			}
-			n, err := res.RowsAffected()
-			if err == nil && table == fieldsTable && n != 1 {
-				err = errors.New("a live tenant had no values to erase")
-			}
-			if err != nil {
-				return fmt.Errorf("erasing from %s: %w", table, err)
+			if err := deleteFrom(ctx, tx, table, row.TenantID, erasure); err != nil {
+				return fmt.Errorf("erasing from %s: %w", table.name, err)
 			}
 		}
-		return exactlyOne(tx.NewRaw(`UPDATE trakr.tenants SET state = 'erased', subject_digest = NULL, principal_digest = NULL,
-			last_token_iat = NULL, erased_at = ?, updated_at = ? WHERE tenant_id = ?`, now, now, id.String()).Exec(ctx))
+		return exactlyOne(tx.NewRaw(`UPDATE trakr.tenants SET state = 'erased', erased_at = ?, updated_at = ? WHERE tenant_id = ?`, now, now, row.TenantID).Exec(ctx))
 	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.Action, err)
+	}
+	return nil
+}
+
+// deleteFrom takes a tenant's rows from one table and notes how many there were.
+func deleteFrom(ctx context.Context, tx bun.Tx, table erasableTable, tenant string, erasure uuid.UUID) error {
+	schema, name, _ := strings.Cut(table.name, ".")
+	var row struct{ Before int64 }
+	if err := pg.Map(tx.NewRaw(`SELECT count(tenant_id) AS before FROM ?.? WHERE tenant_id = ?`, bun.Ident(schema), bun.Ident(name), tenant).Scan(ctx, &row)); err != nil {
+		return err
+	}
+	res, err := tx.NewRaw(`DELETE FROM ?.? WHERE tenant_id = ?`, bun.Ident(schema), bun.Ident(name), tenant).Exec(ctx)
+	if err != nil {
+		return pg.Map(err)
+	}
+	n, err := res.RowsAffected()
+	if err == nil && table.name == fieldsTable && n != 1 {
+		err = errors.New("a tenant had no values to erase")
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.NewRaw(`INSERT INTO trakr.erasure_counts (erasure_id, step, store, table_name, column_name, retained, rows_before, rows, predicate_digest)
+		VALUES (?, 'delete', ?, ?, 'tenant_id', false, ?, ?, '')`, erasure.String(), table.store, table.name, row.Before, n).Exec(ctx)
+	return err
 }
 
 // exactlyOne makes a write that touched no row an error.

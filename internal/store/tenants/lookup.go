@@ -115,7 +115,7 @@ func find(ctx context.Context, tx bun.IDB, column string, digests []keyring.Dige
 	if errors.Is(err, pg.ErrNoRows) && column == "subject_digest" {
 		err = pg.Map(tx.NewSelect().Model(&r).ColumnExpr(registryColumns).
 			Join("JOIN trakr.erasures AS x ON x.tenant_id = t.tenant_id").
-			Where("x.subject_digest IN (?)", bun.List(digests)).OrderExpr("x.erased_at DESC, t.tenant_id").Limit(1).Scan(ctx))
+			Where("x.subject_digest IN (?)", bun.List(digests)).OrderExpr("x.begun_at DESC, t.tenant_id").Limit(1).Scan(ctx))
 	}
 	if errors.Is(err, pg.ErrNoRows) {
 		return nil, nil

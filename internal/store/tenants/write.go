@@ -217,7 +217,7 @@ func (d *Door) once(ctx context.Context, id lifecycle.TenantID, v Delivery, e au
 		if err != nil {
 			return err
 		}
-		if t.State == string(lifecycle.Erased) {
+		if t.State != string(lifecycle.Live) {
 			return errErased()
 		}
 		if v.Version != 0 && v.Version != t.Version {

@@ -1,0 +1,218 @@
+package erasure
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"trakr/internal/certificate"
+	"trakr/internal/keyring"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/erasures"
+)
+
+// countingRole is the database role that counts (door.count_tenant belongs to it).
+const countingRole = "trakr_sweep"
+
+// certify issues the certificate of a verified erasure.
+func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ string) error {
+	events, err := e.evidence(ctx, x.Tenant, x.ID.String(), x.BegunAt, audit.ErasureBegin, audit.TenantErase, audit.ErasureVerify)
+	if err != nil {
+		return err
+	}
+	counts, err := e.c.Erasures.Evidence(ctx, x.ID)
+	if err != nil {
+		return err
+	}
+	c := e.blank(certificate.Erased, events)
+	c.TenantID, c.ErasureID, c.RequestID = x.Tenant.String(), x.ID.String(), x.RequestID
+	c.SubjectDigest, c.Trigger = hex.EncodeToString(x.SubjectDigest), x.Trigger
+	c.RequestedAt, c.StartedAt, c.DeletedLiveAt = certificate.At(x.RequestedAt), certificate.At(x.BegunAt), certificate.At(x.DeletedAt)
+	c.BackupsClearAfter = certificate.At(x.DeletedAt.Add(e.c.Policy.BackupWindow().Duration()))
+	c.Method = []string{certificate.RowDelete, certificate.BackupExpiry}
+	c.Stores, c.Verification.PredicateDigest = e.stores(counts)
+	c.Retained = e.retained(x)
+	c.Verification.SweepRunID, c.Verification.VerifiedAt = x.VerifiedBy, certificate.At(x.VerifiedAt)
+	_, err = e.issue(ctx, a, x.Tenant, c)
+	return err
+}
+
+// Nothing is a request under which nothing was ever held, or is held any more.
+type Nothing struct {
+	RequestID   string
+	Digests     []keyring.Digest // of the name the customer gave, newest key first
+	RequestedAt time.Time
+	SweepRun    string // the newest sweep that found no tenant's rows but those registered
+}
+
+// ErrHeld means that something is held under the name after all.
+var ErrHeld = errors.New("a tenant is held under this name")
+
+// CertifyNothing lets the counting role look for the name that a request gave, and
+// issues a certificate that nothing is held under it. There is one for each request.
+func (e *Eraser) CertifyNothing(ctx context.Context, a lifecycle.Access, n Nothing) (erasures.Certificate, error) {
+	request, err := uuid.Parse(n.RequestID)
+	if err != nil || len(n.Digests) == 0 {
+		return erasures.Certificate{}, errors.New("certifying that nothing is held needs a request and the digests of a name")
+	}
+	done, err := e.c.Erasures.CertificateOf(ctx, request)
+	if !errors.Is(err, lifecycle.NotFound) {
+		return done, err
+	}
+	count, err := e.c.Erasures.CountSubject(ctx, n.Digests)
+	if err != nil {
+		return erasures.Certificate{}, err
+	}
+	if count.Rows > 0 {
+		return erasures.Certificate{}, ErrHeld
+	}
+	events, err := e.evidence(ctx, lifecycle.TenantID{}, n.RequestID, n.RequestedAt, audit.ErasureVerify)
+	if err != nil && !errors.Is(err, audit.ErrNoCheckpoint) { // an empty log has none of it
+		return erasures.Certificate{}, err
+	}
+	if len(events) == 0 { // not recorded yet, by an attempt that a crash cut off either
+		if err := e.c.Erasures.VerifiedNothing(ctx, a, n.RequestID, n.Digests[0]); err != nil {
+			return erasures.Certificate{}, err
+		}
+		if events, err = e.evidence(ctx, lifecycle.TenantID{}, n.RequestID, n.RequestedAt, audit.ErasureVerify); err != nil {
+			return erasures.Certificate{}, err
+		}
+	}
+	c := e.blank(certificate.NothingHeld, events)
+	c.RequestID, c.Trigger, c.SubjectDigest, c.RequestedAt = n.RequestID, lifecycle.TriggerRequest, n.Digests[0].String(), certificate.At(n.RequestedAt)
+	c.Stores = []certificate.Store{{Name: count.Store, Location: e.where(count.Store), Table: count.Table}}
+	c.Verification.PredicateDigest, c.Verification.SweepRunID = count.PredicateDigest, n.SweepRun
+	if len(events) > 0 {
+		if c.Verification.VerifiedAt, err = occurredAt(events[len(events)-1].Record); err != nil {
+			return erasures.Certificate{}, err
+		}
+	}
+	return e.issue(ctx, a, lifecycle.TenantID{}, c)
+}
+
+// waits is how long the certificate of a running service waits for the sequencer's
+// next pass; a later sweep tries again.
+const waits = 5
+
+// evidence proves the events of an act. Those that have no position yet get one.
+func (e *Eraser) evidence(ctx context.Context, tenant lifecycle.TenantID, correlation string, since time.Time, actions ...audit.Action) ([]audit.Proof, error) {
+	for tried := 0; ; tried++ {
+		// recorded_at is the database's clock: a day is more than any two differ.
+		events, err := e.c.Log.Evidence(ctx, tenant, correlation, since.Add(-24*time.Hour), actions...)
+		if !errors.Is(err, lifecycle.NotFound) || tried == waits {
+			return events, err
+		}
+		if e.c.Sequence != nil {
+			if err := e.c.Sequence(ctx); err != nil {
+				return nil, err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Duration(tried) * 300 * time.Millisecond):
+		}
+	}
+}
+
+// blank is what every certificate says.
+func (e *Eraser) blank(s certificate.State, events []audit.Proof) certificate.Certificate {
+	c := certificate.Certificate{State: s, Issuer: e.c.Policy.Vendor.Name, ToolVersion: e.c.Version, PolicyHash: e.c.Policy.Hash(),
+		Verification: certificate.Verification{Result: certificate.Clean, Role: countingRole}}
+	for _, p := range events {
+		c.Audit.Events = append(c.Audit.Events, certificate.Event{EventID: p.EventID, LogIndex: p.LogIndex, Record: p.Record, Inclusion: p.Inclusion})
+		c.Audit.LogIndexes = append(c.Audit.LogIndexes, p.LogIndex)
+		c.Audit.Checkpoint = p.Checkpoint
+	}
+	return c
+}
+
+// issue signs and stores a certificate.
+func (e *Eraser) issue(ctx context.Context, a lifecycle.Access, tenant lifecycle.TenantID, c certificate.Certificate) (erasures.Certificate, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return erasures.Certificate{}, fmt.Errorf("issuing a certificate: %w", err)
+	}
+	now := e.c.Now().UTC()
+	c.CertificateID, c.IssuedAt = id.String(), certificate.At(now)
+	document, err := certificate.Issue(c, e.c.Log.Signer(), e.c.Log.Verifier())
+	if err != nil {
+		return erasures.Certificate{}, err
+	}
+	return e.c.Erasures.Issue(ctx, a, tenant, erasures.Certificate{ID: c.CertificateID, ErasureID: c.ErasureID, RequestID: requestOnly(c), IssuedAt: now, Document: string(document)})
+}
+
+// requestOnly is the request that a certificate is stored under: one that has no
+// erasure. An erasure by request is found by its erasure.
+func requestOnly(c certificate.Certificate) string {
+	if c.ErasureID != "" {
+		return ""
+	}
+	return c.RequestID
+}
+
+// stores sums the counts up table by table, without those the policy retains, and
+// returns the digest over everything that was asked of the database.
+func (e *Eraser) stores(counts []erasures.Evidence) ([]certificate.Store, string) {
+	var out []certificate.Store
+	asked := sha256.New()
+	for _, c := range counts {
+		fmt.Fprintf(asked, "%s %s %s\n", c.Table, c.Column, c.PredicateDigest)
+		if c.Retained {
+			continue
+		}
+		if n := len(out); n == 0 || out[n-1].Name != c.Store || out[n-1].Table != c.Table {
+			out = append(out, certificate.Store{Name: c.Store, Location: e.where(c.Store), Table: c.Table})
+		}
+		s := &out[len(out)-1]
+		s.RowsBefore, s.RowsDeleted, s.RowsAfter = s.RowsBefore+c.Before, s.RowsDeleted+c.Deleted, s.RowsAfter+c.After
+	}
+	return out, hex.EncodeToString(asked.Sum(nil))
+}
+
+// where is a store's place as the policy declares it.
+func (e *Eraser) where(store string) string {
+	for _, s := range e.c.Policy.Stores {
+		if s.Name == store {
+			return fmt.Sprintf("%s (%s), %s; %s, %s", s.City, s.Region, s.Country, s.Provider, s.Product)
+		}
+	}
+	return "not declared"
+}
+
+// retained lists what outlives the erasure, and until when.
+func (e *Eraser) retained(x erasures.Erasure) []certificate.Retained {
+	var out []certificate.Retained
+	for _, s := range e.c.Policy.Stores {
+		for _, t := range s.Tables {
+			if t.Retained == nil {
+				continue
+			}
+			until := "no period is declared"
+			if r, ok := e.c.Policy.Period(t.Class); ok {
+				// The youngest row there is one of this erasure.
+				until = x.DeletedAt.Add(r.Period.Duration()).UTC().Format(time.DateOnly)
+			}
+			out = append(out, certificate.Retained{What: t.Name + ": " + t.Retained.What, Ground: t.Retained.Ground, Until: until})
+		}
+	}
+	return out
+}
+
+// occurredAt reads the time of a record.
+func occurredAt(record string) (certificate.Time, error) {
+	var r struct {
+		OccurredAt time.Time `json:"occurred_at"`
+	}
+	if err := json.Unmarshal([]byte(record), &r); err != nil {
+		return certificate.Time{}, errors.New("a record of the log cannot be read")
+	}
+	return certificate.At(r.OccurredAt), nil
+}

@@ -1,0 +1,249 @@
+// Package erasure carries out one erasure from end to end, whatever its trigger: an
+// uninstall, a request, a missed uninstall, a period that ended, a restored backup.
+//
+// It is a row of steps, told in order in Eraser.steps. Each step is durable when it
+// returns and harmless when it is taken again, so that a crash between any two is
+// made up by whoever comes next: the callback that is repeated, the sweep of
+// erasures, or the next start. A comment at each says what a crash there means.
+package erasure
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"trakr/internal/keyring"
+	"trakr/internal/ledger"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/erasures"
+	"trakr/internal/store/sweeps"
+	"trakr/internal/store/tenants"
+	"trakr/policy"
+)
+
+// Config is what an eraser works with.
+type Config struct {
+	Door     *tenants.Door
+	Erasures *erasures.Store
+	Sweeps   *sweeps.Store
+	Log      *audit.Log // with its key: certificates are signed with it
+	Keys     *keyring.Keyring
+	Policy   *policy.Policy
+	Ledger   ledger.Ledger
+	Version  string // of this program, for certificates
+	Now      func() time.Time
+	Slog     *slog.Logger
+
+	// Sequence gives waiting events their positions where no service runs that does
+	// it every second; nil where one does.
+	Sequence func(context.Context) error
+	// After is called when a step is durable, for tests that kill the process there.
+	After func(step string)
+}
+
+// Eraser erases tenants. It is safe for concurrent use.
+type Eraser struct{ c Config }
+
+// New returns an eraser.
+func New(c Config) (*Eraser, error) {
+	if c.Door == nil || c.Erasures == nil || c.Sweeps == nil || c.Log == nil || c.Keys == nil || c.Policy == nil || c.Ledger == nil || c.Now == nil || c.Slog == nil {
+		return nil, errors.New("an eraser needs a door, a store, a log, keys, a policy, a ledger and a clock")
+	}
+	if c.After == nil {
+		c.After = func(string) {}
+	}
+	return &Eraser{c}, nil
+}
+
+// Order is why a tenant goes.
+type Order = tenants.Erasure
+
+// Outcome is how far an erasure came.
+type Outcome struct {
+	ErasureID string         // "" when the delivery changed nothing
+	Result    tenants.Result // Applied, or why the delivery changed nothing
+	Already   bool           // the tenant's erasure had begun before
+	Deleted   bool           // nothing of the tenant is in the live stores
+	// Delay is why the values are not gone yet although the erasure has begun: the
+	// ledger or the database does not answer, or a legal hold stands (on-hold). The
+	// tenant answers nothing meanwhile, and the sweep goes on with it.
+	Delay error
+}
+
+// The steps' names.
+const (
+	Begin   = "begin"
+	Note    = "note"
+	Delete  = "delete"
+	Verify  = "verify"
+	Certify = "certify"
+)
+
+// Steps lists the steps in order.
+func Steps() []string { return []string{Begin, Note, Delete, Verify, Certify} }
+
+// Erase begins the erasure of a tenant and goes on until its values are gone. It is
+// an error only when nothing was begun. A tenant whose erasure had begun before is a
+// success.
+func (e *Eraser) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, o Order) (Outcome, error) {
+	// A crash before the commit of this step leaves a live tenant, and who ordered
+	// the erasure has no answer: it is ordered again. After it the tenant answers
+	// nothing, and the sweep knows its tombstone.
+	begun, result, err := e.c.Door.BeginErasure(ctx, a, id, o)
+	out := Outcome{Result: result}
+	switch {
+	case errors.Is(err, lifecycle.TenantErased):
+		x, err := e.c.Erasures.Of(ctx, id)
+		if err != nil {
+			return Outcome{}, err
+		}
+		begun, out.Result, out.Already = x.ID, tenants.Applied, true
+	case err != nil:
+		return Outcome{}, err
+	case result != tenants.Applied:
+		return out, nil
+	default:
+		e.c.After(Begin)
+	}
+	out.ErasureID = begun.String()
+	x, err := e.goOn(ctx, a, begun, Delete, "")
+	out.Deleted, out.Delay = !x.DeletedAt.IsZero(), err
+	if err != nil {
+		e.c.Slog.WarnContext(ctx, "an erasure has begun and waits", "erasure_id", out.ErasureID, "error", err)
+	}
+	return out, nil
+}
+
+// Finish takes every step that an erasure lacks, up to its certificate. The run is
+// the sweep that counts in the verifying step.
+func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, id uuid.UUID, run string) error {
+	_, err := e.goOn(ctx, a, id, Certify, run)
+	return err
+}
+
+// step is one step of an erasure.
+type step struct {
+	name string
+	done func(erasures.Erasure) bool
+	take func(ctx context.Context, a lifecycle.Access, x erasures.Erasure, run string) error
+}
+
+// steps is the whole erasure after its tombstone, in order.
+func (e *Eraser) steps() []step {
+	return []step{
+		// The ledger comes before the first value goes, so that a backup which is
+		// restored at any later moment is known to be too old. A crash between the
+		// line and its mark in the database: the line is found by the erasure's id
+		// and marked, not written twice.
+		{Note, func(x erasures.Erasure) bool { return !x.NotedAt.IsZero() }, e.note},
+		// Values, rows, registry, event and counts go in one transaction. A crash
+		// before its commit leaves everything, after it nothing.
+		{Delete, func(x erasures.Erasure) bool { return !x.DeletedAt.IsZero() }, e.delete},
+		// Another role counts, in every table of the catalog. A crash before the
+		// counts are entered: they are counted again.
+		{Verify, func(x erasures.Erasure) bool { return !x.VerifiedAt.IsZero() }, e.verify},
+		// The certificate is stored once. A crash before: another one is made, with
+		// another id, and nobody has seen the first.
+		{Certify, func(x erasures.Erasure) bool { return x.CertificateID != "" || x.Uncertified }, e.certify},
+	}
+}
+
+// goOn takes the steps that an erasure lacks up to the one named.
+func (e *Eraser) goOn(ctx context.Context, a lifecycle.Access, id uuid.UUID, until, run string) (erasures.Erasure, error) {
+	x, err := e.c.Erasures.Get(ctx, id)
+	if err != nil {
+		return x, err
+	}
+	for _, s := range e.steps() {
+		if !s.done(x) {
+			if err := s.take(ctx, a, x, run); err != nil {
+				return x, fmt.Errorf("erasing, step %s: %w", s.name, err)
+			}
+			e.c.After(s.name)
+			if x, err = e.c.Erasures.Get(ctx, id); err != nil {
+				return x, err
+			}
+		}
+		if s.name == until {
+			return x, nil
+		}
+	}
+	return x, nil
+}
+
+func (e *Eraser) note(ctx context.Context, _ lifecycle.Access, x erasures.Erasure, _ string) error {
+	digest, err := e.c.Keys.Digest(keyring.Tenant, lifecycle.NewSecret(x.Tenant.String()))
+	if err != nil {
+		return err
+	}
+	at, err := e.c.Ledger.Append(ctx, ledger.Entry{ErasureID: x.ID.String(), TenantDigest: digest.String(),
+		SubjectDigest: hex.EncodeToString(x.SubjectDigest), Trigger: string(x.Trigger), At: x.BegunAt})
+	if err != nil {
+		return err
+	}
+	hash, err := hash32(at.Hash)
+	if err != nil {
+		return err
+	}
+	return e.c.Erasures.Note(ctx, x.ID, at.Seq, hash)
+}
+
+func hash32(s string) (out [32]byte, err error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(out) {
+		return out, errors.New("the ledger's hash is not one")
+	}
+	copy(out[:], b)
+	return out, nil
+}
+
+func (e *Eraser) delete(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ string) error {
+	return e.c.Door.Delete(ctx, a, x.ID)
+}
+
+// Remains is an erasure after which rows of the tenant were found, or could not be
+// looked for.
+type Remains struct{ Checks []sweeps.Check }
+
+// Error implements error. It names tables and counts, never a value.
+func (r *Remains) Error() string {
+	s := "rows of an erased tenant are left, or cannot be told, in"
+	for i, c := range r.Checks {
+		if i > 0 {
+			s += ","
+		}
+		s += " " + c.Table + "." + c.Column
+		if c.Disposition == sweeps.Unjudged {
+			s += " (" + c.Ground + ")"
+		} else {
+			s += fmt.Sprintf(" (%d rows)", c.Rows)
+		}
+	}
+	return s
+}
+
+// verify lets another role than the one that deletes count what names the tenant, in
+// every table of the live catalog. The certificate waits until that is nothing but
+// what the policy retains.
+func (e *Eraser) verify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, run string) error {
+	checks, _, err := e.c.Sweeps.Tenant(ctx, x.Tenant, sweeps.DeclaredBy(e.c.Policy))
+	if err != nil {
+		return err
+	}
+	var left []sweeps.Check
+	for _, c := range checks {
+		if c.Disposition == sweeps.Unjudged || c.Disposition == sweeps.Checked && c.Rows > 0 {
+			left = append(left, c)
+		}
+	}
+	if left != nil {
+		return &Remains{left}
+	}
+	return e.c.Erasures.Verified(ctx, a, x, run, checks)
+}

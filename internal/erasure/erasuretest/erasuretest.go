@@ -1,0 +1,73 @@
+// Package erasuretest gives a test an eraser on its own database, with a ledger in a
+// directory of the test's.
+package erasuretest
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"trakr/internal/erasure"
+	"trakr/internal/ledger"
+	"trakr/internal/store/erasures"
+	"trakr/internal/store/storetest"
+	"trakr/internal/store/sweeps"
+)
+
+// Rig is an eraser and what a test may want to break.
+type Rig struct {
+	*erasure.Eraser
+	Config erasure.Config
+	Path   string // of the ledger
+}
+
+// New returns an eraser on e's database.
+func New(t testing.TB, e *storetest.Env) *Rig {
+	return At(t, e, filepath.Join(e.Dir, "ledger.ndjson"))
+}
+
+// At is New with a ledger at path, which is made when there is none and the database
+// knows none.
+func At(t testing.TB, e *storetest.Env, path string) *Rig {
+	t.Helper()
+	l, err := erasure.Open(t.Context(), erasures.New(e.DB, e.Clock.Now),
+		func() (ledger.Ledger, error) { return opened(ledger.OpenFile(path)) },
+		func() (ledger.Ledger, error) { return opened(ledger.CreateFile(path, e.Clock.Now())) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return With(t, e, l, path)
+}
+
+// With is New with a ledger of the test's own.
+func With(t testing.TB, e *storetest.Env, l ledger.Ledger, path string) *Rig {
+	t.Helper()
+	seq, err := e.Log.NewSequencer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var one sync.Mutex
+	r := &Rig{Path: path, Config: erasure.Config{Door: e.Door, Erasures: erasures.New(e.DB, e.Clock.Now), Sweeps: sweeps.New(e.DB), Log: e.Log, Keys: e.Keys,
+		Policy: e.Policy, Ledger: l, Version: "test", Now: e.Clock.Now, Slog: slog.New(slog.DiscardHandler),
+		Sequence: func(ctx context.Context) error {
+			one.Lock()
+			defer one.Unlock()
+			_, err := seq.Pass(ctx)
+			return err
+		}}}
+	if r.Eraser, err = erasure.New(r.Config); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// opened keeps a nil pointer from becoming a ledger.
+func opened[L ledger.Ledger](l L, err error) (ledger.Ledger, error) {
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
