@@ -3,7 +3,9 @@ package certificate_test
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -298,4 +300,55 @@ func TestASignatureOfACheckpointIsNoneOfACertificate(t *testing.T) {
 	if r := l.verify(t, []byte(file)); !names(r, "/signature", certificate.Signature) {
 		t.Errorf("%+v", r)
 	}
+}
+
+// signed signs a certificate as somebody would who has the key and asks nothing.
+func (l *log) signed(t testing.TB, c certificate.Certificate) []byte {
+	t.Helper()
+	c.Statement, c.KeyID, c.Manifest = certificate.Statement, fmt.Sprintf("%s+%08x", l.verifier.Name(), l.verifier.KeyHash()), map[string]string{}
+	none := func(p *[]string) {
+		if *p == nil {
+			*p = []string{}
+		}
+	}
+	none(&c.Method)
+	c.Audit.Events = append([]certificate.Event{}, c.Audit.Events...)
+	for i := range c.Audit.Events {
+		none(&c.Audit.Events[i].Inclusion)
+	}
+	c.Audit.LogIndexes = append([]int64{}, c.Audit.LogIndexes...)
+	c.Stores = append([]certificate.Store{}, c.Stores...)
+	v := tree(t, must[[]byte](t)(c.JSON()))
+	delete(v, "manifest")
+	delete(v, "signature")
+	for _, p := range pointers(v, "", true) {
+		edit(v, p, func(x any) any {
+			b := must[[]byte](t)(canonical(x))
+			switch x := x.(type) {
+			case map[string]any:
+				return x
+			case []any:
+				if len(x) > 0 {
+					return x
+				}
+			}
+			sum := sha256.Sum256(b)
+			c.Manifest[p] = hex.EncodeToString(sum[:])
+			return x
+		})
+	}
+	m := must[[]byte](t)(canonical(c.Manifest))
+	s := must[[]byte](t)(l.signer.Sign(append([]byte("trakr/certificate-of-deletion/v1\x00"), m...)))
+	c.Signature = base64.StdEncoding.EncodeToString(s)
+	return must[[]byte](t)(c.JSON())
+}
+
+// canonical is RFC 8785 for what certificates hold in these tests, by another
+// encoder than the package's.
+func canonical(v any) ([]byte, error) {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return []byte(strings.TrimSuffix(b.String(), "\n")), err
 }
