@@ -211,7 +211,7 @@ type Finding struct {
 
 // lastRuns are the newest passes that had finished by a moment and did not fail:
 // the findings' own counts are overwritten by later ones, theirs are not.
-const lastRuns = `(SELECT DISTINCT ON (kind) kind, run_id FROM trakr.sweep_runs WHERE finished_at <= ? AND result <> 'failed'
+const lastRuns = `(SELECT DISTINCT ON (kind) kind, run_id FROM trakr.sweep_runs WHERE finished_at <= ? AND result <> 'failed' AND NOT dry_run
 	ORDER BY kind, finished_at DESC, run_id DESC)`
 
 // OpenFindings lists the findings that were open at that moment, as the newest
