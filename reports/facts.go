@@ -81,6 +81,9 @@ type Observation struct {
 	Conflict bool   // contradicts the declaration
 }
 
+// JobControl begins the ids of the controls that say whether scheduled jobs run.
+const JobControl = "job: "
+
 // Control is one self-check with its state: "pass", "fail" or "unknown".
 type Control struct {
 	ID     string

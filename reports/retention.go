@@ -1,6 +1,7 @@
 package reports
 
 import (
+	"strings"
 	"time"
 
 	"trakr/policy"
@@ -116,6 +117,11 @@ func sweepsRun(f Facts) Statement {
 			s.State, s.Why = CannotTell, "the newest pass of "+x.Kind+" failed at "+stamp(x.FinishedAt)+"."
 		case x.Overdue || x.RunID == "":
 			s.State, s.Why = CannotTell, "the sweep "+x.Kind+" is overdue."
+		}
+	}
+	for _, c := range f.Controls {
+		if job, ok := strings.CutPrefix(c.ID, JobControl); ok && c.State != "pass" && s.State == Holds {
+			s.State, s.Why = CannotTell, "the scheduled job "+job+" is overdue."
 		}
 	}
 	return s

@@ -27,6 +27,7 @@ import (
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/guard"
+	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
@@ -58,6 +59,7 @@ type service struct {
 	audit     *audit.Log
 	door      *tenants.Door
 	sweeps    *sweeps.Store
+	beats     *heartbeats.Store
 	runner    *sweep.Runner
 	inventory *inventory.Store
 	tokens    *tokens.Store
@@ -203,11 +205,27 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 		return err
 	}
 	s.sweeps, s.inventory, s.tokens = sweeps.New(s.db), inventory.New(s.db), tokens.New(s.db, now)
-	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, sweep.NewOrphans(s.sweeps, s.policy)); err != nil {
+	s.beats = heartbeats.New(s.db)
+	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, s.passes()...); err != nil {
 		return err
 	}
-	s.reports = &location.Reporter{Policy: s.policy, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof}
+	s.reports = &location.Reporter{Policy: s.policy, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
+		Jobs: s.jobNames(), Heartbeats: s.beats}
 	return nil
+}
+
+// passes are the kinds of sweep there are. Making one only keeps what it is given.
+func (s *service) passes() []sweep.Pass {
+	return []sweep.Pass{sweep.NewOrphans(s.sweeps, s.policy)}
+}
+
+// sweepKinds lists them for help and completion.
+func sweepKinds() []string {
+	var out []string
+	for _, p := range new(service).passes() {
+		out = append(out, p.Kind())
+	}
+	return out
 }
 
 func (s *service) schema(ctx context.Context) error {
