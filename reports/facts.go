@@ -69,6 +69,7 @@ type FindingFacts struct {
 	Ground   string // "" for rows of tenants that are no longer registered
 	Count    *int64 // nil when it could not be counted
 	OpenedAt time.Time
+	Known    bool // acknowledged by a person, who named a ticket; it is open all the same
 }
 
 // Observation is what the running system itself could see about where a store

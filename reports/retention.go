@@ -166,7 +166,7 @@ func sweepSection(f Facts) Section {
 
 func findingSection(f Facts) Section {
 	s := Section{ID: "findings", Title: "Open findings", Columns: []Column{{Key: "finding", Title: "Finding"}, {Key: "kind", Title: "Sweep"}, {Key: "table", Title: "Table"},
-		{Key: "column", Title: "Column"}, {Key: "what", Title: "What is wrong"}, {Key: "rows", Title: "Rows", Numeric: true}, {Key: "opened_at", Title: "Since"}}}
+		{Key: "column", Title: "Column"}, {Key: "what", Title: "What is wrong"}, {Key: "rows", Title: "Rows", Numeric: true}, {Key: "opened_at", Title: "Since"}, {Key: "acknowledged", Title: "Acknowledged"}}}
 	for _, x := range f.OpenFindings {
 		column, what, rows := x.Column, x.Ground, "not counted"
 		if column == "" {
@@ -178,7 +178,7 @@ func findingSection(f Facts) Section {
 		if x.Count != nil {
 			rows = count(*x.Count)
 		}
-		s.Rows = append(s.Rows, []string{x.ID, x.Kind, x.Table, column, what, rows, stamp(&x.OpenedAt)})
+		s.Rows = append(s.Rows, []string{x.ID, x.Kind, x.Table, column, what, rows, stamp(&x.OpenedAt), yesNo(x.Known)})
 	}
 	return s
 }

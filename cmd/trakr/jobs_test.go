@@ -17,6 +17,7 @@ import (
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/storetest"
+	"trakr/internal/sweep"
 	"trakr/internal/telemetry"
 	"trakr/reports"
 )
@@ -88,7 +89,22 @@ func (h *house) work(ctx context.Context) {
 	jobs.Stop()
 }
 
+func (h *house) text(path string) string {
+	h.T.Helper()
+	_, b := h.fetch(path)
+	return string(b)
+}
+
 func (h *house) get(path string, v any) int {
+	h.T.Helper()
+	status, b := h.fetch(path)
+	if err := json.Unmarshal(b, v); err != nil {
+		h.T.Fatalf("%s: %v: %s", path, err, b)
+	}
+	return status
+}
+
+func (h *house) fetch(path string) (int, []byte) {
 	h.T.Helper()
 	req, err := http.NewRequestWithContext(h.T.Context(), http.MethodGet, h.admin.URL+path, nil)
 	if err != nil {
@@ -104,10 +120,7 @@ func (h *house) get(path string, v any) int {
 	if err != nil {
 		h.T.Fatal(err)
 	}
-	if err := json.Unmarshal(b, v); err != nil {
-		h.T.Fatalf("%s: %v: %s", path, err, b)
-	}
-	return resp.StatusCode
+	return resp.StatusCode, b
 }
 
 // red lists what keeps the service from being ready.
@@ -216,6 +229,23 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 	if state := h.control("replay guard"); state != "pass" {
 		t.Errorf("the control of the replay guard: %s", state)
 	}
+
+	// What an alarm can be set on.
+	h.Exec(`CREATE TABLE public.cache (tenant_id uuid)`)
+	h.Clock.Add(time.Hour)
+	h.work(t.Context())
+	if err := sweep.Measure(h.tel.Meter, h.service.sweeps); err != nil {
+		t.Fatal(err)
+	}
+	metrics := h.text("/metrics")
+	for _, want := range []string{`trakr_job_last_success_seconds{trakr_job="replay guard"}`, `trakr_job_runs_total{trakr_job="sweep orphans",trakr_outcome="success"} 3`, `trakr_findings_open{trakr_kind="orphans",trakr_severity="high"} 1`} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+	h.Exec(`DROP TABLE public.cache`)
+	h.Clock.Add(-time.Hour)
+	h.Exec(`UPDATE trakr.job_heartbeats SET last_succeeded_at = now()`)
 
 	// One job alone that fails, while the sweeps run, is told by its name.
 	h.Exec(`UPDATE trakr.job_heartbeats SET last_succeeded_at = now() - interval '11 minutes', last_failed_at = now(), failure = 'timeout' WHERE job = 'replay guard'`)

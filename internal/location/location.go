@@ -115,7 +115,7 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 		return reports.Facts{}, err
 	}
 	for _, x := range open {
-		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Kind: x.Kind, Table: x.Table, Column: x.Column, Ground: x.Ground, Count: x.Rows, OpenedAt: x.OpenedAt.UTC()})
+		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Kind: x.Kind, Table: x.Table, Column: x.Column, Ground: x.Ground, Count: x.Rows, OpenedAt: x.OpenedAt.UTC(), Known: x.Known})
 	}
 	return f, nil
 }
