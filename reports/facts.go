@@ -70,6 +70,7 @@ type FindingFacts struct {
 	Ground   string // "" for rows of tenants that are no longer registered
 	Count    *int64 // nil when it could not be counted
 	OpenedAt time.Time
+	Known    bool // acknowledged by a person, who named a ticket; it is open all the same
 }
 
 // Observation is what the running system itself could see about where a store
@@ -81,6 +82,9 @@ type Observation struct {
 	How      string // how it was learned
 	Conflict bool   // contradicts the declaration
 }
+
+// JobControl begins the ids of the controls that say whether scheduled jobs run.
+const JobControl = "job: "
 
 // Control is one self-check with its state: "pass", "fail" or "unknown".
 type Control struct {

@@ -98,7 +98,7 @@ var cases = map[string]struct {
 	"undeclared column":  {func(f *reports.Facts) { of(f, "trakr.tenants").Undeclared = []string{"owner_email"} }, reports.Fails, reports.Holds},
 	"undeclared and not to be judged": {func(f *reports.Facts) {
 		f.Sweeps[0].Result, f.Sweeps[0].Unjudged = "findings", 1
-		f.OpenFindings = []reports.FindingFacts{{ID: "01a20e98-0000-7000-8000-000000000002", Kind: "orphans", Table: "trakr.tenants", Column: "owner_email",
+		f.OpenFindings = []reports.FindingFacts{{ID: "01a20e98-0000-7000-8000-000000000002", Known: true, Kind: "orphans", Table: "trakr.tenants", Column: "owner_email",
 			Ground: "the policy does not declare this column", Count: number(2), OpenedAt: *ago(43 * time.Minute)}}
 		of(f, "trakr.tenants").Undeclared = []string{"owner_email"}
 	}, reports.Fails, reports.CannotTell},

@@ -1,6 +1,7 @@
 package reports
 
 import (
+	"strings"
 	"time"
 
 	"trakr/policy"
@@ -118,6 +119,11 @@ func sweepsRun(f Facts) Statement {
 			s.State, s.Why = CannotTell, "the sweep "+x.Kind+" is overdue."
 		}
 	}
+	for _, c := range f.Controls {
+		if job, ok := strings.CutPrefix(c.ID, JobControl); ok && c.State != "pass" && s.State == Holds {
+			s.State, s.Why = CannotTell, "the scheduled job "+job+" is overdue."
+		}
+	}
 	return s
 }
 
@@ -166,7 +172,7 @@ func sweepSection(f Facts) Section {
 
 func findingSection(f Facts) Section {
 	s := Section{ID: "findings", Title: "Open findings", Columns: []Column{{Key: "finding", Title: "Finding"}, {Key: "kind", Title: "Sweep"}, {Key: "table", Title: "Table"},
-		{Key: "column", Title: "Column"}, {Key: "what", Title: "What is wrong"}, {Key: "rows", Title: "Rows", Numeric: true}, {Key: "opened_at", Title: "Since"}}}
+		{Key: "column", Title: "Column"}, {Key: "what", Title: "What is wrong"}, {Key: "rows", Title: "Rows", Numeric: true}, {Key: "opened_at", Title: "Since"}, {Key: "acknowledged", Title: "Acknowledged"}}}
 	for _, x := range f.OpenFindings {
 		column, what, rows := x.Column, x.Ground, "not counted"
 		if column == "" {
@@ -178,7 +184,7 @@ func findingSection(f Facts) Section {
 		if x.Count != nil {
 			rows = count(*x.Count)
 		}
-		s.Rows = append(s.Rows, []string{x.ID, x.Kind, x.Table, column, what, rows, stamp(&x.OpenedAt)})
+		s.Rows = append(s.Rows, []string{x.ID, x.Kind, x.Table, column, what, rows, stamp(&x.OpenedAt), yesNo(x.Known)})
 	}
 	return s
 }

@@ -14,7 +14,6 @@ import (
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
-	"trakr/internal/sweep"
 	"trakr/policy"
 )
 
@@ -142,69 +141,6 @@ func (a *app) loadPolicy(file string) (*policy.Policy, error) {
 		err = usageError{err}
 	}
 	return p, err
-}
-
-func (a *app) sweepCommand() *cobra.Command {
-	run := &cobra.Command{
-		Use: "run KIND", Short: "Run a sweep now; exits 1 when it finds something", Args: cobra.ExactArgs(1), ValidArgs: []string{sweep.Orphans},
-		Long:    "Counts, in every table of the live database that carries a tenant, the rows of tenants no longer\nregistered, and stores the count of each, zero included. Exits 0 clean, 1 findings, 3 cannot tell.",
-		Example: "  trakr sweep run orphans\n  trakr sweep run orphans --json",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
-			why := reasonFlags{code: string(lifecycle.SystemSweep)}
-			r, err := s.runner.RunOnce(ctx, why.access(), args[0], sweep.ByCommand)
-			if err != nil {
-				return err
-			}
-			if err := a.printRun(r); err != nil {
-				return err
-			}
-			switch r.Result {
-			case "clean":
-				return nil
-			case "findings":
-				return errFinding
-			}
-			return errors.New("the sweep could not judge every table; see those marked unjudged")
-		}),
-	}
-	var limit int
-	list := &cobra.Command{
-		Use: "list", Short: "List past sweeps and open findings", Args: cobra.NoArgs,
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			runs, err := s.sweeps.Runs(ctx, "", limit)
-			if err != nil {
-				return err
-			}
-			findings, err := s.sweeps.Findings(ctx, true, 1000)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(map[string]any{"runs": runs, "findings": findings})
-			}
-			if err := a.table("RUN\tKIND\tBY\tSTARTED\tRESULT\tTABLES", func(line func(...any)) {
-				for _, r := range runs {
-					result := string(r.Result)
-					if result == "" {
-						result = "did not finish"
-					}
-					line(r.ID, r.Kind, r.Trigger, r.StartedAt, result, len(r.Checks))
-				}
-			}); err != nil || len(findings) == 0 {
-				return err
-			}
-			fmt.Fprintln(a.out)
-			return a.table("OPEN FINDING\tTABLE\tCOLUMN\tROWS\tSINCE", func(line func(...any)) {
-				for _, f := range findings {
-					line(f.ID, f.Table, f.Column, f.Rows, f.OpenedAt)
-				}
-			})
-		}),
-	}
-	list.Flags().IntVar(&limit, "limit", 20, "at most this many runs")
-	c := &cobra.Command{Use: "sweep", Short: "Run sweeps and see what they found"}
-	c.AddCommand(run, list)
-	return c
 }
 
 func (a *app) keysCommand() *cobra.Command {

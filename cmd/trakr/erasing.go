@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"syscall"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"trakr/internal/keyring"
 	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
+	"trakr/internal/sweep"
 )
 
 // erasing opens the ledger and holds it against the database before anything else
@@ -22,6 +24,8 @@ func (s *service) erasing(ctx context.Context, keys *keyring.Keyring, now func()
 	}
 	c := erasure.Config{Door: s.door, Erasures: s.erasures, Sweeps: s.sweeps, Log: s.audit, Keys: keys, Policy: s.policy, Ledger: s.ledger,
 		Version: toolVersion(), Now: now, Slog: s.log, After: killAfter()}
+	s.begun = make(chan struct{}, 1)
+	c.Begun = s.eraserBegun
 	if !s.serving {
 		seq, err := s.sequencer(noop.NewMeterProvider(), now)
 		if err != nil {
@@ -40,6 +44,38 @@ func (s *service) erasing(ctx context.Context, keys *keyring.Keyring, now func()
 		s.log.WarnContext(ctx, "a restored backup had brought erased tenants back; they are erased again", "tenants", s.replayed.Erased)
 	}
 	return err
+}
+
+// eraserBegun asks for the sweep of erasures.
+func (s *service) eraserBegun() {
+	select {
+	case s.begun <- struct{}{}:
+	default: // it is asked for already
+	}
+}
+
+// finishSoon runs the sweep of erasures shortly after one has begun, so that a
+// certificate does not wait for the schedule. What it misses, the schedule catches.
+func (s *service) finishSoon(ctx context.Context) {
+	const pause = 2 * time.Second // those that come together are finished together
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.begun:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		_, err := s.runner.RunOnce(ctx, starting(), sweep.Erasures, sweep.BySchedule)
+		if errors.Is(err, lifecycle.SweepRunning) {
+			s.eraserBegun() // its look at the list may have come too early
+		} else if err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "finishing erasures failed", "error", err)
+		}
+	}
 }
 
 // starting is the service's own start as who acts.

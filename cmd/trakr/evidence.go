@@ -18,37 +18,9 @@ import (
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/reports"
 )
-
-// printRun prints one sweep as other programs or people read it.
-func (a *app) printRun(r sweeps.Run) error {
-	if a.json {
-		return a.printJSON(r)
-	}
-	if err := a.table("TABLE\tCOLUMN\tROWS\tJUDGEMENT", func(line func(...any)) {
-		for _, c := range r.Checks {
-			judgement := string(c.Disposition)
-			switch {
-			case c.Disposition == sweeps.Checked && c.Rows > 0:
-				judgement = "FINDING: rows of tenants no longer registered"
-			case c.Disposition == sweeps.Checked:
-				judgement = "nothing remains"
-			case c.Column == "":
-				c.Column, judgement = "-", "FINDING: "+c.Ground
-			case c.Ground != "":
-				judgement += ": " + c.Ground
-			}
-			line(c.Table, c.Column, c.Rows, judgement)
-		}
-	}); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(a.out, "\n%s sweep %s: %s\n", r.Kind, r.ID, r.Result)
-	return err
-}
 
 func (a *app) reportCommand() *cobra.Command {
 	var format, out, asOf string

@@ -47,6 +47,7 @@ type app struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, environ: os.Environ(), now: time.Now}
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	code := a.run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
@@ -107,7 +108,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(a.serveCommand(), a.migrateCommand(), a.doctorCommand(), a.policyCommand(), a.simulateCommand(), a.sweepCommand(),
+	root.AddCommand(a.serveCommand(), a.migrateCommand(), a.doctorCommand(), a.policyCommand(), a.simulateCommand(), a.sweepCommand(), a.findingCommand(),
 		a.reportCommand(), a.auditCommand(), a.verifyCommand(), a.tenantCommand(), a.tokenCommand(), a.keysCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		strictArgs(c)

@@ -84,11 +84,6 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	if err := s.wire(ctx, a.now); err != nil {
 		return err
 	}
-	// After a long rest, or in a restored database, the running month may lack its
-	// place; without it nothing could be recorded and so nothing read.
-	if _, err := s.audit.MakePartitions(ctx, monthsAhead); err != nil {
-		return err
-	}
 	s.log.InfoContext(ctx, "policy loaded", "policy_hash", s.policy.Hash(), "version", toolVersion())
 
 	seq, err := s.sequencer(tel.Meter, a.now)
@@ -99,28 +94,50 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	if err != nil {
 		return err
 	}
-	jobs, err := a.jobs(ctx, s)
+	jobs, err := a.scheduler(s, tel.Meter)
 	if err != nil {
 		return err
+	}
+	relay, err := a.relay(s, tel.Meter)
+	if err != nil {
+		return err
+	}
+	if err := sweep.Measure(tel.Meter, s.sweeps); err != nil {
+		return err
+	}
+	for _, rule := range s.policy.Sweeps {
+		if err := s.runner.Expect(ctx, rule.Kind); err != nil {
+			return err
+		}
 	}
 	a.notice(s, dev)
 
 	failed := make(chan error, 2)
 	servers := []*http.Server{start(public, publicHandler, failed, s.log), start(private, adminHandler, failed, s.log)}
-	jobs.Start(ctx)
+	// What works in the background outlives the signal: the last requests and jobs
+	// still record events and open findings.
 	var background sync.WaitGroup
-	working, endWork := context.WithCancel(ctx)
+	working, endWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() { endWork(); background.Wait() }()
 	background.Go(func() { seq.Run(working) })
+	background.Go(func() { s.finishSoon(working) })
+	if relay != nil {
+		background.Go(func() { relay.Run(working) })
+	}
+	if err := jobs.Start(ctx); err != nil {
+		return err
+	}
 	s.log.InfoContext(ctx, "serving", "listen", cfg.Listen, "admin_listen", cfg.AdminListen)
 
 	err = s.supervise(ctx, failed)
 	stop, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	drained := make(chan struct{})
+	go func() { jobs.Stop(); close(drained) }()
 	for _, srv := range servers {
 		err = errors.Join(err, srv.Shutdown(stop))
 	}
-	jobs.Stop()
+	<-drained
 	return err
 }
 
@@ -135,7 +152,7 @@ func (s *service) supervise(ctx context.Context, failed <-chan error) error {
 		}
 		select {
 		case <-ctx.Done():
-			s.log.Info("stopping", "signal", "received")
+			s.log.Info("stopping; a second signal ends at once", "signal", "received")
 			return nil
 		case err := <-failed:
 			return err
@@ -209,8 +226,8 @@ func (a *app) handlers(s *service, tel *telemetry.Telemetry, seq *sequencer.Sequ
 }
 
 // ready judges whether this replica should get traffic: the database answers,
-// its tables are of this version, the log keeps up and is sound, and no sweep is
-// overdue.
+// its tables are of this version, the log keeps up and is sound, and no sweep and
+// no scheduled job is overdue.
 func (a *app) ready(s *service, seq *sequencer.Sequencer) func(context.Context) []httpapi.ReadyCheck {
 	return func(ctx context.Context) []httpapi.ReadyCheck {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -232,7 +249,7 @@ func (a *app) ready(s *service, seq *sequencer.Sequencer) func(context.Context) 
 			}
 			checks = append(checks, c)
 		}
-		return checks
+		return append(checks, a.jobsReady(ctx, s)...)
 	}
 }
 
@@ -258,38 +275,6 @@ func detail(err error, fine string) string {
 		return string(lifecycle.AsFault(err).Kind)
 	}
 	return fine
-}
-
-// monthsAhead is how many months of the audit have their place made in advance: a
-// job that does not run for a year is noticed before an event lacks one.
-const monthsAhead = 12
-
-// jobs are the scheduled sweeps, the forgetting of expired tokens, and the making
-// of the audit's partitions.
-func (a *app) jobs(ctx context.Context, s *service) (*schedule.Scheduler, error) {
-	scheduler := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "cron", Role: lifecycle.RoleScheduler},
-		Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}, RequestID: "cron"}
-	var jobs []schedule.Job
-	for _, rule := range s.policy.Sweeps {
-		if err := s.runner.Expect(ctx, rule.Kind); err != nil {
-			return nil, err
-		}
-		jobs = append(jobs, schedule.Job{Name: "sweep " + rule.Kind, Spec: rule.Schedule, Run: func(ctx context.Context, due time.Time) error {
-			_, err := s.runner.RunDue(ctx, scheduler, rule.Kind, due)
-			if errors.Is(err, sweep.ErrNotDue) || errors.Is(err, lifecycle.SweepRunning) {
-				return nil // another replica did it, or is at it
-			}
-			return err
-		}})
-	}
-	jobs = append(jobs, schedule.Job{Name: "replay guard", Spec: "*/5 * * * *", Run: func(ctx context.Context, _ time.Time) error {
-		_, err := s.door.ForgetExpired(ctx)
-		return err
-	}}, schedule.Job{Name: "audit partitions", Spec: "41 3 * * *", Run: func(ctx context.Context, _ time.Time) error {
-		_, err := s.audit.MakePartitions(ctx, monthsAhead)
-		return err
-	}})
-	return schedule.New(s.log, a.now, jobs...)
 }
 
 // notice tells the person who started the service where it is, what is for

@@ -30,6 +30,7 @@ import (
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"
 	"trakr/internal/store/guard"
+	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
@@ -61,6 +62,7 @@ type service struct {
 	audit     *audit.Log
 	door      *tenants.Door
 	sweeps    *sweeps.Store
+	beats     *heartbeats.Store
 	runner    *sweep.Runner
 	erasures  *erasures.Store
 	ledger    ledger.Ledger
@@ -71,8 +73,9 @@ type service struct {
 	reports   *location.Reporter
 
 	newKeys bool
-	serving bool // a sequencer of its own runs
-	anyway  bool // wired although a guard is missing, by a command that says so
+	begun   chan struct{} // an erasure has begun
+	serving bool          // a sequencer of its own runs
+	anyway  bool          // wired although a guard is missing, by a command that says so
 }
 
 func (a *app) config(dev bool) (config.Config, error) {
@@ -212,14 +215,37 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	}
 	s.sweeps, s.inventory, s.tokens = sweeps.New(s.db), inventory.New(s.db), tokens.New(s.db, now)
 	s.erasures = erasures.New(s.db, now)
+	if s.serving {
+		// After a long rest, or in a restored database, the running month may lack its
+		// place; without it nothing could be recorded and so nothing erased or read.
+		if _, err := s.audit.MakePartitions(ctx, monthsAhead); err != nil {
+			return err
+		}
+	}
 	if err := s.erasing(ctx, keys, now); err != nil {
 		return err
 	}
-	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy)); err != nil {
+	s.beats = heartbeats.New(s.db)
+	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, s.passes()...); err != nil {
 		return err
 	}
-	s.reports = &location.Reporter{Policy: s.policy, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof}
+	s.reports = &location.Reporter{Policy: s.policy, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
+		Jobs: s.jobNames(), Heartbeats: s.beats}
 	return nil
+}
+
+// passes are the kinds of sweep there are. Making one only keeps what it is given.
+func (s *service) passes() []sweep.Pass {
+	return []sweep.Pass{sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy)}
+}
+
+// sweepKinds lists them for help and completion.
+func sweepKinds() []string {
+	var out []string
+	for _, p := range new(service).passes() {
+		out = append(out, p.Kind())
+	}
+	return out
 }
 
 func (s *service) schema(ctx context.Context) error {

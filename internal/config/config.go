@@ -17,6 +17,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/webhook"
 )
 
 // Config is everything the environment decides. OTEL_ variables are read by
@@ -56,6 +57,11 @@ type Config struct {
 	Ledger string `env:"TRAKR_LEDGER"`
 	// LedgerToken is the bearer token for a ledger at a URL.
 	LedgerToken lifecycle.Secret `env:"TRAKR_LEDGER_TOKEN"`
+	// WebhookURL is an endpoint of the operator's that is told of findings. It may be
+	// a secret itself.
+	WebhookURL lifecycle.Secret `env:"TRAKR_WEBHOOK_URL"`
+	// WebhookSecret signs what it is told (Standard Webhooks, whsec_…).
+	WebhookSecret lifecycle.Secret `env:"TRAKR_WEBHOOK_SECRET"`
 	// BitbucketAPIURL is the origin asked for proof of possession.
 	BitbucketAPIURL string `env:"TRAKR_BITBUCKET_API_URL"`
 	// DevSkipProof accepts a first install without proof of possession. For
@@ -200,7 +206,7 @@ func (c *Config) check() []error {
 	if err := origin(c.BitbucketAPIURL, false); err != nil {
 		fault("TRAKR_BITBUCKET_API_URL %v", err)
 	}
-	if u, err := url.Parse(c.CheckpointURL); c.CheckpointURL != "" && (err != nil || u.Host == "" || (u.Scheme != "https" && !(u.Scheme == "http" && Loopback(c.CheckpointURL)))) {
+	if c.CheckpointURL != "" && !endpoint(c.CheckpointURL) {
 		fault("TRAKR_CHECKPOINT_URL must be an https URL; http is for this machine only")
 	}
 	if c.LedgerAtURL() {
@@ -209,6 +215,15 @@ func (c *Config) check() []error {
 		}
 	} else if !c.LedgerToken.Empty() {
 		fault("TRAKR_LEDGER_TOKEN is for a ledger at a URL; TRAKR_LEDGER names a file")
+	}
+	if !c.WebhookURL.Empty() && !endpoint(c.WebhookURL.Reveal()) {
+		fault("TRAKR_WEBHOOK_URL must be an https URL; http is for this machine only")
+	}
+	if c.WebhookURL.Empty() != c.WebhookSecret.Empty() {
+		fault("TRAKR_WEBHOOK_URL and TRAKR_WEBHOOK_SECRET go together: set both or neither")
+	}
+	if _, err := webhook.ParseKey(c.WebhookSecret); err != nil && !c.WebhookSecret.Empty() {
+		fault("TRAKR_WEBHOOK_SECRET %v", err)
 	}
 	if c.DevSkipProof && !Loopback(c.BaseURL) {
 		fault("TRAKR_DEV_SKIP_PROOF is for development; with a public TRAKR_BASE_URL it would let anyone install")
@@ -246,6 +261,12 @@ func origin(s string, path bool) error {
 		return errors.New("must be https; http is for this machine only")
 	}
 	return nil
+}
+
+// endpoint reports whether s is an https URL, or http on this machine.
+func endpoint(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Host != "" && (u.Scheme == "https" || (u.Scheme == "http" && Loopback(s)))
 }
 
 // Loopback reports whether the URL's host is this machine itself.

@@ -51,6 +51,31 @@ func TestProofCannotBeSwitchedOffOnAPublicAddress(t *testing.T) {
 	}
 }
 
+func TestTheWebhookIsWholeOrNotThereAndItsSecretIsNotRepeated(t *testing.T) {
+	const secret = "TRAKR_WEBHOOK_SECRET=whsec_bWFya2VybWFya2VybWFya2VybWFya2VybWFya2Vy"
+	for _, c := range []struct {
+		environ []string
+		want    string // "" is taken
+	}{
+		{[]string{"TRAKR_WEBHOOK_URL=https://hooks.example.com/x", secret}, ""},
+		{[]string{"TRAKR_WEBHOOK_URL=http://127.0.0.1:9/x", secret}, ""},
+		{[]string{"TRAKR_WEBHOOK_URL=http://marker.example.com/x", secret}, "TRAKR_WEBHOOK_URL must be an https URL"},
+		{[]string{"TRAKR_WEBHOOK_URL=marker", secret}, "TRAKR_WEBHOOK_URL must be an https URL"},
+		{[]string{"TRAKR_WEBHOOK_URL=https://marker.example.com/x"}, "set both or neither"},
+		{[]string{secret}, "set both or neither"},
+		{[]string{"TRAKR_WEBHOOK_URL=https://hooks.example.com/x", "TRAKR_WEBHOOK_SECRET=whsec_bWFya2Vy"}, "24 to 64 random bytes"},
+		{[]string{"TRAKR_WEBHOOK_URL=https://hooks.example.com/x", "TRAKR_WEBHOOK_SECRET=bWFya2VybWFya2VybWFya2VybWFya2VybWFya2Vy"}, "must be whsec_"},
+	} {
+		_, err := config.Load(c.environ, false)
+		switch {
+		case (err == nil) != (c.want == ""), err != nil && !strings.Contains(err.Error(), c.want):
+			t.Errorf("%v: %v", c.environ, err)
+		case err != nil && (strings.Contains(err.Error(), "marker") || strings.Contains(err.Error(), "bWFya2Vy")):
+			t.Errorf("a value is repeated: %v", err)
+		}
+	}
+}
+
 func TestDatabaseConnectionsThatLeaveTheMachineAreEncrypted(t *testing.T) {
 	for dsn, ok := range map[string]bool{
 		"postgres://u:p@127.0.0.1/t": true, "postgres://u:p@/t?host=/run/pg": true, "postgresql://u:p@db.example.com/t?sslmode=verify-full": true,

@@ -43,6 +43,9 @@ type Config struct {
 	// Sequence gives waiting events their positions where no service runs that does
 	// it every second; nil where one does.
 	Sequence func(context.Context) error
+	// Begun is called when an erasure waits for what only the sweep does; nil where
+	// nobody cares.
+	Begun func()
 	// After is called when a step is durable, for tests that kill the process there.
 	After func(step string)
 }
@@ -57,6 +60,9 @@ func New(c Config) (*Eraser, error) {
 	}
 	if c.After == nil {
 		c.After = func(string) {}
+	}
+	if c.Begun == nil {
+		c.Begun = func() {}
 	}
 	return &Eraser{c}, nil
 }
@@ -114,6 +120,7 @@ func (e *Eraser) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.Ten
 	out.ErasureID = begun.String()
 	x, err := e.goOn(ctx, a, begun, Delete, "")
 	out.Deleted, out.Delay = !x.DeletedAt.IsZero(), err
+	e.c.Begun()
 	if err != nil {
 		e.c.Slog.WarnContext(ctx, "an erasure has begun and waits", "erasure_id", out.ErasureID, "error", err)
 	}

@@ -77,6 +77,7 @@ func NewAdmin(c Admin) (http.Handler, []Route, error) {
 	a.auditRoutes()
 	a.logRoutes()
 	a.sweepRoutes()
+	a.findingRoutes()
 	a.reportRoutes()
 	a.plainRoutes()
 	if err := a.everyRouteHasRoles(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -294,16 +295,27 @@ func (a *admin) sweepRoutes() {
 			return &body[runsOut]{runsOut{runs}}, nil
 		})
 	type runIn struct {
-		Kind string `path:"kind" doc:"orphans"`
+		Kind string `path:"kind"`
+		Body *struct {
+			DryRun *bool `json:"dry_run,omitempty" doc:"look and change nothing; without a word, true for a kind that deletes or erases"`
+		}
 	}
 	add(a, http.MethodPost, "/v1/sweeps/{kind}/runs", "Run a sweep now and wait for its result", reviews,
 		func(ctx context.Context, in *runIn) (*body[sweeps.Run], error) {
-			run, err := a.Runner.RunOnce(ctx, access(ctx, reason{}, lifecycle.SystemSweep), in.Kind, sweep.ByAPI)
+			var opts []sweep.Option
+			if in.Body != nil && in.Body.DryRun != nil {
+				opts = append(opts, sweep.DryRun(*in.Body.DryRun))
+			}
+			run, err := a.Runner.RunOnce(ctx, access(ctx, reason{}, lifecycle.SystemSweep), in.Kind, sweep.ByAPI, opts...)
 			if err != nil {
 				return nil, err
 			}
 			return &body[sweeps.Run]{run}, nil
 		})
+	a.api.OpenAPI().Paths["/v1/sweeps/{kind}/runs"].Post.Parameters[0].Description = "one of: " + strings.Join(a.Runner.Kinds(), ", ")
+}
+
+func (a *admin) findingRoutes() {
 	type findingsIn struct {
 		All   bool `query:"all" doc:"resolved ones too"`
 		Limit int  `query:"limit" minimum:"1" maximum:"1000" default:"100"`
@@ -311,13 +323,42 @@ func (a *admin) sweepRoutes() {
 	type findingsOut struct {
 		Findings []sweeps.Finding `json:"findings"`
 	}
-	add(a, http.MethodGet, "/v1/findings", "Rows that should not be there", everyone,
+	add(a, http.MethodGet, "/v1/findings", "What should not be there, until a sweep no longer sees it", everyone,
 		func(ctx context.Context, in *findingsIn) (*body[findingsOut], error) {
 			found, err := a.Sweeps.Findings(ctx, !in.All, in.Limit)
 			if err != nil {
 				return nil, err
 			}
 			return &body[findingsOut]{findingsOut{found}}, nil
+		})
+	type idIn struct {
+		ID string `path:"id" doc:"finding id"`
+	}
+	type findingOut struct {
+		sweeps.Finding
+		Events []sweeps.Event `json:"events" doc:"its life so far, oldest step first"`
+	}
+	add(a, http.MethodGet, "/v1/findings/{id}", "One finding and its life", everyone,
+		func(ctx context.Context, in *idIn) (*body[findingOut], error) {
+			f, life, err := a.Sweeps.Finding(ctx, in.ID)
+			if err != nil {
+				return nil, err
+			}
+			return &body[findingOut]{findingOut{f, life}}, nil
+		})
+	type acknowledgeIn struct {
+		ID   string `path:"id" doc:"finding id"`
+		Body struct {
+			Reason reason `json:"reason"`
+		}
+	}
+	add(a, http.MethodPost, "/v1/findings/{id}/acknowledge", "Say that a person knows of a finding, and the ticket; it stays open; audited", reviews,
+		func(ctx context.Context, in *acknowledgeIn) (*body[sweeps.Finding], error) {
+			f, err := a.Sweeps.Acknowledge(ctx, access(ctx, in.Body.Reason, ""), in.ID, a.Audit.Now())
+			if err != nil {
+				return nil, err
+			}
+			return &body[sweeps.Finding]{f}, nil
 		})
 }
 

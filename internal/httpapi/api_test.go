@@ -228,6 +228,71 @@ func TestAuditIsPagedFilteredAndExported(t *testing.T) {
 	}
 }
 
+func TestAFindingIsSeenAcknowledgedAndStaysOpen(t *testing.T) {
+	w := newWorld(t)
+	w.Exec(`CREATE TABLE public.cache (tenant_id uuid)`)
+	reviewer, service := w.token(lifecycle.RoleReviewer), w.token(lifecycle.RoleService)
+	dry := w.call(http.MethodPost, "/v1/sweeps/orphans/runs", reviewer, map[string]any{"dry_run": true})
+	if dry.status != http.StatusOK || !strings.Contains(dry.body, `"dry_run":true`) || !strings.Contains(dry.body, `"findings":[]`) {
+		t.Errorf("a dry run: %d %s", dry.status, dry.body)
+	}
+	if r := w.call(http.MethodPost, "/v1/sweeps/orphans/runs", reviewer, map[string]any{"dry_run": "MARKER"}); r.status != http.StatusBadRequest || strings.Contains(r.body, "MARKER") {
+		t.Errorf("neither dry nor not: %d %s", r.status, r.body)
+	}
+	w.call(http.MethodPost, "/v1/sweeps/orphans/runs", reviewer, nil)
+	type finding struct {
+		ID             string `json:"finding_id"`
+		Severity       string `json:"severity"`
+		AcknowledgedBy string `json:"acknowledged_by"`
+		ReasonRef      string `json:"reason_ref"`
+		Events         []struct{ Transition string }
+	}
+	get := func(path string, v any) {
+		t.Helper()
+		if r := w.call(http.MethodGet, path, service, nil); r.status != http.StatusOK || json.Unmarshal([]byte(r.body), v) != nil {
+			t.Fatalf("%s: %d %s", path, r.status, r.body)
+		}
+	}
+	var list struct{ Findings []finding }
+	get("/v1/findings", &list)
+	if len(list.Findings) != 1 || list.Findings[0].Severity != "high" {
+		t.Fatalf("%+v", list)
+	}
+	path := "/v1/findings/" + list.Findings[0].ID
+	ticket := map[string]any{"reason": map[string]string{"code": "incident_response", "ref": "OPS-12"}}
+	for what, c := range map[string]struct {
+		token, path string
+		body        any
+		status      int
+		kind        string
+	}{
+		"a service":       {service, path, ticket, http.StatusForbidden, "forbidden"},
+		"no reason":       {reviewer, path, map[string]any{"reason": map[string]string{}}, http.StatusBadRequest, "reason-required"},
+		"no ticket":       {reviewer, path, map[string]any{"reason": map[string]string{"code": "incident_response"}}, http.StatusBadRequest, "reason-required"},
+		"another finding": {reviewer, "/v1/findings/" + lifecycle.NewTenantID().String(), ticket, http.StatusNotFound, "not-found"},
+		"no id":           {reviewer, "/v1/findings/MARKER", ticket, http.StatusNotFound, "not-found"},
+	} {
+		if r := w.call(http.MethodPost, c.path+"/acknowledge", c.token, c.body); r.status != c.status || r.kind() != c.kind || strings.Contains(r.body, "MARKER") {
+			t.Errorf("%s: %d %s", what, r.status, r.body)
+		}
+	}
+	if r := w.call(http.MethodPost, path+"/acknowledge", reviewer, ticket); r.status != http.StatusOK {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	if r := w.call(http.MethodPost, path+"/acknowledge", reviewer, ticket); r.status != http.StatusConflict || r.kind() != "request-conflict" {
+		t.Errorf("a second time: %d %s", r.status, r.body)
+	}
+	var one finding
+	get(path, &one)
+	if one.ReasonRef != "OPS-12" || !strings.HasPrefix(one.AcknowledgedBy, "token:") || len(one.Events) != 2 || one.Events[1].Transition != "acknowledged" {
+		t.Errorf("%+v", one)
+	}
+	get("/v1/findings", &list)
+	if len(list.Findings) != 1 || list.Findings[0].ReasonRef != "OPS-12" {
+		t.Errorf("an acknowledged finding is not open and marked: %+v", list)
+	}
+}
+
 func TestSweepsReportsPolicyAndReadiness(t *testing.T) {
 	w := newWorld(t)
 	w.install(invent("report"))

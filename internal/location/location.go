@@ -14,6 +14,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/schedule"
 	"trakr/internal/store/guard"
+	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/inventory"
 	"trakr/internal/sweep"
 	"trakr/policy"
@@ -28,7 +29,16 @@ type Reporter struct {
 	Now       func() time.Time
 	Version   string
 	SkipProof bool // the development switch is on: a failed control
-	BaseURL   string
+	// Jobs are what a running service schedules; each is a control, judged by its
+	// heartbeat at the time the report is made.
+	Jobs       []string
+	Heartbeats Heartbeats // may be nil when there are no Jobs
+	BaseURL    string
+}
+
+// Heartbeats tells when each scheduled job last ran.
+type Heartbeats interface {
+	List(ctx context.Context) ([]heartbeats.Beat, error)
 }
 
 // Issue returns one report in one format as of a moment (zero: now), after it has
@@ -89,6 +99,7 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 		Erasures: reports.ErasureFacts{Total: inv.Erasure.Total, Oldest: inv.Erasure.Oldest, Newest: inv.Erasure.Newest,
 			LongestLag: inv.Erasure.Longest, Late: inv.Erasure.Late, Open: inv.Erasure.Open},
 		Observations: r.observe(inv.Server), Controls: append(r.controls(inv.Server), guards(r.Inventory.Controls(ctx))...)}
+	f.Controls = append(f.Controls, r.jobs(ctx, clock)...)
 	for _, t := range inv.Tables {
 		f.Tables = append(f.Tables, reports.TableFacts{Name: t.Name, Declared: t.Declared, Undeclared: t.Undeclared, Uncounted: t.Uncounted, Rows: t.Rows, Undated: t.Undated, Oldest: t.Oldest, Newest: t.Newest})
 	}
@@ -104,7 +115,7 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 		return reports.Facts{}, err
 	}
 	for _, x := range open {
-		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Kind: x.Kind, Table: x.Table, Column: x.Column, Ground: x.Ground, Count: x.Rows, OpenedAt: x.OpenedAt.UTC()})
+		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Kind: x.Kind, Table: x.Table, Column: x.Column, Ground: x.Ground, Count: x.Rows, OpenedAt: x.OpenedAt.UTC(), Known: x.Known})
 	}
 	return f, nil
 }
@@ -186,6 +197,27 @@ func (r *Reporter) controls(s inventory.Server) []reports.Control {
 		{ID: "connection-protected", Title: "The connection to the database cannot be read on the way", State: state(s.TLS || s.UnixSocket || isLoopback(s.Address)), Detail: "unix socket, this machine, or TLS"},
 		{ID: "page-checksums", Title: "The database notices damaged pages", State: state(s.DataChecksums), Detail: "data_checksums"},
 	}
+}
+
+// jobs are the controls that each scheduled job runs in time. Their details hold no
+// time, so that a report about a moment stays the same from one run to the next.
+func (r *Reporter) jobs(ctx context.Context, now time.Time) []reports.Control {
+	if len(r.Jobs) == 0 {
+		return nil
+	}
+	beats, err := r.Heartbeats.List(ctx)
+	out := make([]reports.Control, len(r.Jobs))
+	for i, name := range r.Jobs {
+		b := heartbeats.Find(beats, name)
+		out[i] = reports.Control{ID: reports.JobControl + name, Title: "The scheduled job “" + name + "” runs in time", State: "pass", Detail: "succeeded within twice its interval"}
+		switch {
+		case err != nil || b.ExpectedSince.IsZero():
+			out[i].State, out[i].Detail = "unknown", "no running service has scheduled it"
+		case b.Overdue(now):
+			out[i].State, out[i].Detail = "fail", "no success within twice its interval"
+		}
+	}
+	return out
 }
 
 // GuardControl begins the ids of the controls that the database's own catalog shows.

@@ -199,6 +199,37 @@ func TestAPastMomentStaysAsItWas(t *testing.T) {
 	}
 }
 
+// An acknowledged finding is open all the same; from then on the report says that
+// somebody knows.
+func TestAnAcknowledgedFindingStillFailsTheReport(t *testing.T) {
+	e := storetest.New(t)
+	e.Exec(`CREATE TABLE public.cache (tenant_id uuid)`)
+	sweepNow(t, e)
+	found := func(asOf time.Time) reports.FindingFacts {
+		t.Helper()
+		f, err := reporter(t, e).Facts(t.Context(), asOf)
+		if err != nil || len(f.OpenFindings) != 1 {
+			t.Fatalf("%+v, %v", f.OpenFindings, err)
+		}
+		return f.OpenFindings[0]
+	}
+	before, err := inventory.New(e.DB).Clock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := reviewer
+	known.Reason.Ref = "OPS-12"
+	if _, err := sweeps.New(e.DB).Acknowledge(t.Context(), known, found(before).ID, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if found(before).Known || !found(time.Time{}).Known {
+		t.Error("when it was acknowledged does not show")
+	}
+	if d := build(t, e, time.Time{})["retention"]; d.Verdict == reports.Holds {
+		t.Errorf("acknowledging made the report hold: %+v", d.Statements)
+	}
+}
+
 func TestAnUndeclaredColumnIsNamed(t *testing.T) {
 	e := storetest.New(t)
 	e.Exec(`ALTER TABLE trakr.tenants ADD owner_email text, ADD "x, ""y"" \ {z}" text`)

@@ -1,145 +1,319 @@
 // Package schedule starts named jobs at the times a cron expression gives, in
-// UTC, and catches up at start what was missed while nothing ran. It parses and
-// triggers (robfig/cron); what a job does, its lock and its results are the job's
-// own. It knows no job.
+// UTC, a little later at random so that not everything starts at once, and catches
+// up at start, once, what was missed while nothing ran. It bounds each run, keeps
+// its heartbeat, and lets what runs end when it is stopped. It parses and triggers
+// through robfig/cron; what a job does is the job's own. It knows no job.
 package schedule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
+	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/robfig/cron/v3"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/heartbeats"
 )
 
 // Job is a named piece of work.
 type Job struct {
-	Name string
-	Spec string // five-field cron, UTC
-	// Run does the work that was due at that time. It must end when ctx does.
+	Name    string
+	Spec    string        // five-field cron, UTC
+	Timeout time.Duration // of one run; 0 means DefaultTimeout
+	// Lead lets one replica at a time run it, and none again what was done since it
+	// was due. A job with a lock of its own does without.
+	Lead bool
+	// Run does the work that was due at that time. It must end when ctx does. It
+	// returns nil when the work is done, by another replica too, and ErrSkipped when
+	// another is at it.
 	Run func(ctx context.Context, due time.Time) error
 }
 
-// Five fields and nothing else: "@every" has no fixed times that replicas could
-// agree on, and a TZ prefix would contradict UTC.
-var parser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow)
+// DefaultTimeout bounds a run of a job that names no time of its own.
+const DefaultTimeout = 10 * time.Minute
 
-func parse(spec string) (cron.Schedule, error) {
-	if strings.Contains(spec, "=") { // the parser would take a TZ= prefix
-		return nil, fmt.Errorf("the schedule %q names a time zone; schedules are in UTC", spec)
-	}
-	s, err := parser.Parse(spec)
-	if err != nil {
-		return nil, fmt.Errorf("the schedule %q is not a five-field cron expression: %w", spec, err)
-	}
-	if s.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
-		return nil, fmt.Errorf("the schedule %q never comes (a day that no month has?)", spec)
-	}
-	return s, nil
+// ErrSkipped means that this replica did not do the work and cannot tell whether
+// another will have: neither a success nor a failure.
+var ErrSkipped = errors.New("the job was left to another replica")
+
+// Heartbeats keeps when each job ran, for all replicas.
+type Heartbeats interface {
+	Expect(ctx context.Context, job string, interval, jitter time.Duration, now time.Time) error
+	Started(ctx context.Context, job string, now time.Time) error
+	Succeeded(ctx context.Context, job string, now time.Time) error
+	Failed(ctx context.Context, job string, now time.Time, why string) error
+	List(ctx context.Context) ([]heartbeats.Beat, error)
 }
 
-// Interval returns the time between the next two occasions after now.
-func Interval(spec string, now time.Time) (time.Duration, error) {
-	s, err := parse(spec)
-	if err != nil {
-		return 0, err
-	}
-	first := s.Next(now.UTC())
-	return s.Next(first).Sub(first), nil
+// Config is what a scheduler works with.
+type Config struct {
+	Log        *slog.Logger
+	Now        func() time.Time
+	Heartbeats Heartbeats
+	// Lease takes the leader lock of that name on the primary, when nobody has it.
+	Lease func(ctx context.Context, name string) (release func(), ok bool, err error)
+	Meter metric.MeterProvider
+	// Grace is how long a run may go on after Stop; 0 means DefaultGrace.
+	Grace time.Duration
+	// Delay draws how much later than due a run starts, from 0 up to the bound; nil
+	// draws at random.
+	Delay func(bound time.Duration) time.Duration
 }
 
-// Next returns the next occasion after now.
-func Next(spec string, now time.Time) (time.Time, error) {
-	s, err := parse(spec)
-	if err != nil {
-		return time.Time{}, err
-	}
-	return s.Next(now.UTC()), nil
-}
+// DefaultGrace is how long a run may go on after Stop.
+const DefaultGrace = 10 * time.Second
 
 // Scheduler runs jobs until it is stopped.
 type Scheduler struct {
-	cron   *cron.Cron
-	log    *slog.Logger
-	now    func() time.Time
-	jobs   []Job
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	c     Config
+	cron  *cron.Cron
+	jobs  []*job
+	runs  metric.Int64Counter
+	base  context.Context // what runs go on with; ended by cancel
+	end   context.CancelFunc
+	halt  chan struct{} // closed by Stop: nothing begins any more
+	begun sync.WaitGroup
+	once  sync.Once
+}
+
+// job is a Job with its parsed times.
+type job struct {
+	Job
+	when     cron.Schedule
+	interval time.Duration
+	jitter   time.Duration
+	busy     sync.Mutex // held by the run: one that is still at it is not doubled
 }
 
 // New checks every job's expression and returns a scheduler that does nothing
 // until Start.
-func New(log *slog.Logger, now func() time.Time, jobs ...Job) (*Scheduler, error) {
-	s := &Scheduler{log: log, now: now, jobs: jobs, cron: cron.New(cron.WithLocation(time.UTC), cron.WithLogger(cron.DiscardLogger))}
+func New(c Config, jobs ...Job) (*Scheduler, error) {
+	if c.Grace == 0 {
+		c.Grace = DefaultGrace
+	}
+	if c.Delay == nil {
+		c.Delay = func(bound time.Duration) time.Duration { return rand.N(bound + 1) }
+	}
+	s := &Scheduler{c: c, halt: make(chan struct{}), cron: cron.New(cron.WithLocation(time.UTC), cron.WithLogger(cron.DiscardLogger))}
 	for _, j := range jobs {
 		when, err := parse(j.Spec)
 		if err != nil {
 			return nil, fmt.Errorf("scheduling %s: %w", j.Name, err)
 		}
-		// A pass that is still running when the next is due is not doubled;
-		// one that panics does not take the service with it.
-		chain := cron.NewChain(cron.Recover(panicLogger{log, j.Name}), cron.SkipIfStillRunning(cron.DiscardLogger))
-		s.cron.Schedule(when, chain.Then(cron.FuncJob(func() { s.run(j, s.occasion(when)) })))
+		if j.Timeout == 0 {
+			j.Timeout = DefaultTimeout
+		}
+		interval := longest(when, c.Now())
+		x := &job{Job: j, when: when, interval: interval, jitter: Jitter(interval)}
+		s.jobs = append(s.jobs, x)
+		s.cron.Schedule(when, cron.FuncJob(func() { s.trigger(x) }))
 	}
-	return s, nil
+	return s, s.measure()
+}
+
+// Jitter is how much later than due a job of that interval starts at most.
+func Jitter(interval time.Duration) time.Duration {
+	return min(30*time.Second, interval/20).Truncate(time.Second)
+}
+
+// Start begins to trigger, and catches up once for each job what was last due: a
+// job that was done since then has missed nothing. Runs outlive ctx until Stop.
+func (s *Scheduler) Start(ctx context.Context) error {
+	for _, j := range s.jobs {
+		if err := s.c.Heartbeats.Expect(ctx, j.Name, j.interval, j.jitter, s.c.Now()); err != nil {
+			return fmt.Errorf("scheduling %s: %w", j.Name, err)
+		}
+	}
+	s.base, s.end = context.WithCancel(context.WithoutCancel(ctx))
+	for _, j := range s.jobs {
+		s.begun.Go(func() { s.run(j, previous(j.when, s.c.Now().UTC())) })
+	}
+	s.cron.Start()
+	return nil
+}
+
+// Stop begins nothing any more, lets what runs end by itself for the time of
+// grace, then ends it through its context, and returns when all has ended.
+func (s *Scheduler) Stop() {
+	if s.end == nil {
+		return
+	}
+	s.once.Do(func() {
+		close(s.halt)
+		triggered := s.cron.Stop()
+		ended := make(chan struct{})
+		go func() {
+			s.begun.Wait()
+			<-triggered.Done()
+			close(ended)
+		}()
+		grace := time.NewTimer(s.c.Grace)
+		defer grace.Stop()
+		select {
+		case <-ended:
+		case <-grace.C:
+			s.c.Log.Warn("scheduled jobs are still running; they are told to end")
+		}
+		s.end()
+		<-ended
+	})
+}
+
+// trigger is called when a job is due: it waits the job's jitter, and runs it.
+func (s *Scheduler) trigger(j *job) {
+	due := s.occasion(j.when)
+	wait := time.NewTimer(s.c.Delay(j.jitter))
+	defer wait.Stop()
+	select {
+	case <-s.halt:
+	case <-wait.C:
+		s.run(j, due)
+	}
 }
 
 // occasion is the time the running trigger was due: the newest occasion not
 // after now, looked for within the last minute (cron fires late, never early).
 func (s *Scheduler) occasion(when cron.Schedule) time.Time {
-	now := s.now().UTC()
+	now := s.c.Now().UTC()
 	if due := when.Next(now.Add(-time.Minute)); !due.After(now) {
 		return due
 	}
 	return now
 }
 
-// Start begins to trigger. It also runs each job once, at once, as due one
-// interval ago: a job that knows it ran since then has missed nothing and skips.
-func (s *Scheduler) Start(ctx context.Context) {
-	s.ctx, s.cancel = context.WithCancel(ctx)
-	for _, j := range s.jobs {
-		s.wg.Go(func() {
-			interval, err := Interval(j.Spec, s.now())
-			if err != nil { // checked in New
-				return
-			}
-			s.run(j, s.now().Add(-interval))
-		})
-	}
-	s.cron.Start()
-}
-
-// Stop triggers no more, ends what runs through its context and waits for it.
-func (s *Scheduler) Stop() {
-	if s.cancel == nil {
+// run does one run and keeps what became of it.
+func (s *Scheduler) run(j *job, due time.Time) {
+	if !j.busy.TryLock() {
+		s.count(j, "skipped")
 		return
 	}
-	stopped := s.cron.Stop()
-	s.cancel()
-	<-stopped.Done()
-	s.wg.Wait()
+	defer j.busy.Unlock()
+	ctx, cancel := context.WithTimeout(s.base, j.Timeout)
+	defer cancel()
+	err := s.attempt(ctx, j, due)
+	if errors.Is(err, ErrSkipped) {
+		s.count(j, "skipped")
+		return
+	}
+	why := failure(ctx, err)
+	// The run's own time may be up; its end is kept all the same.
+	keep, done := context.WithTimeout(context.WithoutCancel(s.base), 5*time.Second)
+	defer done()
+	var noted error
+	if err == nil {
+		s.count(j, "success")
+		noted = s.c.Heartbeats.Succeeded(keep, j.Name, s.c.Now())
+	} else {
+		s.count(j, "failure")
+		s.c.Log.ErrorContext(ctx, "scheduled job failed", "job", j.Name, "reason", why, "error", err)
+		noted = s.c.Heartbeats.Failed(keep, j.Name, s.c.Now(), why)
+	}
+	s.noted(j, noted)
 }
 
-func (s *Scheduler) run(j Job, due time.Time) {
-	if err := j.Run(s.ctx, due); err != nil && s.ctx.Err() == nil {
-		s.log.ErrorContext(s.ctx, "scheduled job failed", "job", j.Name, "error", err)
+// attempt takes the lead where the job asks for it, and does the work.
+func (s *Scheduler) attempt(ctx context.Context, j *job, due time.Time) error {
+	if j.Lead {
+		release, ok, err := s.c.Lease(ctx, "job/"+j.Name)
+		if err != nil {
+			return fmt.Errorf("taking the lead: %w", err)
+		}
+		if !ok {
+			return ErrSkipped
+		}
+		defer release()
+		beats, err := s.c.Heartbeats.List(ctx)
+		if err != nil {
+			return err
+		}
+		if at := heartbeats.Find(beats, j.Name).LastSucceeded; at != nil && !at.Before(due) && !at.After(s.c.Now()) {
+			return ErrSkipped // another replica did it
+		}
+	}
+	// A crash after this leaves a start without an end, which shows as no success.
+	s.noted(j, s.c.Heartbeats.Started(ctx, j.Name, s.c.Now()))
+	return call(ctx, j, due)
+}
+
+// noted reports a heartbeat that could not be kept: the work went on without it.
+func (s *Scheduler) noted(j *job, err error) {
+	if err != nil {
+		s.c.Log.Error("a job's heartbeat could not be kept", "job", j.Name, "error", err)
 	}
 }
 
-// panicLogger reports a panicking job.
-type panicLogger struct {
-	log *slog.Logger
-	job string
+var errCrashed = errors.New("the job crashed")
+
+// call turns a panic into a failure, which must not take the service with it. Its
+// text could quote anything and is dropped.
+func call(ctx context.Context, j *job, due time.Time) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errCrashed
+		}
+	}()
+	return j.Run(ctx, due)
 }
 
-func (p panicLogger) Info(string, ...any) {}
+// failure names why a run failed, in a closed set of words.
+func failure(ctx context.Context, err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, errCrashed):
+		return "crashed"
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return "timeout"
+	case ctx.Err() != nil:
+		return "stopped"
+	}
+	return string(lifecycle.AsFault(err).Kind)
+}
 
-// Error receives the panic; its text could quote anything, so only the job is named.
-func (p panicLogger) Error(error, string, ...any) {
-	p.log.Error("scheduled job crashed", "job", p.job)
+// measure registers what operators watch.
+func (s *Scheduler) measure() error {
+	m := s.c.Meter.Meter("trakr/internal/schedule")
+	var err error
+	s.runs, err = m.Int64Counter("trakr.job.runs", metric.WithDescription("Runs of scheduled jobs, by how they ended."), metric.WithUnit("{run}"))
+	if err != nil {
+		return fmt.Errorf("making the jobs' metrics: %w", err)
+	}
+	_, err = m.Float64ObservableGauge("trakr.job.last_success", metric.WithUnit("s"),
+		metric.WithDescription("Time since a scheduled job last succeeded, or since it was first expected when it never did."),
+		metric.WithFloat64Callback(s.observe))
+	if err != nil {
+		return fmt.Errorf("making the jobs' metrics: %w", err)
+	}
+	return nil
+}
+
+func (s *Scheduler) observe(ctx context.Context, o metric.Float64Observer) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	beats, err := s.c.Heartbeats.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, j := range s.jobs {
+		b := heartbeats.Find(beats, j.Name)
+		from := b.ExpectedSince
+		if b.LastSucceeded != nil {
+			from = *b.LastSucceeded
+		}
+		if !from.IsZero() {
+			o.Observe(s.c.Now().Sub(from).Seconds(), metric.WithAttributes(attribute.String("trakr.job", j.Name)))
+		}
+	}
+	return nil
+}
+
+func (s *Scheduler) count(j *job, outcome string) {
+	s.runs.Add(context.Background(), 1, metric.WithAttributes(attribute.String("trakr.job", j.Name), attribute.String("trakr.outcome", outcome)))
 }

@@ -29,5 +29,11 @@ func (*OrphanPass) Acts() bool { return false }
 // Look implements Pass.
 func (p *OrphanPass) Look(ctx context.Context, _ Order) (Found, error) {
 	checks, at, err := p.sweeps.Orphans(ctx, sweeps.DeclaredBy(p.policy))
+	for i, c := range checks {
+		checks[i].Severity = sweeps.High // a table or column that nobody declared
+		if c.Disposition == sweeps.Checked && c.Rows > 0 {
+			checks[i].Severity = sweeps.Critical // somebody's row outlived its tenant
+		}
+	}
 	return Found{Checks: checks, SnapshotAt: at}, err
 }

@@ -104,26 +104,47 @@ const (
 	ByAPI      Trigger = "api"
 )
 
+// Option changes how RunOnce runs a pass.
+type Option func(*settings)
+
+type settings struct{ dry *bool }
+
+// DryRun says whether the pass changes nothing. Without a word, one that somebody
+// starts by hand is dry when its kind acts.
+func DryRun(dry bool) Option { return func(s *settings) { s.dry = &dry } }
+
 // RunOnce runs one pass now and returns what it found. Only one pass of a kind
 // runs at a time over all replicas: otherwise it fails with sweep-running.
-func (r *Runner) RunOnce(ctx context.Context, a lifecycle.Access, kind string, by Trigger) (sweeps.Run, error) {
-	return r.run(ctx, a, kind, by, time.Time{})
+//
+// A dry run only looks: it opens and resolves no finding, and stands for no pass
+// that was due.
+func (r *Runner) RunOnce(ctx context.Context, a lifecycle.Access, kind string, by Trigger, opts ...Option) (sweeps.Run, error) {
+	var s settings
+	for _, o := range opts {
+		o(&s)
+	}
+	return r.run(ctx, a, kind, by, s, time.Time{})
 }
 
-// RunDue is RunOnce for the pass that was due at that time. When some replica
-// started a pass since then that did not fail, it fails with ErrNotDue; one that
-// was cut off does not count.
+// RunDue is RunOnce for the pass that was due at that time; it acts. When some
+// replica started a pass since then that did not fail, it fails with ErrNotDue;
+// one that was cut off, or dry, does not count.
 func (r *Runner) RunDue(ctx context.Context, a lifecycle.Access, kind string, due time.Time) (sweeps.Run, error) {
-	return r.run(ctx, a, kind, BySchedule, due)
+	act := false
+	return r.run(ctx, a, kind, BySchedule, settings{dry: &act}, due)
 }
 
-func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Trigger, due time.Time) (sweeps.Run, error) {
+func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Trigger, s settings, due time.Time) (sweeps.Run, error) {
 	pass, err := r.pass(kind)
 	if err != nil {
 		return sweeps.Run{}, err
 	}
 	if err := a.CheckReason(); err != nil {
 		return sweeps.Run{}, err
+	}
+	dry := pass.Acts() && by != BySchedule
+	if s.dry != nil {
+		dry = *s.dry
 	}
 	rule, _ := r.policy.Sweep(kind)
 	ctx, cancel := context.WithTimeout(ctx, rule.Timeout.Duration())
@@ -149,11 +170,11 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 
 	// A crash after Begin leaves a run without a result, which counts as no run;
 	// a crash before Finish loses the counts, and the next pass counts again.
-	run, err := r.sweeps.Begin(ctx, kind, string(by), r.now())
+	run, err := r.sweeps.Begin(ctx, kind, string(by), dry, r.now())
 	if err != nil {
 		return sweeps.Run{}, err
 	}
-	o := Order{Access: a, RunID: run.ID, Now: run.StartedAt}
+	o := Order{Access: a, RunID: run.ID, Now: run.StartedAt, DryRun: dry}
 	o.Access.CorrelationID = run.ID
 	found, err := pass.Look(ctx, o)
 	if err != nil {
@@ -163,7 +184,7 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 	if err := r.sweeps.Finish(ctx, a, &run, r.now()); err != nil {
 		return run, r.fail(a, &run, err)
 	}
-	r.log.InfoContext(ctx, "sweep finished", "kind", kind, "result", string(run.Result), "checks", len(found.Checks), "findings", len(run.Findings))
+	r.log.InfoContext(ctx, "sweep finished", "kind", kind, "result", string(run.Result), "dry_run", dry, "checks", len(found.Checks), "findings", len(run.Findings))
 	return run, nil
 }
 

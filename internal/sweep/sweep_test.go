@@ -483,7 +483,7 @@ func TestAPassThatWasCutOffNeitherBlocksNorCounts(t *testing.T) {
 	e := storetest.New(t)
 	r := runner(t, e)
 	due := e.Clock.Now()
-	if _, err := sweeps.New(e.DB).Begin(t.Context(), sweep.Orphans, string(sweep.BySchedule), due.Add(time.Second)); err != nil {
+	if _, err := sweeps.New(e.DB).Begin(t.Context(), sweep.Orphans, string(sweep.BySchedule), false, due.Add(time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	e.Clock.Add(2 * time.Second)

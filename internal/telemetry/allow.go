@@ -17,12 +17,12 @@ var allowList = map[string]bool{
 	"db.system.name": true, "db.operation.name": true, "db.response.status_code": true,
 	"service.name": true, "service.version": true,
 	// ours
-	"trakr.callback": true, "trakr.outcome": true,
+	"trakr.callback": true, "trakr.outcome": true, "trakr.job": true, "trakr.kind": true, "trakr.severity": true,
 	// log lines
 	"time": true, "level": true, "msg": true, "trace_id": true, "span_id": true, "error": true, "callback": true, "outcome": true,
 	"reason": true, "request_id": true, "tenant_id": true, "kind": true, "result": true, "tables": true, "findings": true, "route": true,
 	"method": true, "status": true, "duration_ms": true, "listen": true, "admin_listen": true, "version": true, "policy_hash": true,
-	"job": true, "stack": true, "directory": true, "socket": true, "signal": true, "pid": true, "user": true, "path": true,
+	"job": true, "checks": true, "dry_run": true, "event_id": true, "attempts": true, "messages": true, "stack": true, "directory": true, "socket": true, "signal": true, "pid": true, "user": true, "path": true,
 }
 
 func allowed(key string) bool { return allowList[key] }

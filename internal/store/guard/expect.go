@@ -47,6 +47,8 @@ var tables = []struct {
 	{name: "sweep_runs", service: "SELECT INSERT UPDATE", reader: "SELECT"},
 	{name: "sweep_results", service: "SELECT INSERT", reader: "SELECT"},
 	{name: "findings", service: "SELECT INSERT UPDATE", reader: "SELECT"},
+	{name: "finding_events", service: "SELECT INSERT", reader: "SELECT"},
+	{name: "job_heartbeats", service: "SELECT INSERT UPDATE", reader: "SELECT"},
 	{name: "schedule_state", service: "SELECT INSERT", reader: "SELECT"},
 	{name: "api_tokens", service: "SELECT INSERT"},
 	{name: "reports_issued", service: "SELECT INSERT", reader: "SELECT"},
@@ -67,6 +69,7 @@ var columns = []struct{ role, may, table, columns string }{
 	{service, "UPDATE", "erasures", "erased_at, ledger_hash, ledger_seq, noted_at, verified_at, verified_by"},
 	{service, "UPDATE", "replay_guard", "seen_at"},
 	{service, "UPDATE", "api_tokens", "revoked_at"},
+	{service, "UPDATE", "finding_events", "attempts, delivered_at, next_attempt_at"},
 	{sweep, "SELECT", "tenant_fields", "tenant_id, written_at"},
 }
 

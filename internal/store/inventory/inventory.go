@@ -209,11 +209,12 @@ type Finding struct {
 	Ground   string    `bun:"ground"`      // "" for rows of tenants that are not live
 	Rows     *int64    `bun:"rows"`        // nil when that pass could not count them
 	OpenedAt time.Time `bun:"opened_at"`
+	Known    bool      `bun:"known"` // it was acknowledged by then
 }
 
 // lastRuns are the newest passes that had finished by a moment and did not fail:
 // the findings' own counts are overwritten by later ones, theirs are not.
-const lastRuns = `(SELECT DISTINCT ON (kind) kind, run_id FROM trakr.sweep_runs WHERE finished_at <= ? AND result <> 'failed'
+const lastRuns = `(SELECT DISTINCT ON (kind) kind, run_id FROM trakr.sweep_runs WHERE finished_at <= ? AND result <> 'failed' AND NOT dry_run
 	ORDER BY kind, finished_at DESC, run_id DESC)`
 
 // OpenFindings lists the findings that were open at that moment, as the newest
@@ -221,10 +222,11 @@ const lastRuns = `(SELECT DISTINCT ON (kind) kind, run_id FROM trakr.sweep_runs 
 func (s *Store) OpenFindings(ctx context.Context, asOf time.Time) ([]Finding, error) {
 	var out []Finding
 	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT f.finding_id, f.kind, f.table_name, f.column_name, coalesce(x.ground, '') AS ground,
-			CASE WHEN x.predicate_digest <> '' THEN x.rows END AS rows, f.opened_at
+			CASE WHEN x.predicate_digest <> '' THEN x.rows END AS rows, f.opened_at,
+			coalesce(f.acknowledged_at <= ?, false) AS known
 		FROM trakr.findings AS f LEFT JOIN `+lastRuns+` AS l ON l.kind = f.kind
 		LEFT JOIN trakr.sweep_results AS x ON x.run_id = l.run_id AND x.store = f.store AND x.table_name = f.table_name AND x.column_name = f.column_name
-		WHERE f.opened_at <= ? AND (f.resolved_at IS NULL OR f.resolved_at > ?) ORDER BY f.opened_at, f.finding_id LIMIT 1000`, asOf, asOf, asOf).Scan(ctx, &out))
+		WHERE f.opened_at <= ? AND (f.resolved_at IS NULL OR f.resolved_at > ?) ORDER BY f.opened_at, f.finding_id LIMIT 1000`, asOf, asOf, asOf, asOf).Scan(ctx, &out))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return nil, fmt.Errorf("reading findings: %w", err)
 	}

@@ -79,10 +79,15 @@ func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []Check,
 				d.Store = "database"
 			}
 			if !ok && table != last {
-				checks = append(checks, c.undeclaredTable(ctx, tx, snapshotAt))
+				begin := time.Now()
+				check := c.undeclaredTable(ctx, tx, snapshotAt)
+				check.Duration = time.Since(begin)
+				checks = append(checks, check)
 			}
 			last = table
+			begin := time.Now()
 			if check, ok := c.judge(ctx, tx, d, ok, snapshotAt); ok {
+				check.Duration = time.Since(begin)
 				checks = append(checks, check)
 			}
 			if err := ctx.Err(); err != nil {

@@ -50,7 +50,11 @@ type Check struct {
 	Rows            int64       `json:"count" bun:"rows"`
 	PredicateDigest string      `json:"predicate_digest" bun:"predicate_digest"` // hex SHA-256 of the SQL run; "" when nothing could be counted
 	CheckedAt       time.Time   `json:"checked_at" bun:"checked_at"`
-	Undeclared      bool        `json:"-" bun:"-"` // set by the pass only: no policy declares the table or column
+	// Duration is how long the check took, as fine as a microsecond once stored; 0
+	// when it was not measured.
+	Duration   time.Duration `json:"duration_ns" bun:"duration"`
+	Severity   Severity      `json:"severity,omitempty" bun:"-"` // set by the pass: of the finding, when it is one; "" means high
+	Undeclared bool          `json:"-" bun:"-"`                  // set by the pass only: no policy declares the table or column
 }
 
 // Found reports whether the check is a finding: rows that should not be there, or
@@ -59,26 +63,12 @@ func (c Check) Found() bool {
 	return c.Undeclared || (c.Disposition == Checked && c.Rows > 0)
 }
 
-// Finding is rows, or a table or column, that should not be there, open until a
-// run no longer sees them.
-type Finding struct {
-	ID         string     `json:"finding_id" bun:"finding_id"`
-	Kind       string     `json:"kind" bun:"kind"`
-	Store      string     `json:"store" bun:"store"`
-	Table      string     `json:"table" bun:"table_name"`
-	Column     string     `json:"column" bun:"column_name"`               // "" for a table that no policy declares
-	Ground     string     `json:"ground,omitempty" bun:"ground,nullzero"` // "" for rows of tenants that are not live
-	Rows       int64      `json:"count" bun:"rows"`
-	OpenedAt   time.Time  `json:"opened_at" bun:"opened_at"`
-	LastSeenAt time.Time  `json:"last_seen_at" bun:"last_seen_at"`
-	ResolvedAt *time.Time `json:"resolved_at,omitempty" bun:"resolved_at"`
-}
-
 // Run is one pass.
 type Run struct {
 	ID         string     `json:"run_id" bun:"run_id"`
 	Kind       string     `json:"kind" bun:"kind"`
 	Trigger    string     `json:"trigger" bun:"trigger"` // schedule, command or api
+	DryRun     bool       `json:"dry_run" bun:"dry_run"` // it looked and changed nothing, its findings' state included
 	StartedAt  time.Time  `json:"started_at" bun:"started_at"`
 	FinishedAt *time.Time `json:"finished_at,omitempty" bun:"finished_at"`
 	SnapshotAt *time.Time `json:"snapshot_at,omitempty" bun:"snapshot_at"`
@@ -94,14 +84,14 @@ type Store struct{ db *store.DB }
 func New(db *store.DB) *Store { return &Store{db} }
 
 // Begin records that a run started: a run that is cut off leaves this trace.
-func (s *Store) Begin(ctx context.Context, kind, trigger string, now time.Time) (Run, error) {
+func (s *Store) Begin(ctx context.Context, kind, trigger string, dry bool, now time.Time) (Run, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return Run{}, fmt.Errorf("starting a sweep: %w", err)
 	}
-	r := Run{ID: id.String(), Kind: kind, Trigger: trigger, StartedAt: now.UTC()}
-	_, err = pg.Bun(s.db).NewRaw(`INSERT INTO trakr.sweep_runs (run_id, kind, trigger, started_at) VALUES (?, ?, ?, ?)`,
-		r.ID, kind, trigger, r.StartedAt).Exec(ctx)
+	r := Run{ID: id.String(), Kind: kind, Trigger: trigger, DryRun: dry, StartedAt: now.UTC()}
+	_, err = pg.Bun(s.db).NewRaw(`INSERT INTO trakr.sweep_runs (run_id, kind, trigger, dry_run, started_at) VALUES (?, ?, ?, ?, ?)`,
+		r.ID, kind, trigger, dry, r.StartedAt).Exec(ctx)
 	if err != nil {
 		return Run{}, fmt.Errorf("starting a sweep: %w", pg.Map(err))
 	}
@@ -109,11 +99,15 @@ func (s *Store) Begin(ctx context.Context, kind, trigger string, now time.Time) 
 }
 
 // Finish stores the run's results, opens and resolves findings, and appends the
-// audit event, all in one transaction. The run's Findings are then those open.
+// audit event, all in one transaction. The run's Findings are then those open. A
+// dry run leaves every finding as it is.
 func (s *Store) Finish(ctx context.Context, a lifecycle.Access, r *Run, now time.Time) error {
 	a.CorrelationID = r.ID
 	e := audit.New(ctx, now, a, audit.SweepRun, audit.Success)
 	e.StatusDetail = r.Kind + " " + string(r.Result)
+	if r.DryRun {
+		e.StatusDetail += " dry"
+	}
 	if r.Result == Failed {
 		e.Outcome = audit.Failure
 	}
@@ -126,20 +120,15 @@ func (s *Store) Finish(ctx context.Context, a lifecycle.Access, r *Run, now time
 			return err
 		}
 		for _, c := range r.Checks {
-			_, err := tx.NewRaw(`INSERT INTO trakr.sweep_results (run_id, store, table_name, column_name, disposition, ground, predicate_digest, rows, checked_at)
-				VALUES (?, ?, ?, ?, ?, NULLIF(?, ''), ?, ?, ?)`, r.ID, c.Store, c.Table, c.Column, string(c.Disposition), c.Ground, c.PredicateDigest, c.Rows, c.CheckedAt).Exec(ctx)
+			_, err := tx.NewRaw(`INSERT INTO trakr.sweep_results (run_id, store, table_name, column_name, disposition, ground, predicate_digest, rows, checked_at, duration_us)
+				VALUES (?, ?, ?, ?, ?, NULLIF(?, ''), ?, ?, ?, ?)`, r.ID, c.Store, c.Table, c.Column, string(c.Disposition), c.Ground, c.PredicateDigest, c.Rows, c.CheckedAt,
+				c.Duration.Microseconds()).Exec(ctx)
 			if err != nil {
-				return err
-			}
-			if err := note(ctx, tx, *r, c, now); err != nil {
 				return err
 			}
 		}
-		if r.Result != Failed { // a pass that saw the whole catalog: what has no result in it is gone, or declared
-			_, err = tx.NewRaw(`UPDATE trakr.findings SET resolved_at = ? WHERE kind = ? AND resolved_at IS NULL AND last_seen_at < ?
-				AND NOT EXISTS (SELECT FROM trakr.sweep_results AS x WHERE x.run_id = ? AND x.store = findings.store
-					AND x.table_name = findings.table_name AND x.column_name = findings.column_name)`, now, r.Kind, now, r.ID).Exec(ctx)
-			if err != nil {
+		if !r.DryRun {
+			if err := follow(ctx, tx, *r, now); err != nil {
 				return err
 			}
 		}
@@ -156,38 +145,7 @@ func (s *Store) Finish(ctx context.Context, a lifecycle.Access, r *Run, now time
 	return nil
 }
 
-// The ground of a finding is that of the newest pass that looked at it.
-const (
-	findingColumns = `f.finding_id, f.kind, f.store, f.table_name, f.column_name, x.ground, f.rows, f.opened_at, f.last_seen_at, f.resolved_at`
-	lastResult     = `LEFT JOIN trakr.sweep_results AS x ON x.store = f.store AND x.table_name = f.table_name AND x.column_name = f.column_name
-		AND x.run_id = (SELECT r.run_id FROM trakr.sweep_runs AS r WHERE r.kind = f.kind AND r.result <> 'failed'
-			AND (f.resolved_at IS NULL OR r.finished_at < f.resolved_at) ORDER BY r.started_at DESC, r.run_id DESC LIMIT 1)`
-)
-
-// note opens, refreshes or resolves the finding of one check. What could not be
-// judged this time leaves it as it was.
-func note(ctx context.Context, tx bun.Tx, r Run, c Check, now time.Time) error {
-	if !c.Found() {
-		if c.Disposition == Unjudged {
-			return nil
-		}
-		_, err := tx.NewRaw(`UPDATE trakr.findings SET resolved_at = ? WHERE kind = ? AND store = ? AND table_name = ? AND column_name = ? AND resolved_at IS NULL`,
-			now, r.Kind, c.Store, c.Table, c.Column).Exec(ctx)
-		return err
-	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return err
-	}
-	_, err = tx.NewRaw(`INSERT INTO trakr.findings (finding_id, kind, store, table_name, column_name, rows, opened_at, last_seen_at, opened_by_run)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (kind, store, table_name, column_name) WHERE resolved_at IS NULL
-		DO UPDATE SET rows = excluded.rows, last_seen_at = excluded.last_seen_at`,
-		id.String(), r.Kind, c.Store, c.Table, c.Column, c.Rows, now, now, r.ID).Exec(ctx)
-	return err
-}
-
-const runColumns = `run_id, kind, trigger, started_at, finished_at, snapshot_at, result`
+const runColumns = `run_id, kind, trigger, dry_run, started_at, finished_at, snapshot_at, result`
 
 // Runs lists the newest runs, with their checks.
 func (s *Store) Runs(ctx context.Context, kind string, limit int) ([]Run, error) {
@@ -200,7 +158,7 @@ func (s *Store) Runs(ctx context.Context, kind string, limit int) ([]Run, error)
 		}
 		for i := range runs {
 			runs[i].Checks, runs[i].Findings = []Check{}, []Finding{}
-			if err := tx.NewRaw(`SELECT store, table_name, column_name, disposition, ground, rows, predicate_digest, checked_at
+			if err := tx.NewRaw(`SELECT store, table_name, column_name, disposition, ground, rows, predicate_digest, checked_at, coalesce(duration_us, 0) * 1000 AS duration
 				FROM trakr.sweep_results WHERE run_id = ? ORDER BY store, table_name, column_name`, runs[i].ID).Scan(ctx, &runs[i].Checks); err != nil && !errors.Is(pg.Map(err), pg.ErrNoRows) {
 				return err
 			}
@@ -213,32 +171,21 @@ func (s *Store) Runs(ctx context.Context, kind string, limit int) ([]Run, error)
 	return runs, nil
 }
 
-// Findings lists findings, open ones first, newest first.
-func (s *Store) Findings(ctx context.Context, openOnly bool, limit int) ([]Finding, error) {
-	out := []Finding{}
-	err := pg.Bun(s.db).NewRaw(`SELECT `+findingColumns+` FROM trakr.findings AS f `+lastResult+` WHERE NOT ? OR f.resolved_at IS NULL
-		ORDER BY f.resolved_at IS NOT NULL, f.opened_at DESC, f.finding_id LIMIT ?`, openOnly, min(max(limit, 1), 1000)).Scan(ctx, &out)
-	if err = pg.Map(err); err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("reading findings: %w", err)
-	}
-	return out, nil
-}
-
 // LastFinished returns the newest run of a kind that finished by then, failed or
-// not, or nil. One that was cut off never finished.
+// not, or nil. One that was cut off never finished, and a dry run is no pass.
 func (s *Store) LastFinished(ctx context.Context, kind string, by time.Time) (*Run, error) {
-	return s.last(ctx, `WHERE kind = ? AND finished_at <= ? ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by)
+	return s.last(ctx, `WHERE NOT dry_run AND kind = ? AND finished_at <= ? ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by)
 }
 
 // LastSuccess is LastFinished without runs that failed.
 func (s *Store) LastSuccess(ctx context.Context, kind string, by time.Time) (*Run, error) {
-	return s.last(ctx, `WHERE kind = ? AND finished_at <= ? AND result <> 'failed' ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by)
+	return s.last(ctx, `WHERE NOT dry_run AND kind = ? AND finished_at <= ? AND result <> 'failed' ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by)
 }
 
-// SuccessSince returns a run of a kind that started then or later and did not
-// fail, by whichever replica's clock, or nil.
+// SuccessSince returns a run of a kind, no dry one, that started then or later and
+// did not fail, by whichever replica's clock, or nil.
 func (s *Store) SuccessSince(ctx context.Context, kind string, since time.Time) (*Run, error) {
-	return s.last(ctx, `WHERE kind = ? AND started_at >= ? AND result <> 'failed' ORDER BY started_at DESC, run_id DESC LIMIT 1`, kind, since)
+	return s.last(ctx, `WHERE NOT dry_run AND kind = ? AND started_at >= ? AND result <> 'failed' ORDER BY started_at DESC, run_id DESC LIMIT 1`, kind, since)
 }
 
 func (s *Store) last(ctx context.Context, which string, args ...any) (*Run, error) {

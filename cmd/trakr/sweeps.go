@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/sweeps"
+	"trakr/internal/sweep"
+)
+
+func (a *app) sweepCommand() *cobra.Command {
+	c := &cobra.Command{Use: "sweep", Short: "Run sweeps and see what they found"}
+	c.AddCommand(a.sweepRunCommand(), a.sweepListCommand())
+	return c
+}
+
+func (a *app) sweepRunCommand() *cobra.Command {
+	var dry bool
+	run := &cobra.Command{
+		Use: "run KIND", Short: "Run a sweep now; exits 1 when it finds something", Args: cobra.ExactArgs(1), ValidArgs: sweepKinds(),
+		Long: "Runs one pass of a sweep and stores what it counted, zero included. KIND is one of: " + strings.Join(sweepKinds(), ", ") + ".\n" +
+			"A kind that deletes or erases is a dry run unless --dry-run=false is given; the scheduled passes act.\n" +
+			"A dry run opens and resolves no finding. Exits 0 clean, 1 findings, 3 cannot tell.",
+		Example: "  trakr sweep run orphans\n  trakr sweep run orphans --dry-run --json",
+	}
+	run.RunE = a.with(func(ctx context.Context, s *service, args []string) error {
+		var opts []sweep.Option
+		if run.Flags().Changed("dry-run") {
+			opts = append(opts, sweep.DryRun(dry))
+		}
+		why := reasonFlags{code: string(lifecycle.SystemSweep)}
+		r, err := s.runner.RunOnce(ctx, why.access(), args[0], sweep.ByCommand, opts...)
+		if err != nil {
+			return err
+		}
+		if err := a.printRun(r); err != nil {
+			return err
+		}
+		switch r.Result {
+		case sweeps.Clean:
+			return nil
+		case sweeps.Findings:
+			return errFinding
+		}
+		return errors.New("the sweep could not judge everything; see what is marked unjudged")
+	})
+	run.Flags().BoolVar(&dry, "dry-run", false, "look and change nothing (default true for a kind that deletes or erases)")
+	return run
+}
+
+// printRun prints one sweep as other programs or people read it.
+func (a *app) printRun(r sweeps.Run) error {
+	if a.json {
+		return a.printJSON(r)
+	}
+	if err := a.table("TABLE\tCOLUMN\tROWS\tJUDGEMENT", func(line func(...any)) {
+		for _, c := range r.Checks {
+			line(c.Table, dash(c.Column), c.Rows, judgement(c))
+		}
+	}); err != nil {
+		return err
+	}
+	if r.DryRun {
+		_, err := fmt.Fprintf(a.out, "\n%s sweep %s, dry run: %s; nothing was changed, no finding opened or resolved\n", r.Kind, r.ID, r.Result)
+		return err
+	}
+	_, err := fmt.Fprintf(a.out, "\n%s sweep %s: %s\n", r.Kind, r.ID, r.Result)
+	return err
+}
+
+// judgement says in words what one check means.
+func judgement(c sweeps.Check) string {
+	switch {
+	case c.Found():
+		what := c.Ground
+		if what == "" {
+			what = "rows of tenants no longer registered"
+		}
+		return fmt.Sprintf("FINDING (%s): %s", c.Severity, what)
+	case c.Disposition == sweeps.Checked:
+		return "nothing remains"
+	case c.Ground != "":
+		return string(c.Disposition) + ": " + c.Ground
+	}
+	return string(c.Disposition)
+}
+
+func (a *app) sweepListCommand() *cobra.Command {
+	var limit int
+	list := &cobra.Command{
+		Use: "list", Short: "List past sweeps and open findings", Args: cobra.NoArgs,
+		Example: "  trakr sweep list --limit 5",
+		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+			runs, err := s.sweeps.Runs(ctx, "", limit)
+			if err != nil {
+				return err
+			}
+			findings, err := s.sweeps.Findings(ctx, true, 1000)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"runs": runs, "findings": findings})
+			}
+			if err := a.table("RUN\tKIND\tBY\tSTARTED\tRESULT\tCHECKS", func(line func(...any)) {
+				for _, r := range runs {
+					result := string(r.Result)
+					if result == "" {
+						result = "did not finish"
+					}
+					if r.DryRun {
+						result += " (dry run)"
+					}
+					line(r.ID, r.Kind, r.Trigger, r.StartedAt, result, len(r.Checks))
+				}
+			}); err != nil || len(findings) == 0 {
+				return err
+			}
+			fmt.Fprintln(a.out)
+			return a.printFindings(findings)
+		}),
+	}
+	list.Flags().IntVar(&limit, "limit", 20, "at most this many runs")
+	return list
+}
+
+func (a *app) printFindings(findings []sweeps.Finding) error {
+	return a.table("FINDING\tKIND\tSEVERITY\tSTATE\tTABLE\tCOLUMN\tROWS\tSINCE", func(line func(...any)) {
+		for _, f := range findings {
+			line(f.ID, f.Kind, f.Severity, f.State(), f.Table, dash(f.Column), f.Rows, f.OpenedAt)
+		}
+	})
+}
+
+func (a *app) findingCommand() *cobra.Command {
+	var all bool
+	var limit int
+	list := &cobra.Command{
+		Use: "list", Short: "List open findings", Args: cobra.NoArgs,
+		Example: "  trakr finding list --all --limit 50",
+		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+			findings, err := s.sweeps.Findings(ctx, !all, limit)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"findings": findings})
+			}
+			return a.printFindings(findings)
+		}),
+	}
+	list.Flags().BoolVar(&all, "all", false, "resolved ones too")
+	list.Flags().IntVar(&limit, "limit", 100, "at most this many")
+	show := &cobra.Command{
+		Use: "show ID", Short: "Show a finding and its life", Args: cobra.ExactArgs(1),
+		Example: "  trakr finding show 01a20e98-a0d9-7be0-acd3-8cea525129a5",
+		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+			f, life, err := s.sweeps.Finding(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(struct {
+					sweeps.Finding
+					Events []sweeps.Event `json:"events"`
+				}{f, life})
+			}
+			if err := a.printFindings([]sweeps.Finding{f}); err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out)
+			return a.table("STEP\tAT\tROWS\tSWEEP\tBY\tREASON\tTICKET\tDELIVERED", func(line func(...any)) {
+				for _, e := range life {
+					delivered := any("-")
+					if e.DeliveredAt != nil {
+						delivered = *e.DeliveredAt
+					}
+					line(e.Transition, e.OccurredAt, e.Rows, dash(e.RunID), dash(e.ActorID), dash(e.ReasonCode), dash(e.ReasonRef), delivered)
+				}
+			})
+		}),
+	}
+	var why reasonFlags
+	acknowledge := &cobra.Command{
+		Use: "acknowledge ID", Short: "Say that you know of a finding, and the ticket; it stays open", Args: cobra.ExactArgs(1),
+		Long: "Marks an open finding as known, with a reason and a ticket; audited. It stays open and counted until a\n" +
+			"sweep no longer sees it. One that comes back later is a new finding.",
+		Example: "  trakr finding acknowledge 01a20e98-a0d9-7be0-acd3-8cea525129a5 --reason-code incident_response --reason-ref OPS-12",
+		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+			f, err := s.sweeps.Acknowledge(ctx, why.access(), args[0], a.now())
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(f)
+			}
+			return a.printFindings([]sweeps.Finding{f})
+		}),
+	}
+	why.register(acknowledge, lifecycle.IncidentResponse)
+	c := &cobra.Command{Use: "finding", Short: "See and acknowledge what sweeps found"}
+	c.AddCommand(list, show, acknowledge)
+	return c
+}
