@@ -45,7 +45,7 @@ tidy:
 	$(GO) mod verify
 
 fuzz: ## each fuzz target for $(FUZZTIME)
-	@for t in connect:FuzzToken connect:FuzzQSH connect:FuzzPayload merkle:FuzzParseCheckpoint merkle:FuzzOpen auditfile:FuzzParse auditfile:FuzzVerify; do \
+	@for t in connect:FuzzToken connect:FuzzQSH connect:FuzzPayload merkle:FuzzParseCheckpoint merkle:FuzzOpen auditfile:FuzzParse auditfile:FuzzVerify certificate:FuzzVerify; do \
 		$(GO) test ./internal/$${t%%:*} -run '^$$' -fuzz "^$${t##*:}$$" -fuzztime $(FUZZTIME) || exit 1; done
 	$(GO) test ./policy -run '^$$' -fuzz '^FuzzLoad$$' -fuzztime $(FUZZTIME)
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/schollz/progressbar/v3"
@@ -13,19 +14,25 @@ import (
 	"golang.org/x/term"
 
 	"trakr/internal/auditfile"
+	"trakr/internal/certificate"
 )
 
 func (a *app) verifyCommand() *cobra.Command {
 	var key string
 	c := &cobra.Command{
-		Use: "verify FILE", Short: "Check an exported audit offline, against the log's public key", Args: cobra.ExactArgs(1),
+		Use: "verify FILE", Short: "Check an exported audit or a certificate of deletion offline, against the log's public key", Args: cobra.ExactArgs(1),
 		Long: "Reads an export (ndjson, csv or ocsf, also gzip) and checks that every record shown stood at its position\n" +
 			"in the log of the signed checkpoint, byte for byte, that nothing was changed, removed, inserted, moved or\n" +
 			"cut since, and that the columns say what the records say. Needs no database and no network.\n\n" +
+			"Of a certificate of deletion (json, html or pdf) it checks the signature, names every value that was changed,\n" +
+			"added or removed since, proves that the records it rests on stood in the log, and that it says what they say.\n" +
+			"An HTML page or a PDF is made anew and compared, so that its text is proven too; a page that another version\n" +
+			"of trakr made cannot be told about.\n\n" +
 			"The key must have reached you by another way than the file; whoever runs the service prints it with\n" +
-			"trakr audit checkpoint --key. Not proven: recorded_at, and that a filter left out only what it should.\n" +
+			"trakr audit checkpoint --key. Not proven of an export: recorded_at, and that a filter left out only what it\n" +
+			"should; of a certificate: its counts and places, and when backups are gone, which are its issuer's signed word.\n" +
 			"Exit codes: 0 proven, 1 a finding, 2 wrong usage, 3 cannot tell.",
-		Example: "  trakr verify audit.ndjson --key log.vkey\n  trakr verify audit.csv.gz --key trakr-audit/…+…+… --json",
+		Example: "  trakr verify audit.ndjson --key log.vkey\n  trakr verify certificate.pdf --key log.vkey\n  trakr verify audit.csv.gz --key trakr-audit/…+…+… --json",
 		RunE:    func(c *cobra.Command, args []string) error { return a.verify(c.Context(), args[0], key) },
 	}
 	c.Flags().StringVar(&key, "key", "", "the log's public key (C2SP signed-note), or a file that holds it")
@@ -40,13 +47,21 @@ func (a *app) verify(ctx context.Context, file, key string) error {
 	if b, err := os.ReadFile(key); err == nil {
 		key = string(b)
 	}
-	bar := a.progress(2*st.Size(), "verifying", progressbar.OptionShowBytes(true))
-	report, err := auditfile.Verify(ctx, func() (io.ReadCloser, error) { return os.Open(file) }, strings.TrimSpace(key), func(n int64) { bar(n) })
-	bar(-1)
-	if errors.Is(err, auditfile.ErrNoKey) {
-		return fmt.Errorf("%w. Give the key that reached you by another way: --key KEY or --key FILE (whoever runs the service prints it with: trakr audit checkpoint --key)", err)
+	key = strings.TrimSpace(key)
+	if b, err := beginning(file); err != nil {
+		return err
+	} else if _, ok := certificate.Recognise(b); ok {
+		return a.verifyCertificate(file, b, key)
 	}
-	if err != nil {
+	bar := a.progress(2*st.Size(), "verifying", progressbar.OptionShowBytes(true))
+	report, err := auditfile.Verify(ctx, func() (io.ReadCloser, error) { return os.Open(file) }, key, func(n int64) { bar(n) })
+	bar(-1)
+	switch {
+	case errors.Is(err, auditfile.ErrNoKey):
+		return noKey(err)
+	case errors.Is(err, auditfile.ErrNotExport):
+		return fmt.Errorf("%s is neither an exported audit nor a certificate of deletion", file)
+	case err != nil:
 		return err
 	}
 	if a.json {
@@ -58,6 +73,83 @@ func (a *app) verify(ctx context.Context, file, key string) error {
 		err = errFinding
 	}
 	return err
+}
+
+// noKey says how to get the key.
+func noKey(err error) error {
+	return fmt.Errorf("%w. Give the key that reached you by another way: --key KEY or --key FILE (whoever runs the service prints it with: trakr audit checkpoint --key)", err)
+}
+
+// beginning reads as much of a file as a certificate can have, and a byte more.
+func beginning(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, certificate.MaxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the file: %w", err)
+	}
+	return b, nil
+}
+
+func (a *app) verifyCertificate(file string, b []byte, key string) error {
+	r, err := certificate.Verify(b, key, toolVersion())
+	switch {
+	case errors.Is(err, certificate.ErrNoKey):
+		return noKey(err)
+	case err != nil:
+		return err
+	}
+	if a.json {
+		err = a.printJSON(r)
+	} else {
+		err = a.printCertificate(file, r)
+	}
+	switch {
+	case err != nil:
+		return err
+	case len(r.Findings) > 0:
+		return errFinding
+	case r.Unjudged != "":
+		return errors.New(r.Unjudged)
+	}
+	return nil
+}
+
+func (a *app) printCertificate(file string, r certificate.Report) error {
+	var b strings.Builder
+	for _, f := range r.Findings {
+		fmt.Fprintf(&b, "FINDING in %s: %s", file, f.Fault)
+		if f.Pointer != "" {
+			fmt.Fprintf(&b, " at %s", f.Pointer)
+		}
+		fmt.Fprintf(&b, ": %s.\n", f.Detail)
+	}
+	if len(r.Findings) == 0 {
+		fmt.Fprintf(&b, "Proven: the certificate of deletion %s of %s is signed with the key of the log %s and unchanged.\n", r.CertificateID, r.Issuer, r.Origin)
+		if r.State == certificate.Erased {
+			fmt.Fprintf(&b, "Tenant %s, erasure %s: gone from the live service since %s, gone from backups after %s.\n", r.TenantID, r.ErasureID, r.DeletedLiveAt, r.BackupsClearAfter)
+		} else {
+			fmt.Fprintf(&b, "Request %s: nothing was held of the subject with the digest %s.\n", r.RequestID, r.SubjectDigest)
+		}
+		fmt.Fprintf(&b, "The records it rests on stand in the log at the positions %s and say what it says", positions(r.LogIndexes))
+		if r.Format != certificate.JSON && r.Unjudged == "" {
+			b.WriteString("; the page says what its certificate says")
+		}
+		b.WriteString(".\nNot proven, but signed: its counts and places, when backups are gone, and what recipients acknowledged.\n")
+	}
+	_, err := io.WriteString(a.out, b.String())
+	return err
+}
+
+func positions(all []int64) string {
+	out := make([]string, len(all))
+	for i, n := range all {
+		out[i] = strconv.FormatInt(n, 10)
+	}
+	return strings.Join(out, ", ")
 }
 
 func (a *app) printVerified(file string, r auditfile.Report) error {

@@ -1,6 +1,7 @@
 package certificate_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"trakr/internal/certificate"
+	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/merkle"
 )
@@ -48,7 +50,12 @@ type log struct {
 
 // newLog returns an empty log. The seed is its key.
 func newLog(t testing.TB, name string, seed byte) *log {
-	private := ed25519.NewKeyFromSeed([]byte(strings.Repeat(string(rune(seed)), ed25519.SeedSize)))
+	t.Helper()
+	return logOf(t, name, ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize)))
+}
+
+func logOf(t testing.TB, name string, private ed25519.PrivateKey) *log {
+	t.Helper()
 	public := private.Public().(ed25519.PublicKey)
 	return &log{tree: merkle.NewTree(), tiles: map[[2]int64][]byte{}, signer: must[note.Signer](t)(merkle.NewSigner(name, private)),
 		verifier: must[note.Verifier](t)(merkle.NewVerifier(name, public)), key: must[string](t)(merkle.VerifierKey(name, public))}
@@ -305,7 +312,7 @@ func TestASignatureOfACheckpointIsNoneOfACertificate(t *testing.T) {
 // signed signs a certificate as somebody would who has the key and asks nothing.
 func (l *log) signed(t testing.TB, c certificate.Certificate) []byte {
 	t.Helper()
-	c.Statement, c.KeyID, c.Manifest = certificate.Statement, fmt.Sprintf("%s+%08x", l.verifier.Name(), l.verifier.KeyHash()), map[string]string{}
+	c.Statement, c.KeyID = certificate.Statement, fmt.Sprintf("%s+%08x", l.verifier.Name(), l.verifier.KeyHash())
 	none := func(p *[]string) {
 		if *p == nil {
 			*p = []string{}
@@ -318,9 +325,15 @@ func (l *log) signed(t testing.TB, c certificate.Certificate) []byte {
 	}
 	c.Audit.LogIndexes = append([]int64{}, c.Audit.LogIndexes...)
 	c.Stores = append([]certificate.Store{}, c.Stores...)
-	v := tree(t, must[[]byte](t)(c.JSON()))
+	return l.signedTree(t, tree(t, must[[]byte](t)(c.JSON())))
+}
+
+// signedTree signs whatever stands there.
+func (l *log) signedTree(t testing.TB, v map[string]any) []byte {
+	t.Helper()
 	delete(v, "manifest")
 	delete(v, "signature")
+	signed := map[string]string{}
 	for _, p := range pointers(v, "", true) {
 		edit(v, p, func(x any) any {
 			b := must[[]byte](t)(canonical(x))
@@ -333,14 +346,14 @@ func (l *log) signed(t testing.TB, c certificate.Certificate) []byte {
 				}
 			}
 			sum := sha256.Sum256(b)
-			c.Manifest[p] = hex.EncodeToString(sum[:])
+			signed[p] = hex.EncodeToString(sum[:])
 			return x
 		})
 	}
-	m := must[[]byte](t)(canonical(c.Manifest))
+	m := must[[]byte](t)(canonical(signed))
 	s := must[[]byte](t)(l.signer.Sign(append([]byte("trakr/certificate-of-deletion/v1\x00"), m...)))
-	c.Signature = base64.StdEncoding.EncodeToString(s)
-	return must[[]byte](t)(c.JSON())
+	v["manifest"], v["signature"] = signed, base64.StdEncoding.EncodeToString(s)
+	return write(t, v)
 }
 
 // canonical is RFC 8785 for what certificates hold in these tests, by another
@@ -351,4 +364,13 @@ func canonical(v any) ([]byte, error) {
 	e.SetEscapeHTML(false)
 	err := e.Encode(v)
 	return []byte(strings.TrimSuffix(b.String(), "\n")), err
+}
+
+// The key is that of the keyring, as the service signs its checkpoints with it.
+func TestAKeyringsKeySigns(t *testing.T) {
+	k := must[*keyring.Keyring](t)(keyring.New())
+	l := logOf(t, "trakr-audit/01a20e98", k.Signing())
+	if r := l.verify(t, l.issue(t, l.erased(t, 1))); !r.Proven || r.Origin != "trakr-audit/01a20e98" {
+		t.Errorf("%+v", r)
+	}
 }

@@ -137,7 +137,7 @@ func escape(name string) string { return escaper.Replace(name) }
 func formFaults(file, understood map[string]string) []Finding {
 	var out []Finding
 	for _, p := range slices.Sorted(maps.Keys(file)) {
-		if want, ok := understood[p]; !ok {
+		if want, ok := understood[p]; !ok || want == "null" {
 			out = append(out, Finding{Form, p, "it is not part of a certificate, or not of the type that belongs there"})
 		} else if want != file[p] {
 			out = append(out, Finding{Form, p, "the value is not in the form that belongs there"})

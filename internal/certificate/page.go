@@ -132,7 +132,7 @@ func methods(all []string) string {
 }
 
 func (c Certificate) retained() section {
-	s := section{ID: "retained", Title: "What is retained", Intro: "It names nobody; each is kept on its own ground and for its own time.",
+	s := section{ID: "retained", Title: "What is retained", Intro: "Each is kept on its own ground and for its own time.",
 		Columns: []column{{"What", 30, false}, {"Ground", 45, false}, {"Until", 25, false}}}
 	for _, r := range c.Retained {
 		s.Rows = append(s.Rows, []string{r.What, r.Ground, r.Until})
@@ -146,8 +146,9 @@ func (c Certificate) retained() section {
 func (c Certificate) verification() section {
 	v := c.Verification
 	return section{ID: "verification", Title: "Verification", Intro: "Another database role than the one that deletes counted what is left.",
-		Columns: []column{{"Verifying sweep", 26, false}, {"Role", 14, false}, {"Result", 8, false}, {"When", 22, false}, {"SHA-256 of what was asked", 30, false}},
-		Rows:    [][]string{{v.SweepRunID, v.Role, v.Result, v.VerifiedAt.String(), v.PredicateDigest}}}
+		Columns: []column{{"What", 30, false}, {"Value", 70, false}},
+		Rows: [][]string{{"Result", v.Result}, {"When", v.VerifiedAt.String()}, {"Verifying sweep", v.SweepRunID}, {"Role", v.Role},
+			{"SHA-256 of what was asked", v.PredicateDigest}}}
 }
 
 func (c Certificate) recipients() section {

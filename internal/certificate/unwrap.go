@@ -8,9 +8,9 @@ import (
 	"strconv"
 )
 
-// maxFile bounds a page that is looked at: a certificate's JSON, its text and what
-// stands around them.
-const maxFile = 8 << 20
+// MaxFile bounds, in bytes, a page that is looked at: a certificate's JSON, its text
+// and what stands around them.
+const MaxFile = 8 << 20
 
 // Recognise tells whether a file may be a certificate or hold one, and in which
 // form. An exported audit is none.
@@ -25,7 +25,7 @@ const htmlOpen = `<script type="application/json" id="certificate">`
 // unwrap returns the JSON of a certificate and the form of the file. No format means
 // that it holds none.
 func unwrap(file []byte) (b []byte, f Format, fault *Finding) {
-	start := bytes.TrimLeft(file[:min(len(file), maxFile)], " \t\r\n")
+	start := bytes.TrimLeft(file[:min(len(file), MaxFile)], " \t\r\n")
 	head := start[:min(len(start), 1<<10)]
 	switch {
 	case bytes.HasPrefix(head, []byte("{")):
@@ -37,7 +37,7 @@ func unwrap(file []byte) (b []byte, f Format, fault *Finding) {
 	default:
 		return nil, "", nil
 	}
-	if len(file) > maxFile {
+	if len(file) > MaxFile {
 		return nil, f, &Finding{Malformed, "", "it is longer than 8 MiB, which no certificate is"}
 	}
 	if f == PDF {
