@@ -17,6 +17,7 @@ func judge(p *Policy, lines lineIndex) []Fault {
 	j.fields()
 	j.stores()
 	j.retention()
+	j.requests()
 	j.sweeps()
 	j.reasons()
 	j.app()
@@ -153,6 +154,27 @@ func (j *judgement) retention() {
 		if _, err := time.Parse(time.DateOnly, s.Since); err != nil {
 			j.fault("$.sub_processors["+strconv.Itoa(i)+"].since", "not a date")
 		}
+	}
+}
+
+// Bounds that no policy can move.
+const (
+	maxDue  = 30 * 24 * time.Hour  // GDPR Art. 12(3): one month
+	maxHold = 366 * 24 * time.Hour // what is held longer is looked at anew
+)
+
+// requests: completed within the law's month, after a cooling-off that leaves time
+// for it; a hold ends.
+func (j *judgement) requests() {
+	r := j.p.DeletionRequests
+	if d := r.Due.Duration(); d <= 0 || d > maxDue {
+		j.fault("$.deletion_requests.due", "a request is completed within 30 days (GDPR Art. 12(3)), and not at once")
+	}
+	if r.CoolingOff.Duration() >= r.Due.Duration() {
+		j.fault("$.deletion_requests.cooling_off", "the cooling-off must end before the request is due")
+	}
+	if d := j.p.LegalHolds.Longest.Duration(); d < time.Hour || d > maxHold {
+		j.fault("$.legal_holds.longest", "a hold lasts between an hour and 366 days; a longer one is placed anew")
 	}
 }
 

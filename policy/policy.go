@@ -26,6 +26,8 @@ type Policy struct {
 	SubProcessors       []SubProcessor `yaml:"sub_processors"`
 	Retention           []Retention    `yaml:"retention"`
 	DeletionDeadline    Period         `yaml:"deletion_deadline"` // from uninstall to gone from live stores
+	DeletionRequests    Requests       `yaml:"deletion_requests"`
+	LegalHolds          LegalHolds     `yaml:"legal_holds"`
 	Sweeps              []Sweep        `yaml:"sweeps"`
 	Reasons             []Reason       `yaml:"reasons"`
 	NotAudited          []NotAudited   `yaml:"not_audited"` // the published list of what leaves no audit event
@@ -132,6 +134,27 @@ type Retention struct {
 	Starts     string `yaml:"starts"` // the event the period counts from
 	Ground     string `yaml:"ground"`
 	ExecutedBy string `yaml:"executed_by"` // "uninstall", "replay_guard", "operator", "none": who makes it true
+}
+
+// Requests is how customers' deletion requests are answered.
+type Requests struct {
+	Due           Period        `yaml:"due"`         // from the request until it is completed
+	CoolingOff    Period        `yaml:"cooling_off"` // from the approval until it is acted upon
+	IdentityCheck IdentityCheck `yaml:"identity_check"`
+}
+
+// IdentityCheck says who vouches that a request comes from the customer.
+type IdentityCheck string
+
+// The ways: whoever enters the request, by the ticket; or somebody in a step of its own.
+const (
+	IdentityByTicket IdentityCheck = "ticket"
+	IdentitySeparate IdentityCheck = "separate"
+)
+
+// LegalHolds bounds how long data may be held back from its deletion.
+type LegalHolds struct {
+	Longest Period `yaml:"longest"` // from placing a hold to its end
 }
 
 // Sweep is one scheduled check.

@@ -21,6 +21,7 @@ type Problem struct {
 	Detail    string              `json:"detail,omitempty" doc:"the cause and the way out; never a submitted value"`
 	RequestID string              `json:"request_id,omitempty" doc:"stands in the log and the audit"`
 	Errors    []lifecycle.Pointer `json:"errors,omitempty" doc:"places in the request, RFC 6901"`
+	Existing  string              `json:"existing_request_id,omitempty" doc:"of a request-conflict: the deletion request that is open already"`
 
 	retryAfter int // seconds
 }
@@ -62,7 +63,7 @@ func problemOf(err error, requestID string) *Problem {
 		f, s = &lifecycle.Fault{Kind: lifecycle.Internal}, statuses[lifecycle.Internal]
 	}
 	return &Problem{Type: "/problems/" + string(f.Kind), Title: s.title, Status: s.status, Detail: f.Detail, RequestID: requestID,
-		Errors: f.Pointers, retryAfter: int(math.Ceil(f.RetryAfter.Seconds()))}
+		Errors: f.Pointers, Existing: f.Existing, retryAfter: int(math.Ceil(f.RetryAfter.Seconds()))}
 }
 
 // Error implements error (huma.StatusError).

@@ -53,6 +53,7 @@ type Fault struct {
 	Pointers   []Pointer
 	RetryAfter time.Duration
 	Reason     string // closed-set cause for the audit event's status_detail, e.g. "expired"
+	Existing   string // id of the deletion request that stands in the way
 	cause      error
 }
 
@@ -87,6 +88,9 @@ func After(d time.Duration) Option { return func(f *Fault) { f.RetryAfter = d } 
 
 // Because sets the closed-set cause that the audit event carries.
 func Because(reason string) Option { return func(f *Fault) { f.Reason = reason } }
+
+// Existing names the deletion request that stands in the way.
+func Existing(requestID string) Option { return func(f *Fault) { f.Existing = requestID } }
 
 // Cause keeps err for the log. Its text must hold no tenant value.
 func Cause(err error) Option { return func(f *Fault) { f.cause = err } }

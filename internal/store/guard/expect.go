@@ -52,6 +52,9 @@ var tables = []struct {
 	{name: "schedule_state", service: "SELECT INSERT", reader: "SELECT"},
 	{name: "api_tokens", service: "SELECT INSERT"},
 	{name: "reports_issued", service: "SELECT INSERT", reader: "SELECT"},
+	{name: "legal_holds", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT"},
+	{name: "deletion_requests", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT"},
+	{name: "deletion_request_events", log: true, service: "SELECT", reader: "SELECT", sweep: "SELECT"},
 	{name: "schema_migrations", service: "SELECT", reader: "SELECT"},
 	{name: "log_identity", log: true, service: "SELECT", reader: "SELECT"},
 	{name: "log_epochs", log: true, service: "SELECT", reader: "SELECT", door: "SELECT"},
@@ -70,6 +73,8 @@ var columns = []struct{ role, may, table, columns string }{
 	{service, "UPDATE", "replay_guard", "seen_at"},
 	{service, "UPDATE", "api_tokens", "revoked_at"},
 	{service, "UPDATE", "finding_events", "attempts, delivered_at, next_attempt_at"},
+	{service, "UPDATE", "legal_holds", "released_at, released_by"},
+	{service, "UPDATE", "deletion_requests", "approved_at, approved_by, attempts, backups_clear_after, certificate_id, deleted_live_at, erasure_id, ground, held_from, moved_at, moved_by, moved_ref, not_before, retry_at, state, verified_at"},
 	{sweep, "SELECT", "tenant_fields", "tenant_id, written_at"},
 }
 
@@ -95,6 +100,7 @@ var functions = []struct {
 	{"door.measure(name,name,name,timestamp with time zone)", sweep, true, []string{fixedPath}, []string{service}, "b9a2a115b8b34552"},
 	{"door.count_tenant(uuid)", sweep, true, []string{fixedPath}, []string{service}, "cb6cb1bf118bd096"},
 	{"trakr.guard_growth(regclass,boolean)", owner, false, []string{fixedPath}, nil, "5d2997b754806393"},
+	{"trakr.judge_request()", owner, true, []string{fixedPath}, nil, "fd903f8aca17bd14"},
 	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
 	{"trakr.erasure_goes_on()", owner, false, []string{fixedPath}, nil, "c0b8c9e08cd06e0a"},
 	{"trakr.refuse_change()", owner, false, []string{fixedPath}, nil, "cad4aee4743b0031"},
@@ -260,7 +266,7 @@ func expectRowSecurity(facts) expected {
 }
 
 func expectTriggers(found facts) expected {
-	var e expected
+	e := expected{must: []string{"request_moves AFTER INSERT OR UPDATE ON trakr.deletion_requests FOR EACH ROW EXECUTE FUNCTION trakr.judge_request() always"}}
 	growing := months(found)
 	for _, t := range tables {
 		if t.log {

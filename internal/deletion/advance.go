@@ -1,0 +1,213 @@
+package deletion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/requests"
+	"trakr/policy"
+)
+
+// Run advances every open request. One that fails does not hold up the others.
+func (s *Service) Run(ctx context.Context, requestID string) error {
+	var failed []error
+	err := s.c.Requests.EachOpen(ctx, func(r requests.Request) error {
+		if _, err := s.Advance(ctx, machine(lifecycle.Access{RequestID: requestID}, r), r.ID); err != nil {
+			failed = append(failed, fmt.Errorf("deletion request %s: %w", r.ID, err))
+		}
+		return ctx.Err()
+	})
+	return errors.Join(append(failed, err)...)
+}
+
+// atOnce bounds the moves of one Advance; the longest way has fewer.
+const atOnce = 16
+
+// Advance takes every step of a request that can be taken now. Two at once do no
+// harm: each move is made from the state it was judged by, on a locked row.
+func (s *Service) Advance(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
+	r, err := s.c.Requests.Get(ctx, id)
+	for range atOnce {
+		if err != nil || !r.State.Open() {
+			return r, err
+		}
+		before := r.State
+		if r, err = s.c.Requests.Move(ctx, a, id, s.settle); err == nil && r.State == before {
+			r, err = s.act(ctx, a, r)
+		}
+		if err != nil || r.State == before {
+			return r, err
+		}
+		err = s.c.After(r.State)
+	}
+	return r, err
+}
+
+// settle makes the moves that need nothing but a look: a hold comes or goes, the
+// erasure was begun by another trigger, a time has come.
+func (s *Service) settle(r *requests.Request, f requests.Facts) error {
+	held := func() {
+		from := r.State
+		if from == requests.Failed {
+			from = requests.InProgress
+		}
+		r.State, r.HeldFrom = requests.OnHold, &from
+	}
+	switch r.State {
+	case requests.Received:
+		switch {
+		case r.TenantID == nil: // see act
+		case f.Begun:
+			r.State = requests.InProgress
+		default:
+			r.State = requests.IdentityCheck
+		}
+	case requests.IdentityCheck, requests.AwaitingApproval, requests.Approved:
+		switch {
+		case f.Held:
+			held()
+		case f.Begun:
+			r.State = requests.InProgress
+		case r.State == requests.IdentityCheck && s.c.Policy.DeletionRequests.IdentityCheck == policy.IdentityByTicket:
+			r.State = requests.AwaitingApproval
+		case r.State == requests.Approved && !f.Now.Before(*r.NotBefore):
+			r.State = requests.InProgress
+		}
+	case requests.InProgress:
+		if f.Held && !f.Erased {
+			held()
+		}
+	case requests.Failed:
+		switch {
+		case f.Held && !f.Erased:
+			held()
+		case !f.Now.Before(*r.RetryAt):
+			r.State = requests.InProgress
+		}
+	case requests.OnHold:
+		switch {
+		case f.Held && !f.Erased:
+		case f.Begun:
+			r.State, r.HeldFrom = requests.InProgress, nil
+		default:
+			r.State, r.HeldFrom = *r.HeldFrom, nil
+		}
+	}
+	return nil
+}
+
+// act does what a state asks for, and moves the request by how it ended.
+func (s *Service) act(ctx context.Context, a lifecycle.Access, r requests.Request) (requests.Request, error) {
+	switch {
+	case r.State == requests.Received && r.TenantID == nil:
+		// A crash after the certificate was issued: it is found by the request's id.
+		id, err := s.c.Erasures.NothingHeld(ctx, a, r)
+		if err != nil {
+			return r, fmt.Errorf("certifying that nothing is held: %w", err)
+		}
+		return s.move(ctx, a, r, func(r *requests.Request, _ requests.Facts) {
+			r.State, r.CertificateID = requests.CompletedNothingHeld, &id
+		})
+	case r.State == requests.InProgress:
+		return s.erase(ctx, a, r)
+	case r.State == requests.Verifying, r.State == requests.PartiallyCompleted, r.State == requests.AwaitingRecipient:
+		return s.finish(ctx, a, r)
+	}
+	return r, nil
+}
+
+// erase orders the one erasure. A crash after it and before the move: the erasure is
+// ordered again, which is a success, and its id is the same.
+func (s *Service) erase(ctx context.Context, a lifecycle.Access, r requests.Request) (requests.Request, error) {
+	id, err := s.c.Erasures.Erase(ctx, a, r.Tenant(), Order{RequestID: r.ID, RequestedAt: r.SubmittedTime})
+	var e Erasure
+	if err == nil {
+		e, err = s.c.Erasures.Get(ctx, id)
+	}
+	cause := err
+	r, err = s.move(ctx, a, r, func(r *requests.Request, f requests.Facts) {
+		if id != "" {
+			r.ErasureID = &id
+		}
+		from := requests.InProgress
+		switch {
+		case errors.Is(cause, lifecycle.OnHold):
+			r.State, r.HeldFrom = requests.OnHold, &from
+		case cause != nil:
+			retry := f.Now.Add(backoff(r.Attempts))
+			r.State, r.RetryAt, r.Attempts = requests.Failed, &retry, r.Attempts+1
+		default:
+			r.State, r.RetryAt = requests.Verifying, nil
+			e.note(r)
+		}
+	})
+	if cause != nil && !errors.Is(cause, lifecycle.OnHold) {
+		err = errors.Join(fmt.Errorf("erasing: %w", cause), err)
+	}
+	return r, err
+}
+
+// finish has what is deleted verified and certified, and looks how far that came.
+func (s *Service) finish(ctx context.Context, a lifecycle.Access, r requests.Request) (requests.Request, error) {
+	if r.ErasureID == nil {
+		return r, errors.New("a request is verified without an erasure")
+	}
+	cause := s.c.Erasures.Finish(ctx, a, *r.ErasureID)
+	e, err := s.c.Erasures.Get(ctx, *r.ErasureID)
+	if err != nil {
+		return r, errors.Join(cause, err)
+	}
+	r, err = s.move(ctx, a, r, func(r *requests.Request, _ requests.Facts) {
+		switch to := e.State(); {
+		case errors.Is(cause, ErrRemains) && r.State != requests.PartiallyCompleted:
+			r.State = requests.PartiallyCompleted
+		case errors.Is(cause, ErrRemains):
+		case r.State == requests.PartiallyCompleted && e.CertificateID != "":
+			r.State = requests.Verifying // and completed by the next step
+		case r.State == requests.Verifying && (to == requests.AwaitingRecipient || to == requests.Completed), r.State == requests.AwaitingRecipient && to == requests.Completed:
+			r.State = to
+		}
+		e.note(r)
+	})
+	if cause != nil {
+		err = errors.Join(fmt.Errorf("finishing an erasure: %w", cause), err)
+	}
+	return r, err
+}
+
+// note enters what is known of the erasure.
+func (e Erasure) note(r *requests.Request) {
+	for _, t := range []struct {
+		from time.Time
+		to   **time.Time
+	}{{e.DeletedAt, &r.DeletedLiveAt}, {e.VerifiedAt, &r.VerifiedAt}, {e.BackupsClearAfter, &r.BackupsClearAfter}} {
+		if !t.from.IsZero() {
+			at := t.from.UTC()
+			*t.to = &at
+		}
+	}
+	if e.CertificateID != "" {
+		id := e.CertificateID
+		r.CertificateID = &id
+	}
+}
+
+// move applies a change when the request is still where it was seen; else somebody
+// else moved it, and there is nothing left to do.
+func (s *Service) move(ctx context.Context, a lifecycle.Access, seen requests.Request, change func(*requests.Request, requests.Facts)) (requests.Request, error) {
+	return s.c.Requests.Move(ctx, a, seen.ID, func(r *requests.Request, f requests.Facts) error {
+		if r.State == seen.State {
+			change(r, f)
+		}
+		return nil
+	})
+}
+
+// backoff is how long a failed request rests: a minute, then twice as long each time,
+// at most an hour.
+func backoff(attempts int) time.Duration {
+	return min(time.Minute<<min(attempts, 6), time.Hour)
+}

@@ -1,0 +1,245 @@
+// Package holds keeps legal holds: while one is active, no erasure deletes anything
+// of its tenant. A hold names a ground out of a closed set, a ticket, a person and an
+// end, and no text. It is placed and released in one transaction with its audit event.
+//
+// Whoever deletes asks Active in the deleting transaction, after locking the tenant's
+// row in the registry. Place locks the same row, so that a hold either comes before
+// the deletion or is refused after it.
+package holds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/uptrace/bun"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/internal/pg"
+	"trakr/policy"
+)
+
+// Ground is why data may not be deleted for now.
+type Ground string
+
+// The grounds (GDPR Art. 17(3), Art. 18).
+const (
+	LegalObligation Ground = "legal_obligation" // Art. 17(3)(b): the law obliges us to keep it
+	LegalClaim      Ground = "legal_claim"      // Art. 17(3)(e): to establish, exercise or defend a claim
+	AuthorityOrder  Ground = "authority_order"  // a court or another authority ordered it
+	Restriction     Ground = "restriction"      // Art. 18: the person concerned asked that it be kept
+)
+
+// Grounds lists every ground.
+func Grounds() []Ground {
+	return []Ground{LegalObligation, LegalClaim, AuthorityOrder, Restriction}
+}
+
+// Hold is one legal hold.
+type Hold struct {
+	ID         string     `json:"hold_id" bun:"hold_id"`
+	TenantID   string     `json:"tenant_id" bun:"tenant_id"`
+	Ground     Ground     `json:"ground" bun:"ground"`
+	Ref        string     `json:"reason_ref" bun:"reason_ref" doc:"ticket"`
+	PlacedBy   string     `json:"placed_by" bun:"placed_by"`
+	PlacedAt   time.Time  `json:"placed_at" bun:"placed_at"`
+	Until      time.Time  `json:"until" bun:"until"`
+	ReleasedAt *time.Time `json:"released_at,omitempty" bun:"released_at"`
+	ReleasedBy string     `json:"released_by,omitempty" bun:"released_by,nullzero"`
+}
+
+// Active reports whether the hold keeps its tenant's data at that time.
+func (h Hold) Active(now time.Time) bool { return h.ReleasedAt == nil && now.Before(h.Until) }
+
+const columns = `hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until, released_at, released_by`
+
+// Store keeps the holds of one database.
+type Store struct {
+	db      *store.DB
+	log     *audit.Log
+	longest time.Duration
+}
+
+// New returns the store of db; the policy says how long a hold may last.
+func New(db *store.DB, log *audit.Log, p *policy.Policy) (*Store, error) {
+	if db == nil || log == nil || p == nil {
+		return nil, errors.New("holds need a database, an audit log and a policy")
+	}
+	return &Store{db, log, p.LegalHolds.Longest.Duration()}, nil
+}
+
+// Active returns the hold that keeps a tenant's data longest at that time, and
+// whether there is one. tx is the transaction of whoever is about to delete.
+func Active(ctx context.Context, tx bun.IDB, tenant lifecycle.TenantID, now time.Time) (Hold, bool, error) {
+	var h Hold
+	err := pg.Map(tx.NewRaw(`SELECT `+columns+` FROM trakr.legal_holds WHERE tenant_id = ? AND released_at IS NULL AND until > ?
+		ORDER BY until DESC, hold_id LIMIT 1`, tenant.String(), now.UTC()).Scan(ctx, &h))
+	if errors.Is(err, pg.ErrNoRows) {
+		return Hold{}, false, nil
+	}
+	if err != nil {
+		return Hold{}, false, fmt.Errorf("looking for a legal hold: %w", err)
+	}
+	return h.utc(), true, nil
+}
+
+// Refusal is the on-hold fault that tells until when a tenant's data stays.
+func (h Hold) Refusal() error {
+	return lifecycle.Fail(lifecycle.OnHold, "A legal hold ("+string(h.Ground)+") keeps this tenant's data until "+h.Until.Format(time.RFC3339)+
+		"; release it first: trakr hold release "+h.ID)
+}
+
+// Order is a hold to be placed.
+type Order struct {
+	Tenant lifecycle.TenantID
+	Ground Ground
+	Until  time.Time
+}
+
+// Place holds a tenant's data back from deletion. The tenant may be live, or its
+// erasure may have begun and not yet have deleted; an erased one is tenant-erased.
+// It takes a person, who names a ticket.
+func (s *Store) Place(ctx context.Context, a lifecycle.Access, o Order) (Hold, error) {
+	now := s.log.Now().UTC().Truncate(time.Microsecond)
+	e := audit.New(ctx, now, a, audit.HoldPlace, audit.Success)
+	e.TenantID = o.Tenant
+	if err := person(a); err != nil {
+		return Hold{}, s.deny(ctx, e, err)
+	}
+	switch longest := now.Add(s.longest); {
+	case !slices.Contains(Grounds(), o.Ground):
+		return Hold{}, lifecycle.Fail(lifecycle.RequestInvalid, "A hold's ground is one of legal_obligation, legal_claim, authority_order, restriction.", lifecycle.At("/ground", "unknown ground"))
+	case !o.Until.After(now) || o.Until.After(longest):
+		return Hold{}, lifecycle.Fail(lifecycle.RequestInvalid, "A hold ends in the future, and by the policy before "+longest.Format(time.RFC3339)+"; place another when it must last longer.", lifecycle.At("/until", "out of range"))
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return Hold{}, fmt.Errorf("placing a hold: %w", err)
+	}
+	h := Hold{ID: id.String(), TenantID: o.Tenant.String(), Ground: o.Ground, Ref: a.Reason.Ref, PlacedBy: a.Caller.ID, PlacedAt: now,
+		Until: o.Until.UTC().Truncate(time.Microsecond)}
+	e.CorrelationID, e.StatusDetail = h.ID, string(h.Ground)
+	err = pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		var row struct{ State string }
+		err := pg.Map(tx.NewRaw(`SELECT state FROM trakr.tenants WHERE tenant_id = ? FOR UPDATE`, h.TenantID).Scan(ctx, &row))
+		switch {
+		case errors.Is(err, pg.ErrNoRows):
+			return lifecycle.Fail(lifecycle.TenantUnknown, "There is no tenant with this id.")
+		case err != nil:
+			return err
+		case row.State == string(lifecycle.Erased):
+			return lifecycle.Fail(lifecycle.TenantErased, "This tenant is erased; there is nothing left to hold.")
+		}
+		if err := audit.Append(ctx, tx, e); err != nil {
+			return err
+		}
+		_, err = tx.NewRaw(`INSERT INTO trakr.legal_holds (hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			h.ID, h.TenantID, string(h.Ground), h.Ref, h.PlacedBy, h.PlacedAt, h.Until).Exec(ctx)
+		return err
+	})
+	if errors.Is(err, lifecycle.TenantErased) {
+		return Hold{}, s.deny(ctx, e, err)
+	}
+	if err != nil {
+		return Hold{}, fmt.Errorf("placing a hold: %w", err)
+	}
+	return h, nil
+}
+
+// Release ends a hold before its time; an erasure that waited for it goes on. One
+// that was released before stays so.
+func (s *Store) Release(ctx context.Context, a lifecycle.Access, id string) (Hold, error) {
+	now := s.log.Now().UTC().Truncate(time.Microsecond)
+	e := audit.New(ctx, now, a, audit.HoldRelease, audit.Success)
+	if err := person(a); err != nil {
+		return Hold{}, s.deny(ctx, e, err)
+	}
+	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
+		return Hold{}, unknown()
+	}
+	e.CorrelationID = id
+	var h Hold
+	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		err := pg.Map(tx.NewRaw(`SELECT `+columns+` FROM trakr.legal_holds WHERE hold_id = ? FOR UPDATE`, id).Scan(ctx, &h))
+		if errors.Is(err, pg.ErrNoRows) {
+			return unknown()
+		}
+		if err != nil || h.ReleasedAt != nil {
+			return err
+		}
+		if e.TenantID, err = lifecycle.ParseTenantID(h.TenantID); err != nil {
+			return err
+		}
+		e.StatusDetail = string(h.Ground)
+		if err := audit.Append(ctx, tx, e); err != nil {
+			return err
+		}
+		h.ReleasedAt, h.ReleasedBy = &now, a.Caller.ID
+		res, err := tx.NewRaw(`UPDATE trakr.legal_holds SET released_at = ?, released_by = ? WHERE hold_id = ? AND released_at IS NULL`, now, a.Caller.ID, id).Exec(ctx)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n != 1 {
+			return errors.Join(err, errors.New("a hold was not released"))
+		}
+		return nil
+	})
+	if err != nil {
+		return Hold{}, fmt.Errorf("releasing a hold: %w", err)
+	}
+	return h.utc(), nil
+}
+
+// List returns holds, newest first, at most 1000: of one tenant, or of all when it is
+// zero; with activeAt those alone that keep data at that time.
+func (s *Store) List(ctx context.Context, tenant lifecycle.TenantID, activeAt time.Time) ([]Hold, error) {
+	out := []Hold{}
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.legal_holds
+		WHERE (?0 OR tenant_id = ?1) AND (?2 OR (released_at IS NULL AND until > ?3)) ORDER BY placed_at DESC, hold_id LIMIT 1000`,
+		tenant.IsZero(), tenant.String(), activeAt.IsZero(), activeAt.UTC()).Scan(ctx, &out))
+	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return nil, fmt.Errorf("listing holds: %w", err)
+	}
+	for i := range out {
+		out[i] = out[i].utc()
+	}
+	return out, nil
+}
+
+func (h Hold) utc() Hold {
+	h.PlacedAt, h.Until = h.PlacedAt.UTC(), h.Until.UTC()
+	if h.ReleasedAt != nil {
+		at := h.ReleasedAt.UTC()
+		h.ReleasedAt = &at
+	}
+	return h
+}
+
+// person refuses who is none: a hold is answered for by somebody, with a ticket.
+func person(a lifecycle.Access) error {
+	if err := a.Check(); err != nil {
+		return err
+	}
+	if !a.Caller.Type.Person() {
+		return lifecycle.Fail(lifecycle.Forbidden, "A legal hold is placed and released by a person.")
+	}
+	return nil
+}
+
+// deny records a refused attempt and returns the refusal.
+func (s *Store) deny(ctx context.Context, e audit.Event, refusal error) error {
+	e.Outcome, e.StatusDetail = audit.Denied, string(lifecycle.AsFault(refusal).Kind)
+	if err := s.log.Record(ctx, e); err != nil {
+		return err
+	}
+	return refusal
+}
+
+func unknown() error {
+	return lifecycle.Fail(lifecycle.NotFound, "There is no legal hold with this id; trakr hold list shows them.")
+}
