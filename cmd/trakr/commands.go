@@ -146,7 +146,7 @@ func (a *app) loadPolicy(file string) (*policy.Policy, error) {
 
 func (a *app) sweepCommand() *cobra.Command {
 	run := &cobra.Command{
-		Use: "run KIND", Short: "Run a sweep now; exits 1 when it finds something", Args: cobra.ExactArgs(1), ValidArgs: []string{sweep.Orphans},
+		Use: "run KIND", Short: "Run a sweep now; exits 1 when it finds something", Args: cobra.ExactArgs(1), ValidArgs: []string{sweep.Orphans, sweep.Liveness},
 		Long:    "Counts, in every table of the live database that carries a tenant, the rows of tenants no longer\nregistered, and stores the count of each, zero included. Exits 0 clean, 1 findings, 3 cannot tell.",
 		Example: "  trakr sweep run orphans\n  trakr sweep run orphans --json",
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {

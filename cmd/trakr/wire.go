@@ -17,7 +17,9 @@ import (
 	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
+	"trakr/internal/bitbucket"
 	"trakr/internal/config"
 	"trakr/internal/devpg"
 	"trakr/internal/erasure"
@@ -31,6 +33,7 @@ import (
 	"trakr/internal/store/erasures"
 	"trakr/internal/store/guard"
 	"trakr/internal/store/inventory"
+	"trakr/internal/store/liveness"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/store/tokens"
@@ -70,6 +73,7 @@ type service struct {
 	tokens    *tokens.Store
 	reports   *location.Reporter
 
+	tracer  trace.TracerProvider
 	newKeys bool
 	serving bool // a sequencer of its own runs
 	anyway  bool // wired although a guard is missing, by a command that says so
@@ -131,6 +135,7 @@ func (s *service) connect(ctx context.Context, mode startMode, url lifecycle.Sec
 		}
 		url = lifecycle.NewSecret(login)
 	}
+	s.tracer = tracer
 	var err error
 	s.db, err = store.Open(ctx, url.Reveal(), store.Options{Tracer: tracer, Role: store.ServiceRole})
 	return err
@@ -215,11 +220,39 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err := s.erasing(ctx, keys, now); err != nil {
 		return err
 	}
-	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy)); err != nil {
+	client, err := s.bitbucket(now)
+	if err != nil {
+		return err
+	}
+	s.runner, err = sweep.New(s.db, s.policy, now, s.log, sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy),
+		sweep.NewLiveness(liveness.New(s.db), s.policy, s.door, client, byProbe{s.eraser}))
+	if err != nil {
 		return err
 	}
 	s.reports = &location.Reporter{Policy: s.policy, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof}
 	return nil
+}
+
+// bitbucket is the client of the configured API.
+func (s *service) bitbucket(now func() time.Time) (*bitbucket.Client, error) {
+	tracer := s.tracer
+	if tracer == nil {
+		tracer = noop.NewTracerProvider()
+	}
+	return bitbucket.New(bitbucket.Config{Origin: s.cfg.BitbucketAPIURL, AppKey: s.policy.App.Key, Resource: s.policy.App.Proof.Resource, Now: now, Tracer: tracer})
+}
+
+// byProbe erases what Bitbucket no longer knows.
+type byProbe struct{ eraser *erasure.Eraser }
+
+// EraseGone implements sweep.Eraser. One that is begun is finished by the erasures
+// sweep; only a legal hold is told.
+func (b byProbe) EraseGone(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, x sweep.Gone) error {
+	out, err := b.eraser.Erase(ctx, a, id, erasure.Order{Trigger: lifecycle.TriggerProbe, RequestedAt: x.At, Delivery: tenants.Delivery{Version: x.Version}})
+	if err == nil && errors.Is(out.Delay, lifecycle.OnHold) {
+		err = out.Delay
+	}
+	return err
 }
 
 func (s *service) schema(ctx context.Context) error {
