@@ -19,6 +19,7 @@ func judge(p *Policy, lines lineIndex) []Fault {
 	j.retention()
 	j.requests()
 	j.sweeps()
+	j.liveness()
 	j.reasons()
 	j.app()
 	return j.faults
@@ -188,6 +189,26 @@ func (j *judgement) sweeps() {
 		seen[s.Kind] = true
 		if s.Timeout.Duration() < time.Second {
 			j.fault(at+".timeout", "a pass needs at least a second")
+		}
+	}
+}
+
+// liveness: nothing below the floors, and a pass that can end in its time.
+func (j *judgement) liveness() {
+	l := j.p.Liveness
+	if l.Suspicions < MinSuspicions {
+		j.fault("$.liveness.suspicions", "a tenant is erased after %d suspicions or more", MinSuspicions)
+	}
+	if l.Days < MinDays {
+		j.fault("$.liveness.days", "a tenant is suspected for %d days or more before it is erased", MinDays)
+	}
+	if l.Apart.Duration() < MinApart {
+		j.fault("$.liveness.apart", "suspicions count only when they are 12 hours apart, or more")
+	}
+	for i, s := range j.p.Sweeps {
+		asking := time.Duration(l.Batch) * time.Second / time.Duration(max(l.PerSecond, 1))
+		if s.Kind == "liveness" && asking > s.Timeout.Duration() {
+			j.fault("$.sweeps["+strconv.Itoa(i)+"].timeout", "a pass cannot end in this time: %d questions at %d a second", l.Batch, l.PerSecond)
 		}
 	}
 }

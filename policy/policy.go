@@ -10,6 +10,7 @@ package policy
 import (
 	"regexp"
 	"strings"
+	"time"
 
 	"trakr/internal/lifecycle"
 )
@@ -28,6 +29,7 @@ type Policy struct {
 	DeletionDeadline    Period         `yaml:"deletion_deadline"` // from uninstall to gone from live stores
 	DeletionRequests    Requests       `yaml:"deletion_requests"`
 	LegalHolds          LegalHolds     `yaml:"legal_holds"`
+	Liveness            Liveness       `yaml:"liveness"`
 	Sweeps              []Sweep        `yaml:"sweeps"`
 	Reasons             []Reason       `yaml:"reasons"`
 	NotAudited          []NotAudited   `yaml:"not_audited"` // the published list of what leaves no audit event
@@ -156,6 +158,26 @@ const (
 type LegalHolds struct {
 	Longest Period `yaml:"longest"` // from placing a hold to its end
 }
+
+// Liveness says when a tenant whose uninstall never reached us is erased: after
+// Suspicions answers that say gone, each Apart from the one before, over at least
+// Days days. The code has floors for all three.
+type Liveness struct {
+	Suspicions int    `yaml:"suspicions"`
+	Days       int    `yaml:"days"`
+	Apart      Period `yaml:"apart"`      // in which a tenant is asked, and a suspicion counts, once
+	Batch      int    `yaml:"batch"`      // tenants asked in one pass, at most
+	Parallel   int    `yaml:"parallel"`   // questions at the same time
+	PerSecond  int    `yaml:"per_second"` // questions a second, at most
+}
+
+// The floors of Liveness. An outage at Bitbucket can last a weekend; no policy may
+// erase a tenant on less.
+const (
+	MinSuspicions = 3
+	MinDays       = 3
+	MinApart      = 12 * time.Hour
+)
 
 // Sweep is one scheduled check.
 type Sweep struct {

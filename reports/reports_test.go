@@ -111,8 +111,8 @@ var cases = map[string]struct {
 	"age not known":                  {func(f *reports.Facts) { f.Began = nil }, reports.Holds, reports.CannotTell},
 	"age not known, in an old log":   {func(f *reports.Facts) { f.Began = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.CannotTell},
 	"a row without a time":           {func(f *reports.Facts) { of(f, "trakr.replay_guard").Undated = 1 }, reports.Holds, reports.CannotTell},
-	"audit beyond period":            {func(f *reports.Facts) { f.Tables[4].Oldest = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.Fails},
-	"audit at its period":            {func(f *reports.Facts) { f.Tables[4].Oldest = ago(3650 * 24 * time.Hour) }, reports.Holds, reports.Holds},
+	"audit beyond period":            {func(f *reports.Facts) { of(f, "trakr.audit_events").Oldest = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.Fails},
+	"audit at its period":            {func(f *reports.Facts) { of(f, "trakr.audit_events").Oldest = ago(3650 * 24 * time.Hour) }, reports.Holds, reports.Holds},
 }
 
 func TestEachVerdictFollowsItsFact(t *testing.T) {

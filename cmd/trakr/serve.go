@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"trakr/internal/bitbucket"
 	"trakr/internal/config"
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
@@ -209,9 +208,7 @@ func start(l net.Listener, h http.Handler, failed chan<- error, log *slog.Logger
 func (a *app) handlers(s *service, tel *telemetry.Telemetry, seq *sequencer.Sequencer) (public, admin http.Handler, err error) {
 	var prover httpapi.Prover
 	if !s.cfg.DevSkipProof {
-		prover, err = bitbucket.New(bitbucket.Config{Origin: s.cfg.BitbucketAPIURL, AppKey: s.policy.App.Key, Resource: s.policy.App.Proof.Resource,
-			Now: a.now, Tracer: tel.Tracer})
-		if err != nil {
+		if prover, err = s.bitbucket(a.now); err != nil {
 			return nil, nil, err
 		}
 	}

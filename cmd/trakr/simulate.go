@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -16,15 +17,20 @@ import (
 func (a *app) simulateCommand() *cobra.Command {
 	c := simulate.Config{Progress: a.err}
 	var token string
+	var answers []string
 	cmd := &cobra.Command{
 		Use: "simulate", Short: "Act as Bitbucket against a running service on this machine", Args: cobra.NoArgs,
 		Long: "Plays Bitbucket Cloud against a running `trakr serve --dev`: installs, re-installs, reads, replays,\n" +
 			"forgeries, dropped callbacks and uninstalls of invented workspaces, with a Bitbucket API of its own on\n" +
 			"this machine so that the service's proof of possession is real. Exits 1 when the service accepted or\n" +
 			"refused something it should not have.\n\n" +
+			"With --stay its Bitbucket API goes on answering after the story, so that the liveness sweep can ask:\n" +
+			"workspaces whose uninstall was dropped are not known there, and --answer lets it say something else\n" +
+			"about one of the others. Workspaces count from 1: first those that uninstall, then those dropped.\n\n" +
 			"Reads need a token; without --token one for 15 minutes is made beside the running service.",
 		Example: "  trakr simulate --installs 5 --uninstalls 2\n" +
-			"  trakr simulate --installs 200 --uninstalls 200 --reads 1000 --forgeries 10 --json",
+			"  trakr simulate --installs 200 --uninstalls 200 --reads 1000 --forgeries 10 --json\n" +
+			"  trakr simulate --installs 5 --uninstalls 1 --drops 1 --answer 3=404@24h --answer 4=500 --stay 168h",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			cfg, err := a.config(true)
@@ -50,14 +56,30 @@ func (a *app) simulateCommand() *cobra.Command {
 			if f, ok := a.err.(*os.File); ok {
 				c.Terminal = term.IsTerminal(int(f.Fd()))
 			}
+			for _, s := range answers {
+				x, err := simulate.ParseAnswer(s)
+				if err != nil {
+					return usageError{err}
+				}
+				c.Answers = append(c.Answers, x)
+			}
+			show := func(sum simulate.Summary) error {
+				if a.json {
+					return a.printJSON(sum)
+				}
+				sum.WriteTable(a.out)
+				return nil
+			}
+			c.Staying = func(sum simulate.Summary) {
+				_ = show(sum) // a terminal that is gone does not end the simulation
+				fmt.Fprintf(a.err, "\nThe simulated Bitbucket API answers on %s for %s, or until Ctrl-C. In another shell:\n  TRAKR_BITBUCKET_API_URL=http://%s trakr sweep run liveness\n", c.API, c.Stay, c.API)
+			}
 			sum, err := simulate.Run(ctx, c)
 			if err != nil {
 				return err
 			}
-			if a.json {
-				err = a.printJSON(sum)
-			} else {
-				sum.WriteTable(a.out)
+			if c.Stay == 0 {
+				err = show(sum)
 			}
 			if err == nil && !sum.OK() {
 				err = errFinding
@@ -77,6 +99,8 @@ func (a *app) simulateCommand() *cobra.Command {
 	f.IntVar(&c.Replays, "replays", 2, "deliveries sent twice")
 	f.IntVar(&c.Forgeries, "forgeries", 9, "callbacks that must be refused")
 	f.IntVar(&c.Drops, "drops", 1, "workspaces whose uninstall is never delivered")
+	f.StringArrayVar(&answers, "answer", nil, "what the API says about a workspace after the story: WORKSPACE=STATUS[@DURATION], e.g. 3=404@24h")
+	f.DurationVar(&c.Stay, "stay", 0, "how long the API goes on answering after the story, e.g. 168h")
 	f.IntVar(&c.Concurrency, "concurrency", 4, "callbacks at a time")
 	return cmd
 }

@@ -17,7 +17,9 @@ import (
 	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
+	"trakr/internal/bitbucket"
 	"trakr/internal/config"
 	"trakr/internal/devpg"
 	"trakr/internal/erasure"
@@ -32,6 +34,7 @@ import (
 	"trakr/internal/store/guard"
 	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/inventory"
+	"trakr/internal/store/liveness"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/store/tokens"
@@ -71,7 +74,9 @@ type service struct {
 	inventory *inventory.Store
 	tokens    *tokens.Store
 	reports   *location.Reporter
+	client    *bitbucket.Client
 
+	tracer  trace.TracerProvider
 	newKeys bool
 	begun   chan struct{} // an erasure has begun
 	serving bool          // a sequencer of its own runs
@@ -134,6 +139,7 @@ func (s *service) connect(ctx context.Context, mode startMode, url lifecycle.Sec
 		}
 		url = lifecycle.NewSecret(login)
 	}
+	s.tracer = tracer
 	var err error
 	s.db, err = store.Open(ctx, url.Reveal(), store.Options{Tracer: tracer, Role: store.ServiceRole})
 	return err
@@ -226,6 +232,9 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 		return err
 	}
 	s.beats = heartbeats.New(s.db)
+	if s.client, err = s.bitbucket(now); err != nil {
+		return err
+	}
 	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, s.passes()...); err != nil {
 		return err
 	}
@@ -236,7 +245,8 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 
 // passes are the kinds of sweep there are. Making one only keeps what it is given.
 func (s *service) passes() []sweep.Pass {
-	return []sweep.Pass{sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy)}
+	return []sweep.Pass{sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy),
+		sweep.NewLiveness(liveness.New(s.db), s.policy, s.door, s.client, byProbe{s.eraser})}
 }
 
 // sweepKinds lists them for help and completion.
@@ -246,6 +256,28 @@ func sweepKinds() []string {
 		out = append(out, p.Kind())
 	}
 	return out
+}
+
+// bitbucket is the client of the configured API.
+func (s *service) bitbucket(now func() time.Time) (*bitbucket.Client, error) {
+	tracer := s.tracer
+	if tracer == nil {
+		tracer = noop.NewTracerProvider()
+	}
+	return bitbucket.New(bitbucket.Config{Origin: s.cfg.BitbucketAPIURL, AppKey: s.policy.App.Key, Resource: s.policy.App.Proof.Resource, Now: now, Tracer: tracer})
+}
+
+// byProbe erases what Bitbucket no longer knows.
+type byProbe struct{ eraser *erasure.Eraser }
+
+// EraseGone implements sweep.Eraser. One that is begun is finished by the erasures
+// sweep; only a legal hold is told.
+func (b byProbe) EraseGone(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, x sweep.Gone) error {
+	out, err := b.eraser.Erase(ctx, a, id, erasure.Order{Trigger: lifecycle.TriggerProbe, RequestedAt: x.At, Delivery: tenants.Delivery{Version: x.Version}})
+	if err == nil && errors.Is(out.Delay, lifecycle.OnHold) {
+		err = out.Delay
+	}
+	return err
 }
 
 func (s *service) schema(ctx context.Context) error {

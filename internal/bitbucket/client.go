@@ -1,5 +1,6 @@
 // Package bitbucket calls Bitbucket Cloud's API: today the one protected resource
-// that proves whether an offered shared secret is a workspace's. The origin is
+// that tells whether a shared secret is a workspace's, when it is offered (proof of
+// possession) and later (whether the app is still installed). The origin is
 // fixed by configuration, never taken from a payload, redirects are not followed,
 // and no error or span holds the address, which names the workspace.
 package bitbucket
@@ -38,6 +39,7 @@ type Config struct {
 // Client calls Bitbucket.
 type Client struct {
 	c      Config
+	host   string
 	http   *http.Client
 	tracer trace.Tracer
 }
@@ -60,7 +62,7 @@ func New(c Config) (*Client, error) {
 	if c.Timeout == 0 {
 		c.Timeout = 5 * time.Second
 	}
-	return &Client{c: c, tracer: c.Tracer.Tracer("trakr/internal/bitbucket"), http: &http.Client{
+	return &Client{c: c, host: u.Host, tracer: c.Tracer.Tracer("trakr/internal/bitbucket"), http: &http.Client{
 		Timeout:       c.Timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: c.Timeout},
@@ -93,6 +95,59 @@ func (c *Client) ProvePossession(ctx context.Context, workspaceUUID, clientKey, 
 	return lifecycle.Fail(lifecycle.ProofUnavailable, "Bitbucket did not say whether the offered secret is this workspace's; nothing was stored. Try again later.",
 		lifecycle.After(retry), lifecycle.Cause(err))
 }
+
+// Answer is what Bitbucket says about an installation that we hold.
+type Answer string
+
+// The answers. Only the first two say anything.
+const (
+	Alive      Answer = "alive"
+	Suspected  Answer = "suspected"   // 401, 403, 404: gone, unless Bitbucket errs
+	CannotTell Answer = "cannot-tell" // 429, 5xx, any other status, no answer
+)
+
+// Probed is the outcome of one Probe.
+type Probed struct {
+	Answer     Answer
+	Status     int           // 0: no answer
+	RetryAfter time.Duration // how long to leave Bitbucket alone, when Busy
+}
+
+// Busy reports whether Bitbucket asked us to slow down.
+func (p Probed) Busy() bool { return p.Status == http.StatusTooManyRequests }
+
+// Detail is the outcome as the audit records it, a word of a closed set and a status.
+func (p Probed) Detail() string {
+	if p.Status == 0 {
+		return string(p.Answer) + " no-answer"
+	}
+	return string(p.Answer) + " " + strconv.Itoa(p.Status)
+}
+
+// Probe asks for the workspace's protected resource with the secret on file, which
+// Bitbucket forgets when the app is removed. Whatever is not a clear word is
+// CannotTell: a failure of ours or theirs is no uninstall.
+func (c *Client) Probe(ctx context.Context, workspaceUUID, clientKey, secret lifecycle.Secret) Probed {
+	ctx, span := c.tracer.Start(ctx, "bitbucket.probe", trace.WithSpanKind(trace.SpanKindClient))
+	defer span.End()
+	status, retry, err := c.call(ctx, workspaceUUID, clientKey, secret)
+	if err != nil {
+		span.SetStatus(codes.Error, "")
+		return Probed{Answer: CannotTell, RetryAfter: retry}
+	}
+	span.SetAttributes(attribute.Int("http.response.status_code", status))
+	p := Probed{Answer: CannotTell, Status: status, RetryAfter: retry}
+	switch {
+	case status/100 == 2:
+		p.Answer = Alive
+	case status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusNotFound:
+		p.Answer = Suspected
+	}
+	return p
+}
+
+// Host is whom we ask, without the scheme.
+func (c *Client) Host() string { return c.host }
 
 func (c *Client) call(ctx context.Context, workspaceUUID, clientKey, secret lifecycle.Secret) (status int, retry time.Duration, err error) {
 	retry = defaultRetry

@@ -65,6 +65,9 @@ func TestTheProofIsASignedRequestForTheProtectedResource(t *testing.T) {
 	if err := client(t, srv.URL).ProvePossession(t.Context(), workspace, clientKey, secret); err != nil {
 		t.Error(err)
 	}
+	if p := client(t, srv.URL).Probe(t.Context(), workspace, clientKey, secret); p.Answer != bitbucket.Alive {
+		t.Errorf("%+v", p)
+	}
 }
 
 func TestAnswersAreToldApart(t *testing.T) {
@@ -85,6 +88,34 @@ func TestAnswersAreToldApart(t *testing.T) {
 		}
 		if err != nil {
 			silent(t, err)
+		}
+	}
+}
+
+func TestOnlyAClearWordSaysThatAnAppIsGone(t *testing.T) {
+	for status, want := range map[int]bitbucket.Answer{200: bitbucket.Alive, 204: bitbucket.Alive, 401: bitbucket.Suspected, 403: bitbucket.Suspected, 404: bitbucket.Suspected,
+		400: bitbucket.CannotTell, 408: bitbucket.CannotTell, 410: bitbucket.CannotTell, 429: bitbucket.CannotTell, 301: bitbucket.CannotTell, 302: bitbucket.CannotTell,
+		500: bitbucket.CannotTell, 502: bitbucket.CannotTell, 503: bitbucket.CannotTell} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "7")
+			w.WriteHeader(status)
+		}))
+		c := client(t, srv.URL)
+		p := c.Probe(t.Context(), workspace, clientKey, secret)
+		srv.Close()
+		if p.Answer != want || p.Status != status || p.Busy() != (status == 429) || p.RetryAfter != 7*time.Second || p.Detail() != fmt.Sprintf("%s %d", want, status) {
+			t.Errorf("%d: %+v, %q", status, p, p.Detail())
+		}
+		// The very same resource, and nobody there.
+		if p := c.Probe(t.Context(), workspace, clientKey, secret); p.Answer != bitbucket.CannotTell || p.Detail() != "cannot-tell no-answer" {
+			t.Errorf("nobody there: %+v", p)
+		}
+	}
+	tls := httptest.NewTLSServer(nil)
+	defer tls.Close()
+	for name, origin := range map[string]string{"untrusted": tls.URL, "no such host": "http://marker.invalid"} {
+		if p := client(t, origin).Probe(t.Context(), workspace, clientKey, secret); p.Answer != bitbucket.CannotTell || p.Status != 0 {
+			t.Errorf("%s: %+v", name, p)
 		}
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tokens"
 	"trakr/internal/sweep"
+	"trakr/internal/sweep/sweeptest"
 	"trakr/internal/telemetry"
 )
 
@@ -128,7 +129,7 @@ func newWorld(t *testing.T) *world {
 	w.public.Config.Handler = handler
 	w.public.Start()
 	t.Cleanup(w.public.Close)
-	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweep.NewOrphans(sweeps.New(w.DB), w.Policy), sweep.NewErasures(w.eraser.Eraser, w.Policy))
+	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweeptest.Fill(w.Policy, sweep.NewOrphans(sweeps.New(w.DB), w.Policy), sweep.NewErasures(w.eraser.Eraser, w.Policy))...)
 	must(err)
 	w.tokens = tokens.New(w.DB, w.Clock.Now)
 	seq, err := w.Log.NewSequencer()

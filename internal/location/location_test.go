@@ -20,6 +20,7 @@ import (
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
+	"trakr/internal/sweep/sweeptest"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -31,7 +32,7 @@ var reviewer = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorSt
 
 func reporter(t *testing.T, e *storetest.Env) *location.Reporter {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +141,7 @@ func statement(t *testing.T, d reports.Document, beginning string) reports.State
 
 func sweepNow(t *testing.T, e *storetest.Env) {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, time.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))
+	r, err := sweep.New(e.DB, e.Policy, time.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))...)
 	if err != nil {
 		t.Fatal(err)
 	}

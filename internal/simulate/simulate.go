@@ -16,7 +16,9 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -39,9 +41,40 @@ type Config struct {
 	Replays     int // deliveries sent twice
 	Forgeries   int // callbacks that must be refused
 	Drops       int // uninstalls never delivered
+	Answers     []Answer
+	Stay        time.Duration // how long the API goes on answering after the story, so that a sweep can ask
+	Staying     func(Summary) // told of the summary before
 	Concurrency int
 	Progress    io.Writer
 	Terminal    bool // draw a progress bar
+}
+
+// Answer is what the API says about one workspace after the story, whatever it knows.
+type Answer struct {
+	Workspace int // from 1, in the order of the installs
+	Status    int
+	For       time.Duration // 0: as long as the API answers
+}
+
+var answerForm = regexp.MustCompile(`^([0-9]{1,6})=([1-5][0-9]{2})(?:@(.+))?$`)
+
+// ParseAnswer reads N=STATUS or N=STATUS@DURATION, such as 3=500 or 2=404@24h.
+func ParseAnswer(s string) (Answer, error) {
+	m := answerForm.FindStringSubmatch(s)
+	if m == nil {
+		return Answer{}, lifecycle.Fail(lifecycle.RequestInvalid, "--answer is WORKSPACE=STATUS or WORKSPACE=STATUS@DURATION, such as 3=500 or 2=404@24h.")
+	}
+	var a Answer
+	var err1, err2, err3 error
+	a.Workspace, err1 = strconv.Atoi(m[1])
+	a.Status, err2 = strconv.Atoi(m[2])
+	if m[3] != "" {
+		a.For, err3 = time.ParseDuration(m[3])
+	}
+	if err := errors.Join(err1, err2, err3); err != nil || a.For < 0 || a.Status < 200 {
+		return Answer{}, lifecycle.Fail(lifecycle.RequestInvalid, "--answer takes a status from 200 and a duration such as 90m or 24h.")
+	}
+	return a, nil
 }
 
 const maxSteps = 100_000
@@ -64,6 +97,11 @@ func (c Config) check() error {
 	}
 	if c.Uninstalls+c.Drops > c.Installs {
 		return lifecycle.Fail(lifecycle.RequestInvalid, "--uninstalls and --drops together cannot exceed --installs.")
+	}
+	for _, a := range c.Answers {
+		if a.Workspace < 1 || a.Workspace > c.Installs {
+			return lifecycle.Fail(lifecycle.RequestInvalid, "--answer names a workspace by its number, from 1 to --installs.")
+		}
 	}
 	if c.Installs == 0 && c.Reads+c.Repeats+c.Replays > 0 {
 		return lifecycle.Fail(lifecycle.RequestInvalid, "Without --installs there is nobody to read, repeat or replay.")
@@ -156,6 +194,15 @@ func Run(ctx context.Context, c Config) (Summary, error) {
 		x.quantiles()
 	}
 	s.sum.Seconds = time.Since(begin).Seconds()
+	if err == nil && c.Stay > 0 {
+		if c.Staying != nil {
+			c.Staying(s.sum)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(c.Stay):
+		}
+	}
 	return s.sum, err
 }
 
@@ -178,6 +225,9 @@ func (s *simulation) story(ctx context.Context) error {
 	}
 	for _, w := range lost {
 		s.api.forget(w)
+	}
+	for _, a := range s.Answers {
+		s.api.say(all[a.Workspace-1], a)
 	}
 	for _, w := range all[s.Uninstalls+s.Drops:] {
 		if w.tenant != "" {

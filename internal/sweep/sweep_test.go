@@ -21,6 +21,7 @@ import (
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
+	"trakr/internal/sweep/sweeptest"
 	"trakr/migrations"
 	"trakr/policy"
 )
@@ -32,7 +33,7 @@ var scheduler = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorS
 
 func runner(t *testing.T, e *storetest.Env) *sweep.Runner {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,8 +98,8 @@ func TestACleanSweepStoresTheZeroOfEveryTable(t *testing.T) {
 			t.Errorf("%s: %+v", table, c)
 		}
 	}
-	if n := e.Int(`SELECT count(*) FROM trakr.sweep_results WHERE run_id = $1 AND rows = 0 AND disposition = 'checked'`, r.ID); n != 2 {
-		t.Errorf("%d zeros stored, want 2", n)
+	if n := e.Int(`SELECT count(*) FROM trakr.sweep_results WHERE run_id = $1 AND rows = 0 AND disposition = 'checked'`, r.ID); n != 3 {
+		t.Errorf("%d zeros stored, want 3", n)
 	}
 	if n := e.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'sweep.run' AND correlation_id = $1`, r.ID); n != 1 {
 		t.Error("the run is not in the audit")
@@ -449,7 +450,7 @@ func TestTwoRunnersShareTheWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer second.Close()
-	other, err := sweep.New(second, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(second), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))
+	other, err := sweep.New(second, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(second), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,6 +43,7 @@ var tables = []struct {
 	{name: "certificates", service: "SELECT INSERT", reader: "SELECT"},
 	{name: "ledger_identity", log: true, service: "SELECT INSERT", reader: "SELECT"},
 	{name: "replay_guard", service: "SELECT INSERT DELETE", sweep: "SELECT"},
+	{name: "tenant_liveness", service: "SELECT INSERT UPDATE DELETE"},
 	{name: "keyring_checks", service: "SELECT INSERT"},
 	{name: "sweep_runs", service: "SELECT INSERT UPDATE", reader: "SELECT"},
 	{name: "sweep_results", service: "SELECT INSERT", reader: "SELECT"},

@@ -496,3 +496,34 @@ func TestNoSecretLooksLikeOne(t *testing.T) {
 		t.Errorf("recorded as %+v", events)
 	}
 }
+
+// The sweep that asks Bitbucket gets what it must show there; nobody else does, not
+// with the same reason, nor in the same role for another one.
+func TestOnlyTheSweepGetsWhatAnInstallationIsProvenWith(t *testing.T) {
+	e := storetest.New(t)
+	values := storetest.Values("m")
+	id := e.Install(values, "a")
+	sweep := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "sweep:liveness", Role: lifecycle.RoleScheduler}, Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}}
+	got, err := e.Door.Installation(t.Context(), sweep, id)
+	if err != nil || got.ClientKey != values[lifecycle.ClientKey] || got.Secret != values[lifecycle.SharedSecret] || got.WorkspaceUUID != values[lifecycle.PrincipalUUID] {
+		t.Errorf("the sweep was not served: %v", err)
+	}
+	events := e.Events()
+	if last := events[len(events)-1]; last.Action != audit.TenantRead || last.Outcome != audit.Success || len(last.FieldNames) != 3 || last.ReasonCode != lifecycle.SystemSweep {
+		t.Errorf("the read is not recorded as one: %+v", last)
+	}
+	other := sweep
+	other.Reason.Code = lifecycle.ServiceOperation
+	mixed := storetest.Service()
+	mixed.Caller.Role = lifecycle.RoleScheduler
+	for name, a := range map[string]lifecycle.Access{"another reason": other, "a service in its role": mixed, "a service": storetest.Service(), "callbacks": storetest.Ingress(),
+		"an operator": {Caller: lifecycle.Caller{Type: lifecycle.ActorOperator, ID: "uid:0", Role: lifecycle.RoleOperator}, Reason: lifecycle.Reason{Code: lifecycle.SystemSweep, Ref: "OPS-1"}}} {
+		before := len(e.Events())
+		if got, err := e.Door.Installation(t.Context(), a, id); !errors.Is(err, lifecycle.FieldNotAllowed) || !got.Secret.Empty() || !got.ClientKey.Empty() {
+			t.Errorf("%s: %v", name, err)
+		}
+		if after := e.Events(); len(after) != before+1 || after[before].Outcome != audit.Denied {
+			t.Errorf("%s: the attempt is not recorded", name)
+		}
+	}
+}

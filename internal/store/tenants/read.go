@@ -57,6 +57,26 @@ func (d *Door) Secret(ctx context.Context, a lifecycle.Access, id lifecycle.Tena
 	return r.Values[lifecycle.SharedSecret], err
 }
 
+// Installation is what Bitbucket is asked with whether the app is still installed.
+type Installation struct{ ClientKey, Secret, WorkspaceUUID lifecycle.Secret }
+
+// Installation releases it to the sweep that asks, and to nobody else: no policy can
+// open it to an API, a person or another part of the service. It is an audited read.
+func (d *Door) Installation(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID) (Installation, error) {
+	fields := []lifecycle.Field{lifecycle.ClientKey, lifecycle.SharedSecret, lifecycle.PrincipalUUID}
+	err := a.Check()
+	if a.Caller.Role != lifecycle.RoleScheduler || a.Caller.Type != lifecycle.ActorScheduler || a.Reason.Code != lifecycle.SystemSweep {
+		err = lifecycle.Fail(lifecycle.FieldNotAllowed, "What an installation is proven with is released to nobody.")
+	}
+	if err != nil {
+		e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Denied)
+		e.TenantID, e.FieldNames = id, fields
+		return Installation{}, d.deny(ctx, e, err)
+	}
+	r, err := d.release(ctx, a, id, fields)
+	return Installation{r.Values[lifecycle.ClientKey], r.Values[lifecycle.SharedSecret], r.Values[lifecycle.PrincipalUUID]}, err
+}
+
 // NoSecret stands for Secret when no live tenant has the subject: it commits an
 // equal event, in one statement of the same kind, and returns a secret that nobody
 // has. So neither the answer nor its time tells which tenants are held.
