@@ -202,7 +202,8 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 			t.Errorf("job %s: %q", name, red["job "+name])
 		}
 	}
-	if red["sweep orphans"] == "" || len(red) != 1+len(h.service.jobNames()) {
+	kinds := len(sweepKinds())
+	if red["sweep orphans"] == "" || len(red) != kinds+len(h.service.jobNames()) {
 		t.Errorf("red: %v", red)
 	}
 	for _, kind := range reports.Kinds() {
@@ -220,8 +221,8 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 	if red := h.red(); len(red) != 0 {
 		t.Errorf("after it thawed: %v", red)
 	}
-	if n := h.Int(`SELECT count(*) FROM trakr.sweep_runs`); n != 2 {
-		t.Errorf("%d sweeps, want the first and one that caught up", n)
+	if n := h.Int(`SELECT count(*) FROM trakr.sweep_runs`); n != int64(2*kinds) {
+		t.Errorf("%d sweeps, want of each kind the first and one that caught up", n)
 	}
 	if d := h.report("retention"); d.Verdict != reports.Holds {
 		t.Errorf("%s: %v", d.Verdict, d.Reasons)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
+
 	"trakr/internal/erasure"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/erasures"
@@ -32,6 +34,9 @@ func (*ErasurePass) Kind() string { return Erasures }
 // run when a person starts it.
 func (*ErasurePass) Acts() bool { return false }
 
+// errNotFinished leaves an erasure as it is: the pass only looks.
+var errNotFinished = errors.New("a dry run finishes nothing")
+
 // Look implements Pass.
 func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 	const table = "trakr.erasures"
@@ -43,6 +48,7 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 	}
 	late, held, remains, waiting := check("past the deadline"), check("on hold"), check("rows that remain"), check("under way")
 	waiting.Disposition, waiting.Ground = sweeps.Retained, "begun, within the deadline, and finished by one of the next passes"
+	remains.Severity = sweeps.Critical
 	held.Disposition, held.Ground = sweeps.Retained, "a legal hold keeps what is held; its release or end erases it"
 
 	if err := p.eraser.Compare(ctx); err != nil {
@@ -51,11 +57,15 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 			return Found{}, err
 		}
 		ledger := check("ledger")
-		ledger.Rows, ledger.Ground = 1, refused.Why
+		ledger.Rows, ledger.Ground, ledger.Severity = 1, refused.Why, sweeps.Critical
 		return Found{Checks: []sweeps.Check{*ledger}, SnapshotAt: o.Now}, nil
 	}
+	finish := p.eraser.Finish
+	if o.DryRun {
+		finish = func(context.Context, lifecycle.Access, uuid.UUID, string) error { return errNotFinished }
+	}
 	err := p.eraser.EachUnfinished(ctx, func(x erasures.Erasure) error {
-		err := p.eraser.Finish(ctx, a, x.ID, o.RunID)
+		err := finish(ctx, a, x.ID, o.RunID)
 		var left *erasure.Remains
 		switch {
 		case err == nil:

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"trakr/internal/erasure"
+	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
@@ -158,6 +160,7 @@ func (a *acting) Look(_ context.Context, o sweep.Order) (sweep.Found, error) {
 func TestWhatActsIsDryWhenAPersonStartsItUnlessTheySayOtherwise(t *testing.T) {
 	e := storetest.New(t)
 	kind := &acting{}
+	e.Policy.Sweeps = e.Policy.Sweeps[:1]
 	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), kind)
 	if err != nil {
 		t.Fatal(err)
@@ -229,6 +232,30 @@ func TestADryRunIsNoPassAndMovesNoFinding(t *testing.T) {
 	dry()
 	if h, err := r.Health(t.Context(), sweep.Orphans, time.Hour, e.Clock.Now()); err != nil || !h.Overdue {
 		t.Errorf("dry runs keep a sweep from being overdue: %+v, %v", h, err)
+	}
+}
+
+func TestADryRunFinishesNoErasure(t *testing.T) {
+	e := storetest.New(t)
+	rig := erasuretest.New(t, e)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(rig.Eraser, e.Policy))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := e.Install(storetest.Values("gone"), "b")
+	if _, err := rig.Erase(t.Context(), storetest.Ingress(), gone, erasure.Order{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("bye")}); err != nil {
+		t.Fatal(err)
+	}
+	certificates := func() int64 { return e.Int(`SELECT count(*) FROM trakr.certificates`) }
+	dry, err := r.RunOnce(t.Context(), scheduler, sweep.Erasures, sweep.ByCommand, sweep.DryRun(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := certificates(); n != 0 || checkColumn(dry, "trakr.erasures", "under way").Rows != 1 {
+		t.Errorf("%d certificates after %+v", n, dry)
+	}
+	if _, err := r.RunOnce(t.Context(), scheduler, sweep.Erasures, sweep.ByCommand); err != nil || certificates() != 1 {
+		t.Errorf("%d certificates, %v", certificates(), err)
 	}
 }
 
