@@ -12,13 +12,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"trakr/internal/config"
+	"trakr/internal/erasure"
+	"trakr/internal/ledger"
 	"trakr/internal/location"
 	"trakr/internal/schedule"
 	"trakr/internal/store"
 	"trakr/internal/store/guard"
 )
 
-// finding is one self-check: pass, fail, or unknown when it could not be made.
+// finding is one self-check: pass, fail, warn where it is the operator's to judge, or
+// unknown when it could not be made.
 type finding struct {
 	Check  string `json:"check"`
 	State  string `json:"state"`
@@ -115,6 +118,7 @@ func (a *app) examine(ctx context.Context) []finding {
 	}
 	defer s.close()
 	found := []finding{{"the service can be wired on its database", "pass", ""}, {"the policy is sound", "pass", s.policy.Hash()}}
+	found = append(found, s.ledgerChecks(ctx)...)
 	pending, err := store.Pending(ctx, s.db)
 	if err != nil {
 		found = append(found, finding{"the schema is of this version", "unknown", err.Error()})
@@ -154,4 +158,32 @@ func (a *app) examine(ctx context.Context) []finding {
 		}
 	}
 	return found
+}
+
+// ledgerChecks judge the erasure ledger: that it is the database's, whole, and not on
+// the volume that a loss of the database would take too.
+func (s *service) ledgerChecks(ctx context.Context) []finding {
+	const fits, apart = "the erasure ledger is whole and the database's own", "the erasure ledger lies on another volume than the database"
+	var refused *erasure.Refused
+	whole := finding{fits, "pass", s.ledger.Name()}
+	switch err := s.eraser.Compare(ctx); {
+	case errors.As(err, &refused):
+		whole = finding{fits, "fail", refused.Why}
+	case err != nil:
+		whole = finding{fits, "unknown", err.Error()}
+	}
+	switch {
+	case s.cfg.LedgerAtURL():
+		return []finding{whole, {apart, "pass", "it is at a URL"}}
+	case s.postgres == nil:
+		return []finding{whole, {apart, "pass", "the database is elsewhere; keep the file out of its backups"}}
+	}
+	same, err := ledger.SameVolume(s.cfg.Ledger, s.cfg.DataDir)
+	if err != nil {
+		return []finding{whole, {apart, "unknown", err.Error()}}
+	}
+	if same {
+		return []finding{whole, {apart, "warn", "a loss of this volume takes both, and a copy of it brings both back; set TRAKR_LEDGER to a path on another one, or to a URL"}}
+	}
+	return []finding{whole, {apart, "pass", ""}}
 }

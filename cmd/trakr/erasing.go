@@ -3,16 +3,21 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"trakr/internal/erasure"
 	"trakr/internal/keyring"
 	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
+	"trakr/internal/merkle"
+	"trakr/internal/sequencer"
+	"trakr/internal/store/audit"
 	"trakr/internal/sweep"
 )
 
@@ -22,7 +27,7 @@ func (s *service) erasing(ctx context.Context, keys *keyring.Keyring, now func()
 	if s.ledger, err = s.openLedger(ctx, now); err != nil {
 		return err
 	}
-	c := erasure.Config{Door: s.door, Erasures: s.erasures, Sweeps: s.sweeps, Log: s.audit, Keys: keys, Policy: s.policy, Ledger: s.ledger,
+	c := erasure.Config{Door: s.door, Erasures: s.erasures, Sweeps: s.sweeps, Holds: s.holds, Log: s.audit, Keys: keys, Policy: s.policy, Ledger: s.ledger,
 		Version: toolVersion(), Now: now, Slog: s.log, After: killAfter()}
 	s.begun = make(chan struct{}, 1)
 	c.Begun = s.eraserBegun
@@ -46,12 +51,94 @@ func (s *service) erasing(ctx context.Context, keys *keyring.Keyring, now func()
 	return err
 }
 
+// acceptCut records why the log is shorter than the checkpoint kept outside the
+// database and sets that aside; "" when it is not.
+func (s *service) acceptCut(ctx context.Context, access lifecycle.Access) (string, error) {
+	if err := access.Check(); err != nil {
+		return "", err
+	}
+	file, err := sequencer.NewFile(s.cfg.CheckpointFile)
+	if err != nil {
+		return "", err
+	}
+	signed, err := file.Last(ctx)
+	if err != nil || signed == nil {
+		return "", err
+	}
+	kept, err := merkle.Open(signed, s.audit.Verifier())
+	if err != nil {
+		return "", fmt.Errorf("the checkpoint in %s is not of this log and key: %w", s.cfg.CheckpointFile, err)
+	}
+	if err := s.audit.Contains(ctx, kept); !errors.Is(err, audit.ErrFork) {
+		return "", err
+	}
+	has, err := s.audit.Backlog(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := s.erasures.CutAccepted(ctx, access, kept.Size, has.Size); err != nil {
+		return "", err
+	}
+	return file.SetAside(kept.Size)
+}
+
 // eraserBegun asks for the sweep of erasures.
 func (s *service) eraserBegun() {
 	select {
 	case s.begun <- struct{}{}:
 	default: // it is asked for already
 	}
+}
+
+// restoreCommand is what an operator runs after a backup came back.
+func (a *app) restoreCommand() *cobra.Command {
+	var accept bool
+	var why reasonFlags
+	replay := &cobra.Command{
+		Use: "replay", Short: "Erase again what a restored backup brought back", Args: cobra.NoArgs,
+		Long: "Holds every line of the erasure ledger (TRAKR_LEDGER) against the database and erases again, with the\n" +
+			"trigger restore_replay, each tenant that was erased before and is there again. Every start of the service\n" +
+			"does the same for the lines the database does not know, before it serves. A ledger that is missing, was\n" +
+			"cut, or is another one is refused. Running it again changes nothing.\n\n" +
+			"A restored database has lost the newest events of the audit, and its sequencer signs nothing as long as\n" +
+			"the checkpoint in TRAKR_CHECKPOINT_FILE says so. --accept-cut-log records that you know why, with a\n" +
+			"ticket, and sets that checkpoint aside (it is kept). Do it with the service stopped, then start it.",
+		Example: "  trakr restore replay\n  trakr restore replay --accept-cut-log --reason-code incident_response --reason-ref OPS-12",
+		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+			access := starting()
+			access.RequestID = "cli"
+			aside := ""
+			if accept {
+				var err error
+				if aside, err = s.acceptCut(ctx, why.access()); err != nil {
+					return err
+				}
+			}
+			r, err := s.eraser.Replay(ctx, access, true)
+			if err != nil {
+				return err
+			}
+			// What the start itself had to erase was brought back by the same backup.
+			r.Erased, r.Delayed = r.Erased+s.replayed.Erased, r.Delayed+s.replayed.Delayed
+			if a.json {
+				return a.printJSON(map[string]any{"ledger_id": r.LedgerID, "entries": r.Entries, "compared": r.Compared, "erased": r.Erased, "delayed": r.Delayed, "checkpoint_set_aside": aside})
+			}
+			_, err = fmt.Fprintf(a.out, "%d erasures in the ledger; %d tenants had come back and are erased again", r.Entries, r.Erased)
+			if err == nil && r.Delayed > 0 {
+				_, err = fmt.Fprintf(a.out, "; of %d a legal hold keeps the values", r.Delayed)
+			}
+			fmt.Fprintln(a.out)
+			if aside != "" {
+				fmt.Fprintf(a.out, "The checkpoint of the lost tail is kept as %s; the log goes on from what was restored.\n", aside)
+			}
+			return err
+		}),
+	}
+	replay.Flags().BoolVar(&accept, "accept-cut-log", false, "the database was restored: go on with its shorter audit log")
+	why.register(replay, lifecycle.IncidentResponse)
+	c := &cobra.Command{Use: "restore", Short: "What to do after a backup was restored"}
+	c.AddCommand(replay)
+	return c
 }
 
 // finishSoon runs the sweep of erasures shortly after one has begun, so that a

@@ -33,6 +33,7 @@ import (
 	"trakr/internal/store/erasures"
 	"trakr/internal/store/guard"
 	"trakr/internal/store/heartbeats"
+	"trakr/internal/store/holds"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/liveness"
 	"trakr/internal/store/sweeps"
@@ -68,6 +69,7 @@ type service struct {
 	beats     *heartbeats.Store
 	runner    *sweep.Runner
 	erasures  *erasures.Store
+	holds     *holds.Store
 	ledger    ledger.Ledger
 	eraser    *erasure.Eraser
 	replayed  erasure.Replayed // what the ledger led to at the start
@@ -221,6 +223,9 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	}
 	s.sweeps, s.inventory, s.tokens = sweeps.New(s.db), inventory.New(s.db), tokens.New(s.db, now)
 	s.erasures = erasures.New(s.db, now)
+	if s.holds, err = holds.New(s.db, s.audit, s.policy); err != nil {
+		return err
+	}
 	if s.serving {
 		// After a long rest, or in a restored database, the running month may lack its
 		// place; without it nothing could be recorded and so nothing erased or read.

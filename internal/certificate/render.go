@@ -22,6 +22,16 @@ const (
 // Formats lists the formats.
 func Formats() []Format { return []Format{JSON, HTML, PDF} }
 
+// ParseFormat reads a format's name.
+func ParseFormat(s string) (Format, error) {
+	for _, f := range Formats() {
+		if string(f) == s {
+			return f, nil
+		}
+	}
+	return "", fmt.Errorf("a certificate's format is one of json, html, pdf")
+}
+
 // ContentType is the media type of a format.
 func (f Format) ContentType() string {
 	switch f {

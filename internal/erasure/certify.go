@@ -39,6 +39,9 @@ func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Era
 	c.Method = []string{certificate.RowDelete, certificate.BackupExpiry}
 	c.Stores, c.Verification.PredicateDigest = e.stores(counts)
 	c.Retained = e.retained(x)
+	if c.Hold, err = e.hold(ctx, x); err != nil {
+		return err
+	}
 	c.Verification.SweepRunID, c.Verification.VerifiedAt = x.VerifiedBy, certificate.At(x.VerifiedAt)
 	_, err = e.issue(ctx, a, x.Tenant, c)
 	return err
@@ -101,6 +104,35 @@ func (e *Eraser) CertifyNothing(ctx context.Context, a lifecycle.Access, n Nothi
 // next pass; a later sweep tries again.
 const waits = 5
 
+// Hand returns the certificate of an erasure, or of a request, in a form for its
+// reader (certificate.JSON, HTML or PDF), after it has recorded that it hands it out.
+func (e *Eraser) Hand(ctx context.Context, a lifecycle.Access, id uuid.UUID, f certificate.Format) ([]byte, error) {
+	if err := a.CheckReason(); err != nil {
+		return nil, err
+	}
+	stored, err := e.c.Erasures.CertificateOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	c, err := certificate.Parse([]byte(stored.Document))
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.Render(f)
+	if err != nil {
+		return nil, err
+	}
+	a.CorrelationID = stored.ID
+	ev := audit.New(ctx, e.c.Now(), a, audit.ReportIssue, audit.Success)
+	ev.StatusDetail = "certificate " + string(f)
+	if c.TenantID != "" {
+		if ev.TenantID, err = lifecycle.ParseTenantID(c.TenantID); err != nil {
+			return nil, err
+		}
+	}
+	return out, e.c.Log.Record(ctx, ev)
+}
+
 // evidence proves the events of an act. Those that have no position yet get one.
 func (e *Eraser) evidence(ctx context.Context, tenant lifecycle.TenantID, correlation string, since time.Time, actions ...audit.Action) ([]audit.Proof, error) {
 	for tried := 0; ; tried++ {
@@ -141,6 +173,9 @@ func (e *Eraser) issue(ctx context.Context, a lifecycle.Access, tenant lifecycle
 		return erasures.Certificate{}, fmt.Errorf("issuing a certificate: %w", err)
 	}
 	now := e.c.Now().UTC()
+	if now.Before(c.Verification.VerifiedAt.Time) { // replicas' clocks differ; the order of the steps does not
+		now = c.Verification.VerifiedAt.Time
+	}
 	c.CertificateID, c.IssuedAt = id.String(), certificate.At(now)
 	document, err := certificate.Issue(c, e.c.Log.Signer(), e.c.Log.Verifier())
 	if err != nil {
@@ -185,6 +220,26 @@ func (e *Eraser) where(store string) string {
 		}
 	}
 	return "not declared"
+}
+
+// hold is the last legal hold that kept an erasure from deleting, nil for none.
+func (e *Eraser) hold(ctx context.Context, x erasures.Erasure) (*certificate.Hold, error) {
+	all, err := e.c.Holds.List(ctx, x.Tenant, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	var out *certificate.Hold
+	var last time.Time
+	for _, h := range all {
+		end, state := h.Until, certificate.HoldExpired
+		if h.ReleasedAt != nil && h.ReleasedAt.Before(end) {
+			end, state = *h.ReleasedAt, certificate.HoldReleased
+		}
+		if h.PlacedAt.Before(x.DeletedAt) && end.After(x.BegunAt) && end.After(last) {
+			out, last = &certificate.Hold{Ground: string(h.Ground), Until: certificate.At(h.Until), State: state}, end
+		}
+	}
+	return out, nil
 }
 
 // retained lists what outlives the erasure, and until when.

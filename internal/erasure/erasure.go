@@ -22,6 +22,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"
+	"trakr/internal/store/holds"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
@@ -32,6 +33,7 @@ type Config struct {
 	Door     *tenants.Door
 	Erasures *erasures.Store
 	Sweeps   *sweeps.Store
+	Holds    *holds.Store
 	Log      *audit.Log // with its key: certificates are signed with it
 	Keys     *keyring.Keyring
 	Policy   *policy.Policy
@@ -55,7 +57,7 @@ type Eraser struct{ c Config }
 
 // New returns an eraser.
 func New(c Config) (*Eraser, error) {
-	if c.Door == nil || c.Erasures == nil || c.Sweeps == nil || c.Log == nil || c.Keys == nil || c.Policy == nil || c.Ledger == nil || c.Now == nil || c.Slog == nil {
+	if c.Door == nil || c.Erasures == nil || c.Sweeps == nil || c.Holds == nil || c.Log == nil || c.Keys == nil || c.Policy == nil || c.Ledger == nil || c.Now == nil || c.Slog == nil {
 		return nil, errors.New("an eraser needs a door, a store, a log, keys, a policy, a ledger and a clock")
 	}
 	if c.After == nil {
@@ -121,10 +123,23 @@ func (e *Eraser) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.Ten
 	x, err := e.goOn(ctx, a, begun, Delete, "")
 	out.Deleted, out.Delay = !x.DeletedAt.IsZero(), err
 	e.c.Begun()
+	if errors.Is(err, lifecycle.OnHold) {
+		// The log says once that the law keeps the values; later attempts are the sweep's.
+		if err := e.heldBack(ctx, a, id, begun); err != nil {
+			return out, err
+		}
+	}
 	if err != nil {
 		e.c.Slog.WarnContext(ctx, "an erasure has begun and waits", "erasure_id", out.ErasureID, "error", err)
 	}
 	return out, nil
+}
+
+// heldBack records that a legal hold keeps a tenant's values.
+func (e *Eraser) heldBack(ctx context.Context, a lifecycle.Access, tenant lifecycle.TenantID, id uuid.UUID) error {
+	ev := audit.New(ctx, e.c.Now(), a, audit.TenantErase, audit.Denied)
+	ev.TenantID, ev.CorrelationID, ev.StatusDetail = tenant, id.String(), string(lifecycle.OnHold)
+	return e.c.Log.Record(ctx, ev)
 }
 
 // Finish takes every step that an erasure lacks, up to its certificate. The run is

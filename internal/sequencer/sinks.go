@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -34,6 +35,17 @@ func (f *File) Last(context.Context) ([]byte, error) {
 		return nil, nil
 	}
 	return b, err
+}
+
+// SetAside moves the kept checkpoint out of the way and returns where it lies now: the
+// operator knows why the log does not go on from it, a restored backup. It is never
+// deleted: it is what tells the lost tail later.
+func (f *File) SetAside(size int64) (string, error) {
+	to := f.path + ".lost-" + strconv.FormatInt(size, 10)
+	if err := os.Rename(f.path, to); err != nil {
+		return "", fmt.Errorf("setting the checkpoint aside: %w", err)
+	}
+	return to, nil
 }
 
 const historyEvery = time.Hour

@@ -12,6 +12,7 @@ import (
 	"trakr/internal/erasure"
 	"trakr/internal/ledger"
 	"trakr/internal/store/erasures"
+	"trakr/internal/store/holds"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 )
@@ -49,8 +50,12 @@ func With(t testing.TB, e *storetest.Env, l ledger.Ledger, path string) *Rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	held, err := holds.New(e.DB, e.Log, e.Policy)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var one sync.Mutex
-	r := &Rig{Path: path, Config: erasure.Config{Door: e.Door, Erasures: erasures.New(e.DB, e.Clock.Now), Sweeps: sweeps.New(e.DB), Log: e.Log, Keys: e.Keys,
+	r := &Rig{Path: path, Config: erasure.Config{Door: e.Door, Erasures: erasures.New(e.DB, e.Clock.Now), Sweeps: sweeps.New(e.DB), Holds: held, Log: e.Log, Keys: e.Keys,
 		Policy: e.Policy, Ledger: l, Version: "test", Now: e.Clock.Now, Slog: slog.New(slog.DiscardHandler),
 		Sequence: func(ctx context.Context) error {
 			one.Lock()

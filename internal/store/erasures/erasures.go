@@ -42,6 +42,19 @@ type Erasure struct {
 	Uncertified   bool // begun before its beginning was recorded: no certificate can rest on it
 }
 
+// State is how far the erasure has come, in a word.
+func (x Erasure) State() string {
+	switch {
+	case x.CertificateID != "":
+		return "certified"
+	case !x.VerifiedAt.IsZero():
+		return "verified"
+	case !x.DeletedAt.IsZero():
+		return "deleted"
+	}
+	return "begun"
+}
+
 // Store keeps erasures in one database.
 type Store struct {
 	db  *store.DB
@@ -117,11 +130,20 @@ func (s *Store) Of(ctx context.Context, tenant lifecycle.TenantID) (Erasure, err
 // Unfinished lists erasures without a certificate, oldest first. One that was begun
 // before its beginning was recorded gets none and is finished when it is verified.
 func (s *Store) Unfinished(ctx context.Context, after Erasure, limit int) ([]Erasure, error) {
+	return s.several(ctx, ` WHERE c.erasure_id IS NULL AND NOT (x.uncertified AND x.verified_at IS NOT NULL) AND (x.begun_at, x.erasure_id) > (?, ?)
+		ORDER BY x.begun_at, x.erasure_id LIMIT ?`, after.BegunAt, after.ID.String(), limit)
+}
+
+// List lists erasures, newest first.
+func (s *Store) List(ctx context.Context, limit int) ([]Erasure, error) {
+	return s.several(ctx, ` ORDER BY x.begun_at DESC, x.erasure_id DESC LIMIT ?`, limit)
+}
+
+func (s *Store) several(ctx context.Context, which string, args ...any) ([]Erasure, error) {
 	var rows []row
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` WHERE c.erasure_id IS NULL AND NOT (x.uncertified AND x.verified_at IS NOT NULL) AND (x.begun_at, x.erasure_id) > (?, ?)
-		ORDER BY x.begun_at, x.erasure_id LIMIT ?`, after.BegunAt, after.ID.String(), limit).Scan(ctx, &rows))
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+which, args...).Scan(ctx, &rows))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("listing unfinished erasures: %w", err)
+		return nil, fmt.Errorf("listing erasures: %w", err)
 	}
 	out := make([]Erasure, 0, len(rows))
 	for _, r := range rows {
@@ -149,6 +171,9 @@ func (s *Store) Note(ctx context.Context, id uuid.UUID, seq int64, hash [32]byte
 // is a success and changes nothing.
 func (s *Store) Verified(ctx context.Context, a lifecycle.Access, x Erasure, run string, counts []sweeps.Check) error {
 	now := s.now().UTC()
+	if now.Before(x.DeletedAt) { // replicas' clocks differ; the order of the steps does not
+		now = x.DeletedAt
+	}
 	e := audit.New(ctx, now, a, audit.ErasureVerify, audit.Success)
 	e.TenantID, e.CorrelationID, e.StatusDetail = x.Tenant, x.ID.String(), "clean"
 	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {

@@ -113,6 +113,14 @@ func (s *Store) Live(ctx context.Context, yield func(lifecycle.TenantID) error) 
 	}
 }
 
+// CutAccepted records that an operator knows why the log ends before a checkpoint that
+// was published of it: the database was restored from a backup.
+func (s *Store) CutAccepted(ctx context.Context, a lifecycle.Access, published, has int64) error {
+	e := audit.New(ctx, s.now(), a, audit.RestoreReplay, audit.Success)
+	e.StatusDetail = fmt.Sprintf("log of %d events accepted in place of %d", has, published)
+	return audit.Unavailable(pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error { return audit.Append(ctx, tx, e) }))
+}
+
 // Replayed records that the ledger was held against the database.
 func (s *Store) Replayed(ctx context.Context, a lifecycle.Access, compared, erased int64) error {
 	e := audit.New(ctx, s.now(), a, audit.RestoreReplay, audit.Success)

@@ -14,6 +14,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/holds"
 	"trakr/internal/store/internal/pg"
 	"trakr/policy"
 )
@@ -138,9 +139,10 @@ func (d *Door) Delete(ctx context.Context, a lifecycle.Access, erasure uuid.UUID
 		// hold that is placed now either comes before this or is refused after it.
 		var row struct {
 			TenantID, Trigger string
+			BegunAt           time.Time
 			Noted, Deleted    bool
 		}
-		err := pg.Map(tx.NewRaw(`SELECT t.tenant_id, x.trigger, x.noted_at IS NOT NULL AS noted, x.erased_at IS NOT NULL AS deleted
+		err := pg.Map(tx.NewRaw(`SELECT t.tenant_id, x.trigger, x.begun_at, x.noted_at IS NOT NULL AS noted, x.erased_at IS NOT NULL AS deleted
 			FROM trakr.erasures AS x JOIN trakr.tenants AS t ON t.tenant_id = x.tenant_id WHERE x.erasure_id = ? FOR UPDATE OF t`, erasure.String()).Scan(ctx, &row))
 		switch {
 		case errors.Is(err, pg.ErrNoRows):
@@ -155,7 +157,16 @@ func (d *Door) Delete(ctx context.Context, a lifecycle.Access, erasure uuid.UUID
 		if e.TenantID, err = lifecycle.ParseTenantID(row.TenantID); err != nil {
 			return err
 		}
-		e.StatusDetail = row.Trigger
+		hold, held, err := holds.Active(ctx, tx, e.TenantID, now)
+		if err != nil {
+			return err
+		}
+		if held {
+			return hold.Refusal()
+		}
+		// Replicas' clocks differ; the order of the steps does not.
+		now = later(now, row.BegunAt.UTC())
+		e.StatusDetail, e.OccurredAt = row.Trigger, now.Truncate(time.Microsecond)
 		// The event comes before the act, which the guard on the values' table lets
 		// happen only after it.
 		if err := audit.Append(ctx, tx, e); err != nil {
@@ -175,6 +186,13 @@ func (d *Door) Delete(ctx context.Context, a lifecycle.Access, erasure uuid.UUID
 		return fmt.Errorf("%s: %w", e.Action, err)
 	}
 	return nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // deleteFrom takes a tenant's rows from one table and notes how many there were.

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"trakr/internal/certificate"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/erasures"
+)
+
+// erasureCommand shows erasures, whatever their trigger, and their certificates.
+func (a *app) erasureCommand() *cobra.Command {
+	var limit int
+	list := &cobra.Command{
+		Use: "list", Short: "List erasures and how far each has come, newest first", Args: cobra.NoArgs,
+		Example: "  trakr erasure list --limit 100",
+		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+			all, err := s.erasures.List(ctx, limit)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				out := make([]erasureJSON, 0, len(all))
+				for _, x := range all {
+					out = append(out, s.erasureJSON(x))
+				}
+				return a.printJSON(map[string]any{"erasures": out})
+			}
+			return a.table("ERASURE\tTENANT\tTRIGGER\tBEGUN\tGONE FROM LIVE\tGONE FROM BACKUPS\tSTATE", func(line func(...any)) {
+				for _, x := range all {
+					j := s.erasureJSON(x)
+					line(x.ID, x.Tenant, x.Trigger, x.BegunAt, orDash(j.DeletedLiveAt), orDash(j.BackupsClearAfter), j.State)
+				}
+			})
+		}),
+	}
+	list.Flags().IntVar(&limit, "limit", 50, "at most this many")
+	var format, out string
+	var why reasonFlags
+	cert := &cobra.Command{
+		Use: "certificate ERASURE", Short: "Write the certificate of an erasure", Args: cobra.ExactArgs(1),
+		Long:    "Writes the signed certificate of deletion (logical). Whoever has the log's public key checks it offline\nwith trakr verify, in each of the forms.",
+		Example: "  trakr erasure certificate 0194… --format pdf --out certificate.pdf\n  trakr verify certificate.pdf --key log.vkey",
+		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+			id, err := uuid.Parse(args[0])
+			if err != nil {
+				return usageError{errors.New("an erasure is named by its id, a UUID; see: trakr erasure list")}
+			}
+			f, err := certificate.ParseFormat(format)
+			if err != nil {
+				return usageError{err}
+			}
+			b, err := s.eraser.Hand(ctx, why.access(), id, f)
+			if err != nil {
+				return err
+			}
+			return a.write(out, b)
+		}),
+	}
+	cert.Flags().StringVar(&format, "format", "json", "json, html or pdf")
+	cert.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
+	why.register(cert, lifecycle.ReviewerExport)
+	c := &cobra.Command{Use: "erasure", Short: "See erasures and write their certificates"}
+	c.AddCommand(list, cert)
+	return c
+}
+
+type erasureJSON struct {
+	ErasureID         string     `json:"erasure_id"`
+	TenantID          string     `json:"tenant_id"`
+	Trigger           string     `json:"trigger"`
+	State             string     `json:"state"`
+	RequestedAt       time.Time  `json:"requested_at"`
+	BegunAt           time.Time  `json:"begun_at"`
+	DeletedLiveAt     *time.Time `json:"deleted_live_at,omitempty"`
+	BackupsClearAfter *time.Time `json:"backups_clear_after,omitempty"`
+	VerifiedAt        *time.Time `json:"verified_at,omitempty"`
+	CertificateID     string     `json:"certificate_id,omitempty"`
+}
+
+func (s *service) erasureJSON(x erasures.Erasure) erasureJSON {
+	j := erasureJSON{ErasureID: x.ID.String(), TenantID: x.Tenant.String(), Trigger: string(x.Trigger), State: x.State(), RequestedAt: x.RequestedAt,
+		BegunAt: x.BegunAt, CertificateID: x.CertificateID}
+	if !x.DeletedAt.IsZero() {
+		clear := x.DeletedAt.Add(s.policy.BackupWindow().Duration())
+		j.DeletedLiveAt, j.BackupsClearAfter = &x.DeletedAt, &clear
+	}
+	if !x.VerifiedAt.IsZero() {
+		j.VerifiedAt = &x.VerifiedAt
+	}
+	return j
+}
+
+func orDash(t *time.Time) string {
+	if t == nil {
+		return "–"
+	}
+	return fmt.Sprint(t.UTC().Format(time.RFC3339))
+}
