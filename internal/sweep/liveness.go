@@ -115,7 +115,7 @@ func (p *LivenessPass) Look(ctx context.Context, o Order) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	return Found{Checks: p.checks(got, counts, int64(len(due)), left, held), SnapshotAt: counts.At}, nil
+	return Found{Checks: p.checks(o, got, counts, int64(len(due)), left, held), SnapshotAt: counts.At}, nil
 }
 
 // ask asks about each tenant, some at once, at the policy's pace, until Bitbucket
@@ -257,7 +257,7 @@ func suspected(t liveness.State, now time.Time, apart time.Duration) liveness.Su
 func days(n int) time.Duration { return time.Duration(n) * 24 * time.Hour }
 
 // checks says what the answers amount to.
-func (p *LivenessPass) checks(got *answers, c liveness.Counts, due, left, held int64) []sweeps.Check {
+func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due, left, held int64) []sweeps.Check {
 	rule := p.policy.Liveness
 	check := func(what string, rows int64, d sweeps.Disposition, ground, predicate string) sweeps.Check {
 		sum := sha256.Sum256([]byte(predicate))
@@ -266,6 +266,9 @@ func (p *LivenessPass) checks(got *answers, c liveness.Counts, due, left, held i
 	}
 	asking := "GET " + p.policy.App.Proof.Resource + " answers "
 	suspects := int64(len(got.suspects))
+	if o.DryRun { // nothing was kept: what this pass saw counts too
+		c.Suspected = max(c.Suspected, suspects)
+	}
 
 	alive := check("alive", got.alive, sweeps.Retained, "Bitbucket answered that the app is installed", asking+"2xx")
 	suspicion := check("suspected", c.Suspected, sweeps.Retained, fmt.Sprintf("Bitbucket answered that it does not know the app there; erased after %d such answers over %d days", rule.Suspicions, rule.Days), liveness.CountSQL)

@@ -388,8 +388,9 @@ func TestADryRunAsksAndKeepsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c := subject(sweeps.Run{Checks: found.Checks}, "gone"); !c.Found() || c.Rows != 1 {
-			t.Errorf("%+v", c)
+		r := sweeps.Run{Checks: found.Checks}
+		if c := subject(r, "gone"); !c.Found() || c.Rows != 1 || subject(r, "suspected").Rows != 1 {
+			t.Errorf("%+v, %+v", c, subject(r, "suspected"))
 		}
 	}
 	if w.state(a) != lifecycle.Live || w.suspicions(a) != 4 {
