@@ -120,9 +120,12 @@ func (j *judgement) stores() {
 					j.fault(at, "the rows of %s go with their tenant: has_tenant: true and no retained", t.Name)
 				}
 			}
+			if t.Name == canaries && t.Retained == nil {
+				j.fault(at, "the rows of %s are no finding: give the ground under retained", t.Name)
+			}
 		}
 	}
-	for _, t := range []string{"trakr.tenants", "trakr.tenant_fields", "trakr.replay_guard", "trakr.erasures", "trakr.audit_events"} {
+	for _, t := range []string{"trakr.tenants", "trakr.tenant_fields", "trakr.replay_guard", "trakr.erasures", "trakr.audit_events", canaries} {
 		if !tables[t] {
 			j.fault("$.stores", "the table %s is not declared", t)
 		}
@@ -134,8 +137,58 @@ func (j *judgement) columns(at string, t Table) {
 	if t.TimeCol != "" && !slices.Contains(t.Columns, t.TimeCol) {
 		j.fault(at+".time_column", "%s is not among the table's columns", t.TimeCol)
 	}
+	if t.AgeCol != "" && !slices.Contains(t.Columns, t.AgeCol) {
+		j.fault(at+".age_column", "%s is not among the table's columns", t.AgeCol)
+	}
 	if tenant := slices.ContainsFunc(t.Columns, CarriesTenant); tenant != t.HasTenant {
 		j.fault(at+".has_tenant", "has_tenant is %t, and of a column that carries a tenant the list of columns says %t", t.HasTenant, tenant)
+	}
+}
+
+// canaries is where the orphan sweep's own orphan lies.
+const canaries = "trakr.sweep_canaries"
+
+const day = 24 * time.Hour
+
+// floors are the shortest periods that are taken, whatever is written: what goes
+// sooner proves nothing. The database has them too (migration 10). A class that is
+// not here cannot be executed by the sweep.
+var floors = map[string]time.Duration{
+	"registry":   365 * day,
+	"tombstones": 365 * day,
+	"evidence":   365 * day,
+	"operations": 30 * day,
+	"audit":      365 * day,
+}
+
+// afterBackups is how much longer than the backups a tombstone stays: a backup
+// that is restored late must not bring a tenant back.
+const afterBackups = 30 * day
+
+// floor is the shortest period of a class.
+func (j *judgement) floor(class string) time.Duration {
+	f := floors[class]
+	for _, r := range j.p.Retention {
+		if r.Class == "backups" && (class == "tombstones" || class == "registry") {
+			f = max(f, r.Period.Duration()+afterBackups)
+		}
+	}
+	return f
+}
+
+// period: each has one unless its rows stay, and none is shorter than its floor or
+// executed by what cannot.
+func (j *judgement) period(at string, r Retention) {
+	left := r.Period.String() == ""
+	switch _, swept := floors[r.Class]; {
+	case left != (r.ExecutedBy == ByServiceEnd):
+		j.fault(at, "a class has a period, or is executed by %s and has none", ByServiceEnd)
+	case !left && r.Period.Duration() < j.floor(r.Class):
+		j.fault(at+".period", "%s is kept for at least %d days", r.Class, int(j.floor(r.Class)/day))
+	case r.ExecutedBy == ByRetention && (!swept || r.Class == "audit"):
+		j.fault(at+".executed_by", "the retention sweep cannot remove rows of this class")
+	case swept && r.Class != "audit" && r.ExecutedBy != ByRetention:
+		j.fault(at+".executed_by", "this class is executed by %s, and by nothing else", ByRetention)
 	}
 }
 
@@ -147,6 +200,7 @@ func (j *judgement) retention() {
 			j.fault("$.retention["+strconv.Itoa(i)+"].class", "the class %q is declared twice", r.Class)
 		}
 		seen[r.Class] = true
+		j.period("$.retention["+strconv.Itoa(i)+"]", r)
 	}
 	if j.p.DeletionDeadline.Duration() <= 0 {
 		j.fault("$.deletion_deadline", "the deadline must be longer than no time")

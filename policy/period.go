@@ -41,8 +41,12 @@ func (p Period) Duration() time.Duration { return p.d }
 // String returns the ISO 8601 form as written in the file.
 func (p Period) String() string { return p.text }
 
-// Human returns the period for a reader: "30 days", "1 hour", "at once".
+// Human returns the period for a reader: "30 days", "1 hour", "at once". One that
+// was left out has no end of its own.
 func (p Period) Human() string {
+	if p.text == "" {
+		return "as long as the service"
+	}
 	if p.d == 0 {
 		return "at once"
 	}

@@ -31,6 +31,7 @@ type Policy struct {
 	LegalHolds          LegalHolds     `yaml:"legal_holds"`
 	Liveness            Liveness       `yaml:"liveness"`
 	Sweeps              []Sweep        `yaml:"sweeps"`
+	KnownPayloadKeys    []string       `yaml:"known_payload_keys"` // seen in payloads and not kept; see KnownPayloadKey
 	Reasons             []Reason       `yaml:"reasons"`
 	NotAudited          []NotAudited   `yaml:"not_audited"` // the published list of what leaves no audit event
 
@@ -110,6 +111,7 @@ type Table struct {
 	Holds     string    `yaml:"holds"`
 	Columns   []string  `yaml:"columns"`     // every column, by name
 	TimeCol   string    `yaml:"time_column"` // for oldest and newest in the reports; "" when the table has none
+	AgeCol    string    `yaml:"age_column"`  // the column the period counts from, where it is not TimeCol; rows without it have not begun theirs
 	Class     string    `yaml:"class"`       // class of Retention
 	Retained  *Retained `yaml:"retained"`
 	HasTenant bool      `yaml:"has_tenant"`
@@ -135,7 +137,26 @@ type Retention struct {
 	Period     Period `yaml:"period"`
 	Starts     string `yaml:"starts"` // the event the period counts from
 	Ground     string `yaml:"ground"`
-	ExecutedBy string `yaml:"executed_by"` // "uninstall", "replay_guard", "operator", "none": who makes it true
+	ExecutedBy string `yaml:"executed_by"` // who makes it true: see the constants
+}
+
+// Who executes a period.
+const (
+	ByUninstall   = "uninstall"    // the callback itself deletes
+	ByReplayGuard = "replay_guard" // the running service, every five minutes
+	ByOperator    = "operator"     // a command, or a setting at the provider
+	ByRetention   = "retention"    // the sweep of that name
+	ByCanary      = "canary"       // whoever plants the next one
+	ByNobody      = "none"         // nothing yet; the sweep of retention says when a row is overdue
+	ByServiceEnd  = "service_end"  // nobody: rows stay as long as the service
+)
+
+// AgeColumn is the column that a row's period counts from; "" when it has none.
+func (t Table) AgeColumn() string {
+	if t.AgeCol != "" {
+		return t.AgeCol
+	}
+	return t.TimeCol
 }
 
 // Requests is how customers' deletion requests are answered.
@@ -236,6 +257,17 @@ func CarriesTenant(column string) bool {
 		}
 		return -1
 	}, strings.ToLower(column)), "tenant")
+}
+
+// KnownPayloadKey reports whether a member of a payload is known to come, although
+// it is not kept.
+func (p *Policy) KnownPayloadKey(path string) bool {
+	for _, k := range p.KnownPayloadKeys {
+		if below, ok := strings.CutSuffix(k, "*"); k == path || (ok && strings.HasPrefix(path, below)) {
+			return true
+		}
+	}
+	return false
 }
 
 // Table returns the declaration of a TableName and the store it is in.

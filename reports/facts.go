@@ -35,6 +35,8 @@ type TableFacts struct {
 	Undated    int64      // of these, rows whose age is not known
 	Oldest     *time.Time // nil when the table is empty or has no time column
 	Newest     *time.Time
+	Due        *time.Time // the oldest by the column its period counts from; nil when no row has one
+	Unaged     int64      // rows of which it is not known, other than those whose period has not begun
 }
 
 // ErasureFacts sums up the tombstones.

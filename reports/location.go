@@ -187,6 +187,9 @@ func fields(p *policy.Policy) Section {
 func kept(p *policy.Policy, class string) string {
 	for _, r := range p.Retention {
 		if r.Class == class {
+			if r.ExecutedBy == policy.ByServiceEnd {
+				return r.Period.Human()
+			}
 			if r.Period.Duration() == 0 {
 				return "until " + r.Starts
 			}
@@ -242,7 +245,7 @@ func countIsOf(p *policy.Policy, t TableFacts) string {
 		return "–"
 	case !ok || decl.TimeCol == "":
 		return "when made"
-	case known && r.ExecutedBy == "none":
+	case known && r.ExecutedBy == policy.ByServiceEnd:
 		return "all by then"
 	}
 	return "those left"

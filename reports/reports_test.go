@@ -27,8 +27,9 @@ func ago(d time.Duration) *time.Time { t := asOf.Add(-d); return &t }
 // facts are those of a service in good order.
 func facts(p *policy.Policy) reports.Facts {
 	f := reports.Facts{AsOf: asOf, Began: ago(400 * 24 * time.Hour), LiveTenants: 41, ErasedTenants: 7,
-		Erasures:     reports.ErasureFacts{Total: 7, Oldest: ago(90 * 24 * time.Hour), Newest: ago(26 * time.Hour), LongestLag: 312 * time.Millisecond},
-		Sweeps:       []reports.SweepFacts{{Kind: "orphans", RunID: "01a20e98-a0d9-7be0-acd3-8cea525129a5", FinishedAt: ago(43 * time.Minute), Result: "clean", Succeeded: ago(43 * time.Minute), Tables: 5, Interval: time.Hour}},
+		Erasures: reports.ErasureFacts{Total: 7, Oldest: ago(90 * 24 * time.Hour), Newest: ago(26 * time.Hour), LongestLag: 312 * time.Millisecond},
+		Sweeps: []reports.SweepFacts{{Kind: "orphans", RunID: "01a20e98-a0d9-7be0-acd3-8cea525129a5", FinishedAt: ago(43 * time.Minute), Result: "clean", Succeeded: ago(43 * time.Minute), Tables: 5, Interval: time.Hour},
+			{Kind: "retention", RunID: "01a20e98-b0d9-7be0-acd3-8cea525129a5", FinishedAt: ago(10 * time.Hour), Result: "clean", Succeeded: ago(10 * time.Hour), Tables: 27, Interval: 24 * time.Hour}},
 		Observations: []reports.Observation{{Store: "database", What: "connection", Value: "TCP to 10.10.0.5", How: "asked of the database (inet_server_addr)"}},
 		Controls: []reports.Control{{ID: "proof-of-possession", Title: "A first install is accepted only after Bitbucket confirms the offered secret", State: "pass", Detail: "TRAKR_DEV_SKIP_PROOF must be off"},
 			{ID: "guard: triggers", Title: "In the database: the audit only grows, and an erasure only goes on", State: "pass"}},
@@ -37,6 +38,9 @@ func facts(p *policy.Policy) reports.Facts {
 		x := reports.TableFacts{Name: t.Name, Declared: true, Rows: int64(10 + i*10), Oldest: ago(40 * time.Minute), Newest: ago(time.Minute)}
 		if t.TimeCol == "" {
 			x.Oldest, x.Newest, x.Undated = nil, nil, x.Rows
+		}
+		if x.Due, x.Unaged = x.Oldest, x.Undated; t.AgeCol != "" {
+			x.Due, x.Unaged = nil, 0
 		}
 		f.Tables = append(f.Tables, x)
 	}
@@ -106,13 +110,23 @@ var cases = map[string]struct {
 	"newest pass failed":             {func(f *reports.Facts) { f.Sweeps[0].Result, f.Sweeps[0].Tables = "failed", 0 }, reports.CannotTell, reports.CannotTell},
 	"guard off":                      {func(f *reports.Facts) { f.Controls[1].State, f.Controls[1].Detail = "fail", "missing: a trigger" }, reports.Fails, reports.Holds},
 	"not counted":                    {func(f *reports.Facts) { of(f, "trakr.api_tokens").Uncounted = "SQLSTATE 55000" }, reports.Holds, reports.CannotTell},
-	"replay guard at its period":     {func(f *reports.Facts) { of(f, "trakr.replay_guard").Oldest = ago(2 * time.Hour) }, reports.Holds, reports.Holds},
-	"replay guard beyond its period": {func(f *reports.Facts) { of(f, "trakr.replay_guard").Oldest = ago(2*time.Hour + time.Minute) }, reports.Holds, reports.Fails},
-	"age not known":                  {func(f *reports.Facts) { f.Began = nil }, reports.Holds, reports.CannotTell},
-	"age not known, in an old log":   {func(f *reports.Facts) { f.Began = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.CannotTell},
-	"a row without a time":           {func(f *reports.Facts) { of(f, "trakr.replay_guard").Undated = 1 }, reports.Holds, reports.CannotTell},
-	"audit beyond period":            {func(f *reports.Facts) { of(f, "trakr.audit_events").Oldest = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.Fails},
-	"audit at its period":            {func(f *reports.Facts) { of(f, "trakr.audit_events").Oldest = ago(3650 * 24 * time.Hour) }, reports.Holds, reports.Holds},
+	"replay guard at its period":     {func(f *reports.Facts) { of(f, "trakr.replay_guard").Due = ago(2 * time.Hour) }, reports.Holds, reports.Holds},
+	"replay guard beyond its period": {func(f *reports.Facts) { of(f, "trakr.replay_guard").Due = ago(2*time.Hour + time.Minute) }, reports.Holds, reports.Fails},
+	"age not known": {func(f *reports.Facts) {
+		f.Began, of(f, "trakr.audit_events").Due, of(f, "trakr.audit_events").Unaged = nil, nil, 1
+	}, reports.Holds, reports.CannotTell},
+	"age not known, in an old log": {func(f *reports.Facts) {
+		f.Began, of(f, "trakr.audit_events").Due, of(f, "trakr.audit_events").Unaged = ago(3651*24*time.Hour), nil, 1
+	}, reports.Holds, reports.CannotTell},
+	"a row without a time":            {func(f *reports.Facts) { of(f, "trakr.replay_guard").Unaged = 1 }, reports.Holds, reports.CannotTell},
+	"audit beyond period":             {func(f *reports.Facts) { of(f, "trakr.audit_events").Due = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.Fails},
+	"evidence due at the next pass":   {func(f *reports.Facts) { of(f, "trakr.sweep_runs").Due = ago(3651 * 24 * time.Hour) }, reports.Holds, reports.Holds},
+	"evidence that nobody removed":    {func(f *reports.Facts) { of(f, "trakr.sweep_runs").Due = ago(3653 * 24 * time.Hour) }, reports.Holds, reports.Fails},
+	"a tombstone that nobody removed": {func(f *reports.Facts) { of(f, "trakr.tenants").Due = ago(3653 * 24 * time.Hour) }, reports.Holds, reports.Fails},
+	"retention never ran": {func(f *reports.Facts) {
+		f.Sweeps[1] = reports.SweepFacts{Kind: "retention", Interval: 24 * time.Hour, Overdue: true}
+	}, reports.Holds, reports.CannotTell},
+	"audit at its period": {func(f *reports.Facts) { of(f, "trakr.audit_events").Due = ago(3650 * 24 * time.Hour) }, reports.Holds, reports.Holds},
 }
 
 func TestEachVerdictFollowsItsFact(t *testing.T) {

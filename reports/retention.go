@@ -12,9 +12,9 @@ import (
 func Retention(p *policy.Policy, f Facts, version string) Document {
 	d := newDocument("retention", "Retention Schedule and Execution Report", p, f, version)
 	d.conclude(withinPeriods(p, f), erasedInTime(p, f), nothingRemains(f), sweepsRun(f))
-	d.Sections = []Section{scheduleSection(p), execution(p, f), erasures(p, f), sweepSection(f), findingSection(f), retained(p)}
+	d.Sections = []Section{scheduleSection(p, f), execution(p, f), erasures(p, f), sweepSection(f), findingSection(f), retained(p)}
 	d.Notes = []string{
-		"“Executed by” says what makes a period true: uninstall (the callback itself deletes), replay_guard (the running service removes what has expired every five minutes), operator (a command an operator runs, such as trakr audit expire, or a setting at the provider that this software does not verify), none (nothing deletes it in this version; rows are kept).",
+		"“Executed by” says what makes a period true: uninstall (the callback itself deletes), replay_guard (the running service removes what has expired every five minutes), canary (the running service replaces the row every ten minutes), retention (the sweep of that name, when it last ended without failing; what falls due between two of its passes is not late), operator (a command an operator runs, such as trakr audit expire, or a setting at the provider that this software does not verify), service_end (rows stay as long as the service: without them it cannot run, or its log not be proven).",
 		"Deletion means that rows are gone from the live database. Backups end by the provider's rotation, as declared; the media they lie on are not attested to.",
 		"A callback that never reached the service left no trace here: a missed uninstall is not in the number of erasures.",
 		countNote, noValueNote,
@@ -53,18 +53,39 @@ func age(p *policy.Policy, f Facts, t TableFacts) string {
 		return ageUndeclared
 	case t.Uncounted != "":
 		return ageUncounted
+	case r.ExecutedBy == policy.ByServiceEnd:
+		return "kept as long as the service"
 	case r.Period.Duration() == 0:
 		return "judged by the sweep"
 	case t.Rows == 0:
 		return "empty"
-	case t.Oldest != nil && f.AsOf.Sub(*t.Oldest) > r.Period.Duration():
+	case t.Due != nil && f.AsOf.Sub(*t.Due) > r.Period.Duration()+grace(f, r):
 		return ageExceeded
-	case t.Oldest != nil && t.Undated == 0:
+	case t.Due != nil && f.AsOf.Sub(*t.Due) > r.Period.Duration():
+		return "due at the next pass"
+	case t.Unaged == 0 && (t.Due != nil || aged(p, t)):
 		return "within"
 	case f.Began != nil && f.AsOf.Sub(*f.Began) <= r.Period.Duration():
 		return "within: not older than the log, begun " + stamp(f.Began)
 	}
 	return ageUnknown
+}
+
+// grace is how long a row may stay past its period: until the sweep that removes it
+// has had its turn.
+func grace(f Facts, r policy.Retention) time.Duration {
+	for _, x := range f.Sweeps {
+		if r.ExecutedBy == policy.ByRetention && x.Kind == policy.ByRetention {
+			return 2 * x.Interval
+		}
+	}
+	return 0
+}
+
+// aged reports whether rows without an age are those whose period has not begun.
+func aged(p *policy.Policy, t TableFacts) bool {
+	d, _, ok := p.Table(t.Name)
+	return ok && d.AgeCol != ""
 }
 
 // withinPeriods fails on what is known to be too old before it says what is not known.
@@ -74,7 +95,7 @@ func withinPeriods(p *policy.Policy, f Facts) Statement {
 		switch a := age(p, f, t); {
 		case a == ageExceeded:
 			r, _ := classOf(p, t.Name)
-			s.State, s.Why = Fails, t.Name+" holds a row of "+stamp(t.Oldest)+"; its period is "+r.Period.Human()+"."
+			s.State, s.Why = Fails, t.Name+" holds a row of "+stamp(t.Due)+"; its period is "+r.Period.Human()+"."
 			return s
 		case a == ageUndeclared:
 			s.State, s.Why = Fails, t.Name+" has no declared period."
@@ -129,13 +150,30 @@ func sweepsRun(f Facts) Statement {
 
 func duration(d time.Duration) string { return d.Round(time.Millisecond).String() }
 
-func scheduleSection(p *policy.Policy) Section {
+func scheduleSection(p *policy.Policy, f Facts) Section {
 	s := Section{ID: "schedule", Title: "Schedule", Intro: "Declared in the policy.", Columns: []Column{{Key: "class", Title: "Class"}, {Key: "retention_period", Title: "Period"},
 		{Key: "iso_8601", Title: "ISO 8601"}, {Key: "starts", Title: "Counted from"}, {Key: "ground", Title: "Ground"}, {Key: "executed_by", Title: "Executed by"}}}
 	for _, r := range p.Retention {
-		s.Rows = append(s.Rows, []string{r.Class, r.Period.Human(), r.Period.String(), r.Starts, r.Ground, r.ExecutedBy})
+		s.Rows = append(s.Rows, []string{r.Class, r.Period.Human(), orDash(r.Period.String()), r.Starts, r.Ground, executedBy(f, r)})
 	}
 	return s
+}
+
+// executedBy names who makes a period true and, where that is a sweep, when it last did.
+func executedBy(f Facts, r policy.Retention) string {
+	if r.ExecutedBy != policy.ByRetention {
+		return r.ExecutedBy
+	}
+	for _, x := range f.Sweeps {
+		switch {
+		case x.Kind != policy.ByRetention:
+		case x.Succeeded == nil:
+			return r.ExecutedBy + ": the sweep, which never ended"
+		default:
+			return r.ExecutedBy + ": the sweep, last at " + stamp(x.Succeeded)
+		}
+	}
+	return r.ExecutedBy + ": the sweep, which is not scheduled"
 }
 
 func execution(p *policy.Policy, f Facts) Section {

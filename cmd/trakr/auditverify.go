@@ -82,36 +82,47 @@ func (a *app) auditVerify(ctx context.Context, files []string, without bool) err
 // which must be there, and those that the file sink has kept.
 func keptCheckpoints(files []string, sink string) ([]audit.Outside, error) {
 	var out []audit.Outside
-	take := func(file string, named bool) error {
-		b, err := os.ReadFile(file)
-		if errors.Is(err, fs.ErrNotExist) && !named {
-			return nil
-		}
-		if err != nil {
-			return usageError{fmt.Errorf("--checkpoint: %w", err)}
-		}
-		notes := splitNotes(b)
-		if len(notes) == 0 {
-			notes = [][]byte{b} // not a checkpoint at all: that is a finding
-		}
-		for i, n := range notes {
-			name := "the checkpoint in " + file
-			if len(notes) > 1 {
-				name = fmt.Sprintf("checkpoint %d in %s", i+1, file)
-			}
-			out = append(out, audit.Outside{Name: name, Note: n})
-		}
-		return nil
-	}
 	for _, f := range files {
-		if err := take(f, true); err != nil {
+		kept, err := checkpointsIn(f, true)
+		if err != nil {
 			return nil, err
 		}
+		out = append(out, kept...)
 	}
-	for _, f := range []string{sink, sink + ".history"} {
-		if err := take(f, false); err != nil {
-			return nil, err
+	kept, err := sinkCheckpoints(sink, true)
+	return append(out, kept...), err
+}
+
+// sinkCheckpoints reads what the file sink has kept, with its history or without.
+func sinkCheckpoints(sink string, history bool) ([]audit.Outside, error) {
+	out, err := checkpointsIn(sink, false)
+	if err != nil || !history {
+		return out, err
+	}
+	older, err := checkpointsIn(sink+".history", false)
+	return append(out, older...), err
+}
+
+// checkpointsIn reads a file of checkpoints; one that was not named may be missing.
+func checkpointsIn(file string, named bool) ([]audit.Outside, error) {
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--checkpoint: %w", err)}
+	}
+	notes := splitNotes(b)
+	if len(notes) == 0 {
+		notes = [][]byte{b} // not a checkpoint at all: that is a finding
+	}
+	var out []audit.Outside
+	for i, n := range notes {
+		name := "the checkpoint in " + file
+		if len(notes) > 1 {
+			name = fmt.Sprintf("checkpoint %d in %s", i+1, file)
 		}
+		out = append(out, audit.Outside{Name: name, Note: n})
 	}
 	return out, nil
 }

@@ -12,6 +12,7 @@ import (
 	"trakr/internal/schedule"
 	"trakr/internal/store"
 	"trakr/internal/store/heartbeats"
+	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 	"trakr/internal/webhook"
 )
@@ -20,7 +21,7 @@ import (
 // job that does not run for a year is noticed before an event lacks one.
 const monthsAhead = 12
 
-// jobs are the scheduled sweeps, the forgetting of expired tokens, and the making
+// jobs are the scheduled sweeps, the planting of their canary, the forgetting of expired tokens, and the making
 // of the audit's partitions.
 func (s *service) jobs() []schedule.Job {
 	scheduler := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "cron", Role: lifecycle.RoleScheduler},
@@ -40,6 +41,9 @@ func (s *service) jobs() []schedule.Job {
 				return err
 			}})
 	}
+	jobs = append(jobs, schedule.Job{Name: "canary", Spec: sweeps.CanarySpec, Lead: true, Run: func(ctx context.Context, _ time.Time) error {
+		return s.sweeps.PlantCanary(ctx)
+	}})
 	return append(jobs, schedule.Job{Name: "replay guard", Spec: "*/5 * * * *", Lead: true, Run: func(ctx context.Context, _ time.Time) error {
 		_, err := s.door.ForgetExpired(ctx)
 		return err

@@ -93,6 +93,10 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	if err != nil {
 		return err
 	}
+	// Before the first sweep: without a fresh canary it is blind.
+	if err := s.sweeps.PlantCanary(ctx); err != nil {
+		return err
+	}
 	jobs, err := a.scheduler(s, tel.Meter)
 	if err != nil {
 		return err

@@ -185,6 +185,11 @@ func TestAnOperatorsDay(t *testing.T) {
 	if s := m.trakr(exitClean, "sweep", "run", "orphans"); !strings.Contains(s, "clean") || !strings.Contains(s, "trakr.tenant_fields") {
 		t.Error(s)
 	}
+	for kind, says := range map[string]string{"retention": "within the period", "integrity": "control: triggers", "minimisation": "shaped like"} {
+		if s := m.trakr(exitClean, "sweep", "run", kind); !strings.Contains(s, kind+" sweep") || !strings.Contains(s, says) {
+			t.Errorf("%s:\n%s", kind, s)
+		}
+	}
 	m.trakr(exitClean, "doctor")
 	m.trakr(exitClean, "report", "location", "--format", "html", "--out", "l.html")
 	m.trakr(exitClean, "report", "retention", "--format", "csv", "--out", "r.csv")

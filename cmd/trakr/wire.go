@@ -72,7 +72,8 @@ type service struct {
 	holds     *holds.Store
 	ledger    ledger.Ledger
 	eraser    *erasure.Eraser
-	replayed  erasure.Replayed // what the ledger led to at the start
+	replayed  erasure.Replayed     // what the ledger led to at the start
+	integrity *sweep.IntegrityPass // for its progress on a terminal
 	inventory *inventory.Store
 	tokens    *tokens.Store
 	reports   *location.Reporter
@@ -240,6 +241,9 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if s.client, err = s.bitbucket(now); err != nil {
 		return err
 	}
+	s.integrity = sweep.NewIntegrity(s.db, s.audit, s.sweeps, func(_ context.Context, all bool) ([]audit.Outside, error) {
+		return sinkCheckpoints(s.cfg.CheckpointFile, all)
+	})
 	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, s.passes()...); err != nil {
 		return err
 	}
@@ -251,7 +255,8 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 // passes are the kinds of sweep there are. Making one only keeps what it is given.
 func (s *service) passes() []sweep.Pass {
 	return []sweep.Pass{sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy),
-		sweep.NewLiveness(liveness.New(s.db), s.policy, s.door, s.client, byProbe{s.eraser})}
+		sweep.NewLiveness(liveness.New(s.db), s.policy, s.door, s.client, byProbe{s.eraser}), sweep.NewRetention(s.sweeps, s.policy),
+		s.integrity, sweep.NewMinimisation(s.sweeps, s.policy)}
 }
 
 // sweepKinds lists them for help and completion.

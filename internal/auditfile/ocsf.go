@@ -23,7 +23,7 @@ func class(action, detail []byte) (class, activity int64, name string) {
 		return datastoreActivity, 1, "Read"
 	case `"tenant.update"`:
 		return datastoreActivity, 2, "Update"
-	case `"audit.expire"`:
+	case `"audit.expire"`, `"retention.remove"`:
 		return datastoreActivity, 7, "Delete"
 	case `"tenant.install"`:
 		return applicationLifecycle, 1, "Install"

@@ -129,6 +129,9 @@ func newWorld(t *testing.T) *world {
 	w.public.Config.Handler = handler
 	w.public.Start()
 	t.Cleanup(w.public.Close)
+	if err := sweeps.New(w.DB).PlantCanary(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweeptest.Fill(w.Policy, sweep.NewOrphans(sweeps.New(w.DB), w.Policy), sweep.NewErasures(w.eraser.Eraser, w.Policy))...)
 	must(err)
 	w.tokens = tokens.New(w.DB, w.Clock.Now)

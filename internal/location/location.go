@@ -88,7 +88,7 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 	declared := inventory.Declared{}
 	for _, s := range r.Policy.Stores {
 		for _, t := range s.Tables {
-			declared[t.Name] = inventory.Declaration{TimeColumn: t.TimeCol, Columns: t.Columns}
+			declared[t.Name] = inventory.Declaration{TimeColumn: t.TimeCol, AgeColumn: t.AgeColumn(), Columns: t.Columns}
 		}
 	}
 	inv, err := r.Inventory.Collect(ctx, declared, asOf, r.Policy.DeletionDeadline.Duration())
@@ -101,7 +101,7 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 		Observations: r.observe(inv.Server), Controls: append(r.controls(inv.Server), guards(r.Inventory.Controls(ctx))...)}
 	f.Controls = append(f.Controls, r.jobs(ctx, clock)...)
 	for _, t := range inv.Tables {
-		f.Tables = append(f.Tables, reports.TableFacts{Name: t.Name, Declared: t.Declared, Undeclared: t.Undeclared, Uncounted: t.Uncounted, Rows: t.Rows, Undated: t.Undated, Oldest: t.Oldest, Newest: t.Newest})
+		f.Tables = append(f.Tables, reports.TableFacts{Name: t.Name, Declared: t.Declared, Undeclared: t.Undeclared, Uncounted: t.Uncounted, Rows: t.Rows, Undated: t.Undated, Oldest: t.Oldest, Newest: t.Newest, Due: t.Due, Unaged: t.Unaged})
 	}
 	for _, rule := range r.Policy.Sweeps {
 		s, err := r.sweepFacts(ctx, rule, asOf)

@@ -11,7 +11,7 @@ import (
 const Orphans = "orphans"
 
 // OrphanPass looks, in every table of the live catalog, for rows of tenants that are
-// not registered any more.
+// not registered any more. One row of its own, the canary, must be among what it sees.
 type OrphanPass struct {
 	sweeps *sweeps.Store
 	policy *policy.Policy

@@ -42,6 +42,9 @@ func runner(t *testing.T, e *storetest.Env) *sweep.Runner {
 
 func run(t *testing.T, e *storetest.Env) sweeps.Run {
 	t.Helper()
+	if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	got, err := runner(t, e).RunOnce(t.Context(), scheduler, sweep.Orphans, sweep.ByCommand)
 	if err != nil {
 		t.Fatal(err)
@@ -450,6 +453,9 @@ func TestTwoRunnersShareTheWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer second.Close()
+	if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	other, err := sweep.New(second, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(second), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))...)
 	if err != nil {
 		t.Fatal(err)
@@ -572,6 +578,7 @@ func TestASweepThatDidNotRunIsOverdueAfterTwiceItsInterval(t *testing.T) {
 
 func TestAPolicyWithAnUnknownSweepIsRefused(t *testing.T) {
 	e := storetest.New(t)
+	e.Only(sweep.Orphans)
 	e.Policy.Sweeps[0].Kind = "orphan"
 	if _, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy)); err == nil {
 		t.Error("a sweep that can never run was scheduled")

@@ -36,8 +36,9 @@ const (
 	FindingMove   Action = "finding.move" // a finding was acknowledged
 	ReportIssue   Action = "report.issue"
 	AuditExport   Action = "audit.export"
-	AuditRead     Action = "audit.read"   // a page of events, or a proof
-	AuditExpire   Action = "audit.expire" // content past its period was removed by the owner
+	AuditRead     Action = "audit.read"       // a page of events, or a proof
+	AuditExpire   Action = "audit.expire"     // content past its period was removed by the owner
+	RetireRows    Action = "retention.remove" // rows past their period were removed by the sweep
 	TokenCreate   Action = "token.create"
 	TokenRevoke   Action = "token.revoke"
 	TokenUse      Action = "token.use" // recorded only when refused: the role may not do this
@@ -46,7 +47,7 @@ const (
 // Actions lists every action.
 func Actions() []Action {
 	return []Action{TenantLookup, TenantRead, TenantInstall, TenantUpdate, TenantErase, TenantProbe, ErasureBegin, ErasureVerify, ErasureIssue,
-		RestoreReplay, HoldPlace, HoldRelease, RequestMove, SweepRun, FindingMove, ReportIssue, AuditExport, AuditRead, AuditExpire,
+		RestoreReplay, HoldPlace, HoldRelease, RequestMove, SweepRun, FindingMove, ReportIssue, AuditExport, AuditRead, AuditExpire, RetireRows,
 		TokenCreate, TokenRevoke, TokenUse}
 }
 

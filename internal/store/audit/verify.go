@@ -21,8 +21,22 @@ type Outside struct {
 	Note []byte // the signed note
 }
 
+// Known is a size up to which the log was verified before, and its root then.
+type Known struct {
+	Size int64
+	Root merkle.Hash
+}
+
 // VerifyOptions tune Verify.
 type VerifyOptions struct {
+	// Known lets Verify begin there: what was verified is not read again, but its
+	// tree must still be the one whose root is given. Where it is not, or with
+	// Whole, everything is read, and a log that no longer begins with it has a fault.
+	// Duplicates, and events inserted among the old ones, show only then.
+	Known *Known
+	Whole bool
+	// LogOnly leaves out the controls.
+	LogOnly bool
 	// Outside are the checkpoints kept elsewhere. They must have been read before
 	// Verify is called: the running sequencer publishes newer ones. Without any, a
 	// tail that was cut off with its leaves, tiles and checkpoints cannot be told.
@@ -36,6 +50,7 @@ type VerifyOptions struct {
 type Verification struct {
 	Origin      string `json:"origin"` // of the checkpoints: which log this is
 	Key         string `json:"key"`    // the log's public key (C2SP signed-note)
+	From        int64  `json:"from"`   // the position it began at; 0 when everything was read
 	Size        int64  `json:"size"`   // positions
 	Root        string `json:"root"`   // of the tree of the stored leaves, base64; "" when leaves are missing
 	Events      int64  `json:"events"` // read again, those that wait included
@@ -82,11 +97,23 @@ func (l *Log) Verify(ctx context.Context, o VerifyOptions) (Verification, error)
 	err := inOneSnapshot(ctx, pg.Pool(l.db), 3, func(ctx context.Context, tx []pgx.Tx) error {
 		// The three parts touch nothing in common but v.faults, which locks.
 		other := make(chan error, 1)
-		go func() { other <- v.duplicates(ctx, tx[2]) }()
+		if err := v.prepare(ctx, tx[1]); err != nil {
+			return err
+		}
+		go func() {
+			if v.from > 0 {
+				other <- nil
+				return
+			}
+			other <- v.duplicates(ctx, tx[2])
+		}()
 		err := v.walk(ctx, tx[0], tx[1])
 		return errors.Join(err, <-other)
 	})
 	if err == nil {
+		err = v.compareOlder(ctx)
+	}
+	if err == nil && !o.LogOnly {
 		v.out.Controls, err = guard.Check(ctx, l.db)
 	}
 	if err != nil {

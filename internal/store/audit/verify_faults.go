@@ -27,6 +27,11 @@ const (
 	WrongEpoch  Kind = "epoch"         // the list of epochs or the log's identity was changed
 )
 
+// Kinds lists every kind.
+func Kinds() []Kind {
+	return []Kind{Changed, Removed, Inserted, Reordered, CutTail, WrongLeaf, WrongTile, WrongHead, WrongColumn, WrongForm, Duplicate, WrongExpiry, WrongEpoch}
+}
+
 // nowhere is the position of a fault that has none.
 const nowhere int64 = -1
 

@@ -74,13 +74,17 @@ type eventStream struct {
 	more bool
 }
 
-func readEvents(ctx context.Context, tx pgx.Tx) (*eventStream, error) {
+// readEvents begins after a place in the order of the log; the zero one is before all.
+func readEvents(ctx context.Context, tx pgx.Tx, after cursor) (*eventStream, error) {
 	var names []string
 	for _, c := range derived {
 		names = append(names, c.name)
 	}
-	rows, err := tx.Query(ctx, `SELECT epoch, xid, id, record, `+strings.Join(names, ", ")+` FROM trakr.audit_events ORDER BY epoch, xid, id`,
-		pgx.QueryResultFormats{pgx.BinaryFormatCode})
+	from, args := "", []any{pgx.QueryResultFormats{pgx.BinaryFormatCode}}
+	if after != (cursor{}) { // not even this, where all is read: an id or epoch below zero would hide from it
+		from, args = `WHERE (epoch, xid, id) > ($1, $2, $3) `, append(args, after.epoch, after.xid, after.id)
+	}
+	rows, err := tx.Query(ctx, `SELECT epoch, xid, id, record, `+strings.Join(names, ", ")+` FROM trakr.audit_events `+from+`ORDER BY epoch, xid, id`, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -117,7 +117,7 @@ func (v *verifying) trust(h head) {
 		v.suspect = nil
 	}
 	v.sound = h.Size
-	if h.outside {
+	if h.outside && !h.own {
 		v.out.Outside = max(v.out.Outside, h.Size)
 	}
 }
@@ -246,6 +246,7 @@ type head struct {
 	name    string
 	outside bool
 	signed  bool
+	own     bool // what was verified before: it lies in the database and proves no tail
 }
 
 // headStream gives heads by size. Stored ones are read in pages, and the
@@ -273,14 +274,42 @@ func (v *verifying) readHeads(ctx context.Context, tx pgx.Tx) (*headStream, erro
 			v.faults.add(Fault{Kind: CutTail, Position: nowhere, Detail: o.Name + " is not a checkpoint of this log and key: the database, the keyring or the checkpoint was replaced"})
 			continue
 		}
-		s.outside = append(s.outside, head{cp, o.Name, true, true})
+		h := head{Checkpoint: cp, name: o.Name, outside: true, signed: true}
+		if cp.Size > 0 && cp.Size < v.from {
+			v.older = append(v.older, h)
+			continue
+		}
+		s.outside = append(s.outside, h)
+	}
+	if k := v.o.Known; k != nil && v.from == 0 && k.Size > 0 {
+		s.outside = append(s.outside, head{Checkpoint: merkle.Checkpoint{Size: k.Size, Root: k.Root}, name: "the last verification", outside: true, signed: true, own: true})
 	}
 	slices.SortStableFunc(s.outside, func(a, b head) int { return cmp.Compare(a.Size, b.Size) })
 	for len(s.outside) > 0 && s.outside[0].Size == 0 { // every log begins with the empty one
 		v.out.Outside = 0
 		s.outside = s.outside[1:]
 	}
+	if v.from > 0 {
+		s.after, s.passed = v.from-1, v.from-1
+	}
 	return s, s.fill(ctx)
+}
+
+// compareOlder compares the checkpoints kept elsewhere of sizes that were verified
+// before with the tree that is there now.
+func (v *verifying) compareOlder(ctx context.Context) error {
+	for _, h := range v.older {
+		err := v.log.Contains(ctx, h.Checkpoint)
+		switch {
+		case errors.Is(err, ErrFork):
+			v.faults.add(Fault{Kind: CutTail, Position: nowhere, Detail: fmt.Sprintf("the log does not begin with the %d events of %s", h.Size, h.name)})
+		case err != nil:
+			return err
+		default:
+			v.out.Outside = max(v.out.Outside, h.Size)
+		}
+	}
+	return nil
 }
 
 func (s *headStream) fill(ctx context.Context) error {
@@ -314,7 +343,7 @@ func (s *headStream) fill(ctx context.Context) error {
 				if err != nil {
 					cp = merkle.Checkpoint{Size: page[i].size}
 				}
-				s.stored[i], faults[i] = head{cp, "the checkpoint", false, err == nil}, err
+				s.stored[i], faults[i] = head{Checkpoint: cp, name: "the checkpoint", signed: err == nil}, err
 			}
 		})
 	}

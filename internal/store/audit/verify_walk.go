@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -24,7 +25,9 @@ type verifying struct {
 	epochs   int32  // the newest epoch
 	xmax     uint64 // no transaction at or above it had begun
 	expired  int64  // content below may be gone
+	from     int64  // positions below were verified before
 	heads    *headStream
+	older    []head // kept elsewhere, of sizes below from
 	tileRows pgx.Tx
 
 	// The walk along the leaves. size counts those walked, tree holds those settled.
@@ -93,15 +96,16 @@ const leafRowsAtOnce = 256
 // its own end, so faults in one row do not confuse the next.
 func (v *verifying) walk(ctx context.Context, events, rest pgx.Tx) error {
 	v.tileRows = rest
-	if err := v.prepare(ctx, rest); err != nil {
-		return err
+	var begin cursor
+	var after int64 = -1
+	if v.from > 0 {
+		begin, after = v.last.end(), v.last.first
 	}
-	s, err := readEvents(ctx, events)
+	s, err := readEvents(ctx, events, begin)
 	if err != nil {
 		return err
 	}
 	defer s.rows.Close()
-	var after int64 = -1
 	for {
 		page, err := readLeaves(ctx, rest, after)
 		if err != nil {
@@ -155,8 +159,54 @@ func (v *verifying) prepare(ctx context.Context, tx pgx.Tx) error {
 	if err := v.expiries(ctx, tx); err != nil {
 		return err
 	}
-	v.heads, err = v.readHeads(ctx, tx)
+	if err := v.goOn(ctx, tx); err != nil {
+		return err
+	}
+	if v.heads, err = v.readHeads(ctx, tx); err != nil || v.from == 0 {
+		return err
+	}
+	// The checkpoint where the last verification ended is looked at again: it may be
+	// gone, or another one.
+	heads, err := v.heads.at(ctx, v.from)
+	for _, h := range heads {
+		switch {
+		case !h.signed:
+		case h.Root != v.o.Known.Root:
+			v.doubt(h)
+		case h.outside:
+			v.out.Outside = max(v.out.Outside, h.Size)
+		}
+	}
 	return err
+}
+
+// goOn begins where the log was verified before, if it is still there.
+func (v *verifying) goOn(ctx context.Context, tx pgx.Tx) error {
+	k := v.o.Known
+	if k == nil || v.o.Whole || k.Size <= 0 || k.Size > v.total {
+		return nil
+	}
+	rows, err := tx.Query(ctx, `SELECT first_index, epoch, first_xid, last_xid, ids, hashes FROM trakr.audit_leaves
+		WHERE first_index < $1 ORDER BY first_index DESC LIMIT 1`, k.Size)
+	if err != nil {
+		return err
+	}
+	last, err := collectLeaves(rows)
+	if err != nil {
+		return err
+	}
+	if len(last) == 0 || len(last[0].ids) == 0 || last[0].first+int64(len(last[0].ids)) != k.Size {
+		return nil
+	}
+	tree, err := merkle.Restore(ctx, v.log, k.Size, k.Root)
+	if errors.Is(forked(err), ErrFork) {
+		return nil // everything is read, and says where
+	}
+	if err != nil {
+		return err
+	}
+	v.from, v.size, v.sound, v.tree, v.last, v.out.From = k.Size, k.Size, k.Size, tree, last[0], k.Size
+	return nil
 }
 
 func readLeaves(ctx context.Context, tx pgx.Tx, after int64) ([]leafRow, error) {
@@ -165,6 +215,10 @@ func readLeaves(ctx context.Context, tx pgx.Tx, after int64) ([]leafRow, error) 
 	if err != nil {
 		return nil, err
 	}
+	return collectLeaves(rows)
+}
+
+func collectLeaves(rows pgx.Rows) ([]leafRow, error) {
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r leafRow, err error) {
 		r.present = true
 		return r, row.Scan(&r.first, &r.epoch, &r.from, &r.to, &r.ids, &r.hashes)

@@ -30,6 +30,8 @@ type Table struct {
 	Undated    int64    // of these, the rows whose age is not known
 	Oldest     *time.Time
 	Newest     *time.Time
+	Due        *time.Time // the oldest by the column its period counts from; nil when there is none
+	Unaged     int64      // rows that have no such time
 }
 
 // Inventory is what was found.
@@ -64,6 +66,7 @@ type Server struct {
 // Declaration is what the policy says of one table.
 type Declaration struct {
 	TimeColumn string // "" for none
+	AgeColumn  string // the column the period counts from; "" for none
 	Columns    []string
 }
 
@@ -115,6 +118,14 @@ func (s *Store) Collect(ctx context.Context, declared Declared, asOf time.Time, 
 			}
 			if err := count(ctx, tx, x.Schema, x.Name, d.TimeColumn, asOf, &t); err != nil {
 				return err
+			}
+			t.Due, t.Unaged = t.Oldest, t.Undated
+			if d.AgeColumn != d.TimeColumn && t.Uncounted == "" {
+				aged := Table{Name: t.Name}
+				if err := count(ctx, tx, x.Schema, x.Name, d.AgeColumn, asOf, &aged); err != nil {
+					return err
+				}
+				t.Due, t.Unaged, t.Uncounted = aged.Oldest, 0, aged.Uncounted // without it no period has begun
 			}
 			inv.Tables = append(inv.Tables, t)
 		}

@@ -1,0 +1,155 @@
+package sweep
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"time"
+
+	"trakr/internal/merkle"
+	"trakr/internal/store"
+	"trakr/internal/store/audit"
+	"trakr/internal/store/guard"
+	"trakr/internal/store/sweeps"
+)
+
+// Integrity is the kind that verifies the log again and looks at the guards.
+const Integrity = "integrity"
+
+// WholeEvery is how often the log is verified from its first position on; in
+// between only what is new.
+const WholeEvery = 7 * 24 * time.Hour
+
+// IntegrityPass verifies the log from where the last pass ended, all of it once a
+// week, and compares the database's guards with what they should be.
+type IntegrityPass struct {
+	db     *store.DB
+	log    *audit.Log
+	sweeps *sweeps.Store
+	kept   Kept
+	// Progress is told now and then how many of how many positions are verified.
+	Progress func(done, total int64)
+}
+
+// Kept reads the checkpoints that are kept outside the database: all of them, or
+// the newest of each place.
+type Kept func(ctx context.Context, all bool) ([]audit.Outside, error)
+
+// NewIntegrity returns the pass.
+func NewIntegrity(db *store.DB, l *audit.Log, s *sweeps.Store, kept Kept) *IntegrityPass {
+	return &IntegrityPass{db: db, log: l, sweeps: s, kept: kept}
+}
+
+// Kind implements Pass.
+func (*IntegrityPass) Kind() string { return Integrity }
+
+// Acts implements Pass: it only looks, and notes how far.
+func (*IntegrityPass) Acts() bool { return false }
+
+const (
+	eventsTable      = "trakr.audit_events"
+	checkpointsTable = "trakr.audit_checkpoints"
+	keptElsewhere    = "kept elsewhere"
+)
+
+// Look implements Pass.
+func (p *IntegrityPass) Look(ctx context.Context, o Order) (Found, error) {
+	last, whole, err := p.sweeps.LastVerified(ctx)
+	if err != nil {
+		return Found{}, err
+	}
+	opts := audit.VerifyOptions{LogOnly: true, Progress: p.Progress}
+	// A clock that was moved back must not put the whole verification off.
+	opts.Whole = last == nil || o.Now.Sub(whole) >= WholeEvery || whole.After(o.Now.Add(WholeEvery))
+	if last != nil {
+		opts.Known = &audit.Known{Size: last.Size, Root: merkle.Hash(last.Root)}
+	}
+	// Read before the snapshot: the running sequencer publishes newer ones.
+	if opts.Outside, err = p.kept(ctx, opts.Whole); err != nil {
+		return Found{}, fmt.Errorf("reading the checkpoints kept elsewhere: %w", err)
+	}
+	v, err := p.log.Verify(ctx, opts)
+	if err != nil {
+		return Found{}, err
+	}
+	checks := append(faults(v, o.Now), elsewhere(v, o.Now))
+	if len(v.Faults) == 0 && v.Size > 0 && !o.DryRun {
+		if err := p.note(ctx, v, o.Now); err != nil {
+			return Found{}, err
+		}
+	}
+	controls, err := guard.Check(ctx, p.db)
+	if ctx.Err() != nil {
+		return Found{}, err
+	}
+	if err != nil {
+		controls = guard.Unjudged(err)
+	}
+	return Found{Checks: append(checks, guards(controls, o.Now)...), SnapshotAt: o.Now}, nil
+}
+
+func (p *IntegrityPass) note(ctx context.Context, v audit.Verification, now time.Time) error {
+	root, err := base64.StdEncoding.DecodeString(v.Root)
+	if err != nil {
+		return fmt.Errorf("noting what was verified: %w", err)
+	}
+	return p.sweeps.NoteVerified(ctx, sweeps.Verified{Size: v.Size, Root: root, At: now, Whole: v.From == 0})
+}
+
+// faults are one check for each kind of fault, zero included. What is said names
+// the kind and the position.
+func faults(v audit.Verification, now time.Time) []sweeps.Check {
+	var out []sweeps.Check
+	for _, k := range audit.Kinds() {
+		c := sweeps.Check{Store: "database", Table: eventsTable, Column: "log: " + string(k), Disposition: sweeps.Checked, Rows: v.Counts[k], CheckedAt: now,
+			Severity: sweeps.Critical, Duration: time.Duration(v.Seconds * float64(time.Second)), Ground: fmt.Sprintf("verified from position %d to %d", v.From, v.Size)}
+		for _, f := range v.Faults {
+			if f.Kind != k {
+				continue
+			}
+			c.Ground = string(k) + ", at no position"
+			if f.Position >= 0 {
+				c.Ground = fmt.Sprintf("%s, first at position %d", k, f.Position)
+			}
+			c.Ground += "; see: trakr audit verify"
+			break
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// elsewhere says whether a cut tail would have shown.
+func elsewhere(v audit.Verification, now time.Time) sweeps.Check {
+	c := sweeps.Check{Store: "database", Table: checkpointsTable, Column: keptElsewhere, Disposition: sweeps.Checked, Severity: sweeps.Critical, CheckedAt: now,
+		Ground: fmt.Sprintf("the log begins with the %d events of a checkpoint kept elsewhere", v.Outside)}
+	switch {
+	case v.Counts[audit.CutTail] > 0:
+		c.Rows, c.Ground = v.Counts[audit.CutTail], "the log does not begin with what was kept elsewhere or verified before"
+	case v.Outside < 0 && v.Size > 0:
+		c.Disposition, c.Ground = sweeps.Unjudged, "no checkpoint is kept elsewhere, so a cut tail would not show: see TRAKR_CHECKPOINT_FILE"
+	case v.Outside < 0:
+		c.Ground = "the log is empty"
+	}
+	return c
+}
+
+// guards are one check for each control of the database.
+func guards(controls []guard.Control, now time.Time) []sweeps.Check {
+	var out []sweeps.Check
+	for _, x := range controls {
+		c := sweeps.Check{Store: "database", Table: "database", Column: "control: " + x.ID, Disposition: sweeps.Checked, CheckedAt: now, Severity: sweeps.Medium, Ground: x.Name}
+		if x.Required {
+			c.Severity = sweeps.Critical
+		}
+		switch x.State {
+		case guard.Pass:
+		case guard.Fail:
+			c.Rows, c.Ground = int64(max(len(x.Differences), 1)), x.Detail()
+		default:
+			c.Disposition, c.Ground = sweeps.Unjudged, "the control is unknown: "+x.Detail()
+		}
+		out = append(out, c)
+	}
+	return out
+}

@@ -1,0 +1,66 @@
+package sweep
+
+import (
+	"context"
+
+	"trakr/internal/store/sweeps"
+	"trakr/policy"
+)
+
+// Minimisation is the kind that looks for data that nobody should keep.
+const Minimisation = "minimisation"
+
+// MinimisationPass looks for values shaped like an e-mail address or a telephone
+// number, for tables and columns that the policy does not declare, and for members
+// of Bitbucket's payloads that were never seen before.
+type MinimisationPass struct {
+	sweeps *sweeps.Store
+	policy *policy.Policy
+}
+
+// NewMinimisation returns the pass.
+func NewMinimisation(s *sweeps.Store, p *policy.Policy) *MinimisationPass {
+	return &MinimisationPass{s, p}
+}
+
+// Kind implements Pass.
+func (*MinimisationPass) Kind() string { return Minimisation }
+
+// Acts implements Pass: it only looks, and notes how far.
+func (*MinimisationPass) Acts() bool { return false }
+
+const payloadKeys = "payload keys"
+
+// maxNewKeys bounds the findings: whoever may call back could send any name.
+const maxNewKeys = 100
+
+// Look implements Pass.
+func (p *MinimisationPass) Look(ctx context.Context, o Order) (Found, error) {
+	found, err := p.sweeps.Shapes(ctx, sweeps.DeclaredBy(p.policy), o.Now, !o.DryRun)
+	if err != nil {
+		return Found{}, err
+	}
+	out := Found{Checks: found.Checks, SnapshotAt: found.SnapshotAt}
+	for i := range out.Checks {
+		out.Checks[i].Severity = sweeps.High
+	}
+	all := sweeps.Check{Store: "database", Table: eventsTable, Column: payloadKeys, Disposition: sweeps.Checked, CheckedAt: found.SnapshotAt,
+		Ground: "every name of a payload's member that was not kept is known"}
+	for _, k := range found.Keys {
+		if p.policy.KnownPayloadKey(k.Name) {
+			continue
+		}
+		if all.Rows++; all.Rows > maxNewKeys {
+			continue
+		}
+		out.Checks = append(out.Checks, sweeps.Check{Store: "database", Table: eventsTable, Column: "payload key " + k.Name, Disposition: sweeps.Checked, Rows: 1, Severity: sweeps.Low, CheckedAt: found.SnapshotAt,
+			Ground: "Bitbucket sent a member that was never seen before " + k.FirstSeenAt.UTC().Format("2006-01-02") + "; it was not kept. Declare it under known_payload_keys once somebody has looked"})
+	}
+	if all.Rows > maxNewKeys {
+		all.Ground = "more names than are listed one by one were never seen before"
+	} else {
+		all.Rows = 0
+	}
+	out.Checks = append(out.Checks, all)
+	return out, nil
+}

@@ -1,0 +1,178 @@
+package sweep
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"trakr/internal/store/sweeps"
+	"trakr/policy"
+)
+
+// Retention is the kind that executes every period of the policy.
+const Retention = "retention"
+
+// RetentionPass removes what is past its period, where the policy says that this
+// sweep does, and looks whether whoever else should have done so has.
+type RetentionPass struct {
+	sweeps *sweeps.Store
+	policy *policy.Policy
+}
+
+// NewRetention returns the pass.
+func NewRetention(s *sweeps.Store, p *policy.Policy) *RetentionPass { return &RetentionPass{s, p} }
+
+// Kind implements Pass.
+func (*RetentionPass) Kind() string { return Retention }
+
+// Acts implements Pass: it removes rows.
+func (*RetentionPass) Acts() bool { return true }
+
+// What is said of each table, as the check's column.
+const (
+	removedRows = "removed" // gone by this pass; in a dry run, those that would go
+	overdueRows = "overdue" // past their period and still there
+	keptRows    = "kept"    // all others
+)
+
+// expireCommand is who removes the audit's content: the service's role cannot.
+const expireCommand = "trakr audit expire"
+
+// Look implements Pass. A registry row goes after its tombstone, so its class comes
+// last: one pass then takes both.
+func (p *RetentionPass) Look(ctx context.Context, o Order) (Found, error) {
+	out := Found{SnapshotAt: o.Now}
+	rules := slices.Clone(p.policy.Retention)
+	slices.SortStableFunc(rules, func(a, b policy.Retention) int { return strings.Compare(last(a.Class), last(b.Class)) })
+	for _, r := range rules {
+		cutoff := o.Now.Add(-r.Period.Duration())
+		var checks []sweeps.Check
+		var err error
+		switch r.ExecutedBy {
+		case policy.ByRetention:
+			checks, err = p.execute(ctx, o, r, cutoff)
+		case policy.ByReplayGuard, policy.ByCanary, policy.ByOperator, policy.ByNobody:
+			checks, err = p.watch(ctx, r, cutoff)
+		}
+		if err != nil {
+			return out, err
+		}
+		out.Checks = append(out.Checks, checks...)
+	}
+	return out, nil
+}
+
+func last(class string) string {
+	if class == "registry" {
+		return "1"
+	}
+	return "0"
+}
+
+// tables are those of a class.
+func (p *RetentionPass) tables(class string) (out []policy.Table) {
+	for _, s := range p.policy.Stores {
+		for _, t := range s.Tables {
+			if t.Class == class {
+				out = append(out, t)
+			}
+		}
+	}
+	return out
+}
+
+// execute removes, or in a dry run counts, what is past the period of a class.
+func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention, cutoff time.Time) ([]sweeps.Check, error) {
+	var names []string
+	for _, t := range p.tables(r.Class) {
+		names = append(names, t.Name)
+	}
+	found, err := p.sweeps.Retire(ctx, o.Access, o.Now, r.Class, names, cutoff, o.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	var checks []sweeps.Check
+	for _, x := range found {
+		removed := p.check(x, removedRows)
+		if x.Fault != "" {
+			removed.Disposition, removed.Ground = sweeps.Unjudged, "what is past its period could not be removed: "+x.Fault
+			checks = append(checks, removed)
+			if x.Removed == 0 {
+				continue
+			}
+		}
+		overdue, kept := p.check(x, overdueRows), p.check(x, keptRows)
+		before := "before " + cutoff.UTC().Format(time.DateOnly) + " (" + r.Class + ", " + r.Period.Human() + " from " + r.Starts + ")"
+		removed.Disposition, removed.Rows = sweeps.Retained, x.Removed
+		removed.Ground = "removed: " + before
+		removed.Duration, overdue.Severity = x.Took, sweeps.Medium
+		overdue.Rows, overdue.Ground = x.Due, "past the period and still there: "+before
+		if o.DryRun {
+			removed.Rows, removed.Ground = x.Due, "would be removed: "+before
+			overdue.Rows = 0
+		}
+		kept.Disposition, kept.Rows, kept.Ground = sweeps.Retained, x.Kept, "within the period, or needed by what is; "+r.Ground
+		if x.Fault != "" {
+			checks = append(checks, overdue, kept)
+			continue
+		}
+		checks = append(checks, removed, overdue, kept)
+	}
+	return checks, nil
+}
+
+// watch counts what somebody else should have removed by now.
+func (p *RetentionPass) watch(ctx context.Context, r policy.Retention, cutoff time.Time) ([]sweeps.Check, error) {
+	way := "still there; the running service removes it: is trakr serve running?"
+	switch r.ExecutedBy {
+	case policy.ByNobody:
+		way = "still there; nothing in this version removes it"
+	case policy.ByOperator:
+		// The command removes whole months.
+		cutoff = time.Date(cutoff.UTC().Year(), cutoff.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
+		way = "still there; run: " + expireCommand
+	}
+	var checks []sweeps.Check
+	for _, t := range p.tables(r.Class) {
+		schema, name, _ := strings.Cut(t.Name, ".")
+		if t.AgeColumn() == "" {
+			c := p.check(sweeps.Retention{Table: t.Name}, overdueRows)
+			c.Disposition, c.Ground = sweeps.Unjudged, "its rows do not tell their age"
+			checks = append(checks, c)
+			continue
+		}
+		x, err := p.sweeps.Overdue(ctx, schema, name, t.AgeColumn(), cutoff)
+		if err != nil {
+			return nil, err
+		}
+		c := p.check(x, overdueRows)
+		c.Duration, c.Severity = x.Took, sweeps.Medium
+		c.Rows, c.Ground = x.Due, fmt.Sprintf("past the period of %s (%s) and %s", r.Period.Human(), r.Class, way)
+		if x.Fault != "" {
+			c.Disposition, c.Ground = sweeps.Unjudged, "what is past its period could not be counted: "+x.Fault
+		}
+		checks = append(checks, c)
+	}
+	if len(checks) == 0 { // a store outside the database, such as backups
+		checks = append(checks, sweeps.Check{Store: r.Class, Table: r.Class, Column: overdueRows, Disposition: sweeps.Retained, CheckedAt: cutoff,
+			Ground: "ends by " + r.Period.Human() + " through a setting at the provider, which this software does not see"})
+	}
+	return checks, nil
+}
+
+// check begins what is said of a table.
+func (p *RetentionPass) check(x sweeps.Retention, column string) sweeps.Check {
+	c := sweeps.Check{Store: "database", Table: x.Table, Column: column, Disposition: sweeps.Checked, CheckedAt: x.At}
+	if _, s, ok := p.policy.Table(x.Table); ok {
+		c.Store = s.Name
+	}
+	if x.Predicate != "" {
+		sum := sha256.Sum256([]byte(x.Predicate))
+		c.PredicateDigest = hex.EncodeToString(sum[:])
+	}
+	return c
+}

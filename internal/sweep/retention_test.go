@@ -1,0 +1,243 @@
+package sweep_test
+
+import (
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+
+	"trakr/internal/store/audit"
+	"trakr/internal/store/storetest"
+	"trakr/internal/store/sweeps"
+	"trakr/internal/sweep"
+	"trakr/policy"
+)
+
+func retain(t *testing.T, e *storetest.Env) sweeps.Run {
+	t.Helper()
+	e.Only(sweep.Retention)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewRetention(sweeps.New(e.DB), e.Policy))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := r.RunOnce(t.Context(), scheduler, sweep.Retention, sweep.BySchedule)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func dry(t *testing.T, e *storetest.Env) sweeps.Run {
+	t.Helper()
+	f, err := sweep.NewRetention(sweeps.New(e.DB), e.Policy).Look(t.Context(), sweep.Order{Access: scheduler, Now: e.Clock.Now(), DryRun: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sweeps.Run{Checks: f.Checks}
+}
+
+// history is eleven years of rows: each table has some that are past its period by a
+// minute (old) and some that are within it by one (young).
+const history = `
+	INSERT INTO trakr.sweep_runs (run_id, kind, trigger, started_at, finished_at, result)
+		SELECT ('00000000-0000-4000-8000-0000000001' || lpad(i::text, 2, '0'))::uuid, 'orphans', 'schedule', $old - i * interval '1 hour', $old, 'clean' FROM generate_series(0, 59) AS i;
+	INSERT INTO trakr.sweep_runs (run_id, kind, trigger, started_at, finished_at, result) VALUES
+		('00000000-0000-4000-8000-000000000200', 'orphans', 'schedule', $young, $young, 'clean'),
+		('00000000-0000-4000-8000-000000000201', 'liveness', 'schedule', $old, $old, 'clean'), -- the newest of its kind
+		('00000000-0000-4000-8000-000000000202', 'orphans', 'schedule', $old - interval '1 year', $old, 'findings'),
+		('00000000-0000-4000-8000-000000000203', 'orphans', 'schedule', $old - interval '2 years', $old, 'findings'), -- a finding of it is open
+		('00000000-0000-4000-8000-000000000204', 'orphans', 'schedule', $young, $young, 'findings');
+	INSERT INTO trakr.sweep_results (run_id, store, table_name, column_name, disposition, predicate_digest, rows, checked_at)
+		SELECT run_id, 'database', 'trakr.t' || i, 'tenant_id', 'checked', '', 0, started_at FROM trakr.sweep_runs, generate_series(1, 40) AS i;
+	INSERT INTO trakr.findings (finding_id, kind, store, table_name, column_name, rows, opened_at, last_seen_at, resolved_at, opened_by_run) VALUES
+		('00000000-0000-4000-8000-000000000301', 'orphans', 'database', 'a', '', 1, $old - interval '1 year', $old, $old, '00000000-0000-4000-8000-000000000202'),
+		('00000000-0000-4000-8000-000000000302', 'orphans', 'database', 'b', '', 1, $old - interval '1 year', $old, NULL, '00000000-0000-4000-8000-000000000203'),
+		('00000000-0000-4000-8000-000000000303', 'orphans', 'database', 'c', '', 1, $old - interval '1 year', $old, $young, '00000000-0000-4000-8000-000000000204');
+	INSERT INTO trakr.reports_issued (report_id, kind, format, as_of, policy_hash, digest, issued_to, issued_at)
+		SELECT gen_random_uuid(), 'location', 'json', $old, '', '', 'cli', CASE WHEN i > 2500 THEN $young ELSE $old END FROM generate_series(1, 2503) AS i;
+	INSERT INTO trakr.api_tokens (id, secret_hash, role, label, created_by, created_at, expires_at) VALUES
+		('old', sha256('a'), 'service', 'l', 'c', $token - interval '2 minutes', $token - interval '1 minute'), ('young', sha256('b'), 'service', 'l', 'c', $token - interval '1 day', $token + interval '1 minute');
+	INSERT INTO trakr.verified_log (size, root, verified_at, whole) VALUES (1, sha256('a'), $old - interval '1 day', true), (2, sha256('a'), $old, true), (3, sha256('a'), $old, false), (4, sha256('a'), $young, false);
+	INSERT INTO trakr.tenants (tenant_id, ingress, state, installed_at, updated_at, erased_at) VALUES
+		('00000000-0000-4000-8000-000000000401', 'connect', 'erased', $old - interval '1 year', $old, $old),
+		('00000000-0000-4000-8000-000000000402', 'connect', 'erased', $old - interval '1 year', $young, $young);
+	INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, requested_at, erased_at) SELECT gen_random_uuid(), tenant_id, 'connect', 'uninstall', decode(repeat('00', 36), 'hex'), erased_at, erased_at FROM trakr.tenants WHERE state = 'erased'`
+
+func seeded(t *testing.T) *storetest.Env {
+	e := storetest.New(t)
+	e.Install(storetest.Values("live"), "a")
+	now := "'" + e.Clock.Now().Format("2006-01-02T15:04:05Z07:00") + "'::timestamptz"
+	e.Exec(strings.NewReplacer("$old", now+" - interval '3650 days 1 minute'", "$young", now+" - interval '3649 days 23 hours 59 minutes'", "$token", now+" - interval '400 days'").Replace(history))
+	return e
+}
+
+// past is how many rows of each table are past their period and may go.
+var past = map[string]int64{"trakr.sweep_runs": 61, "trakr.sweep_results": 61 * 40, "trakr.findings": 1, "trakr.reports_issued": 2500, "trakr.verified_log": 2,
+	"trakr.api_tokens": 1, "trakr.tenants": 1, "trakr.erasures": 1}
+
+func TestWhatIsPastItsPeriodGoesAndNothingElse(t *testing.T) {
+	e := seeded(t)
+	before := map[string]int64{}
+	for table := range past {
+		before[table] = e.Int(`SELECT count(*) FROM ` + table)
+	}
+	r := retain(t, e)
+	if r.Result != sweeps.Clean || len(r.Findings) != 0 {
+		t.Errorf("%s: %+v", r.Result, r.Findings)
+	}
+	for table, n := range past {
+		removed, overdue, kept := checkColumn(r, table, "removed"), checkColumn(r, table, "overdue"), checkColumn(r, table, "kept")
+		left := e.Int(`SELECT count(*) FROM ` + table)
+		switch table { // this run's own
+		case "trakr.sweep_runs":
+			left--
+		case "trakr.sweep_results":
+			left -= int64(len(r.Checks))
+		}
+		if removed.Rows != n || before[table]-left != n || overdue.Rows != 0 || removed.Disposition != sweeps.Retained || overdue.Disposition != sweeps.Checked || len(overdue.PredicateDigest) != 64 {
+			t.Errorf("%s: %d of %d gone, want %d\n%+v\n%+v", table, before[table]-left, before[table], n, removed, overdue)
+		}
+		if want := left; kept.Rows != want && kept.Rows != want+1 {
+			t.Errorf("%s: says it kept %d of %d", table, kept.Rows, left)
+		}
+	}
+	for what, sql := range map[string]string{
+		"the newest run of a kind":            `SELECT count(*) FROM trakr.sweep_runs WHERE run_id = '00000000-0000-4000-8000-000000000201'`,
+		"the run of an open finding":          `SELECT count(*) FROM trakr.sweep_runs AS r JOIN trakr.findings AS f ON f.opened_by_run = r.run_id WHERE f.resolved_at IS NULL`,
+		"the last whole verification":         `SELECT count(*) FROM trakr.verified_log WHERE whole`,
+		"a live tenant":                       `SELECT count(*) FROM trakr.tenants WHERE state = 'live'`,
+		"a tombstone a minute within":         `SELECT count(*) FROM trakr.erasures WHERE tenant_id = '00000000-0000-4000-8000-000000000402'`,
+		"the finding that ended within":       `SELECT count(*) FROM trakr.findings WHERE table_name = 'c'`,
+		"a token that expired a minute later": `SELECT count(*) FROM trakr.api_tokens WHERE id = 'young'`,
+	} {
+		if n := e.Int(sql); n != 1 {
+			t.Errorf("%s: %d rows left", what, n)
+		}
+	}
+	said := map[string]int{}
+	for _, ev := range e.Events() {
+		if ev.Action == audit.RetireRows {
+			class, _, _ := strings.Cut(ev.StatusDetail, " ")
+			said[class]++
+			if ev.CorrelationID != r.ID || (class == "evidence" && !strings.Contains(ev.StatusDetail, "trakr.reports_issued 2500")) {
+				t.Errorf("%s: %s", ev.CorrelationID, ev.StatusDetail)
+			}
+		}
+	}
+	if len(said) != 4 || said["registry"] != 1 || said["tombstones"] != 1 || said["operations"] != 1 {
+		t.Errorf("events by class: %v", said)
+	}
+	again := retain(t, e)
+	for table := range past {
+		if c := checkColumn(again, table, "removed"); c.Rows != 0 || c.Disposition != sweeps.Retained {
+			t.Errorf("a second pass: %s: %+v", table, c)
+		}
+	}
+}
+
+func TestADryRunRemovesNothing(t *testing.T) {
+	e := seeded(t)
+	dump := e.Dump()
+	r := dry(t, e)
+	for table, n := range past {
+		if table == "trakr.tenants" {
+			n = 0 // its tombstone would go first
+		}
+		if table == "trakr.sweep_runs" || table == "trakr.sweep_results" {
+			continue // one more waits for its finding to go
+		}
+		if c := checkColumn(r, table, "removed"); c.Rows != n || c.Found() || !strings.Contains(c.Ground, "would be removed") {
+			t.Errorf("%s: %+v", table, c)
+		}
+	}
+	if again := e.Dump(); len(again) != len(dump) {
+		t.Error("the database is another one")
+	}
+}
+
+// The floors hold in the database whatever the service asks for.
+func TestTheDatabaseHasFloors(t *testing.T) {
+	e := seeded(t)
+	for _, call := range []string{`door.retire('trakr.reports_issued', now() - interval '364 days', 1)`, `door.retire('trakr.erasures', now() - interval '364 days', 1)`,
+		`door.retire('trakr.tenants', now(), 1)`, `door.retire('trakr.sweep_runs', NULL, 1)`, `door.retire('trakr.api_tokens', now() - interval '29 days', 1)`,
+		`door.retire('trakr.reports_issued', now() - interval '10 years', 1001)`, `door.retire('trakr.tenant_fields', now() - interval '10 years', 1)`,
+		`door.retire('trakr.audit_events', now() - interval '10 years', 1)`, `door.retire('trakr.replay_guard; DROP TABLE trakr.findings', now() - interval '10 years', 1)`} {
+		if err := e.TryExec(`SET ROLE trakr_service; SELECT * FROM ` + call); err == nil {
+			t.Errorf("%s was carried out", call)
+		}
+	}
+	for _, table := range []string{"trakr.reports_issued", "trakr.erasures", "trakr.sweep_runs", "trakr.findings"} {
+		if err := e.TryExec(`SET ROLE trakr_service; DELETE FROM ` + table); err == nil {
+			t.Errorf("the service may delete from %s itself", table)
+		}
+	}
+}
+
+// A later release refers to a tombstone, and nobody tells the sweep.
+func TestWhatOthersReferToStays(t *testing.T) {
+	e := seeded(t)
+	e.Exec(`SET ROLE trakr_owner; CREATE TABLE public.later (erasure_id uuid REFERENCES trakr.erasures (erasure_id)); INSERT INTO public.later SELECT erasure_id FROM trakr.erasures WHERE erased_at < now() - interval '3650 days'`)
+	r := retain(t, e)
+	if c := checkColumn(r, "trakr.erasures", "removed"); c.Rows != 0 || c.Disposition != sweeps.Retained {
+		t.Errorf("%+v", c)
+	}
+	if c := checkColumn(r, "trakr.tenants", "removed"); c.Rows != 0 {
+		t.Errorf("the registry's row went before its tombstone: %+v", c)
+	}
+}
+
+func TestWhatOthersShouldHaveRemovedIsAFinding(t *testing.T) {
+	e := storetest.New(t)
+	live := e.Install(storetest.Values("live"), "a")
+	e.Exec(`SELECT trakr.make_partition(now() - interval '3700 days'); INSERT INTO trakr.audit_events (recorded_at, epoch, event_id, occurred_at, actor_type, actor_id, action, outcome, reason_code, schema_version, record)
+		VALUES (now() - interval '3700 days', 1, gen_random_uuid(), now(), 'service', 'x', 'tenant.read', 'success', 'r', 1, '')`)
+	e.Exec(`UPDATE trakr.replay_guard SET seen_at = now() - interval '2 hours 1 minute' WHERE tenant_id = $1::text::uuid`, live.String())
+	r := retain(t, e)
+	if c := checkColumn(r, "trakr.audit_events", "overdue"); c.Rows != 1 || !c.Found() || !strings.Contains(c.Ground, "trakr audit expire") {
+		t.Errorf("%+v", c)
+	}
+	if c := checkColumn(r, "trakr.replay_guard", "overdue"); c.Rows != 1 || !c.Found() || !strings.Contains(c.Ground, "trakr serve") {
+		t.Errorf("%+v", c)
+	}
+	if r.Result != sweeps.Findings || len(r.Findings) != 2 {
+		t.Errorf("%s: %+v", r.Result, r.Findings)
+	}
+}
+
+// A period that is printed and executed by nobody is the fault this sweep is against.
+func TestEveryPeriodIsExecuted(t *testing.T) {
+	e := storetest.New(t)
+	r := retain(t, e)
+	for _, c := range r.Checks {
+		if c.Disposition == sweeps.Unjudged {
+			t.Errorf("%s: %s", c.Table, c.Ground)
+		}
+	}
+	for _, s := range e.Policy.Stores {
+		for _, d := range s.Tables {
+			i := slices.IndexFunc(e.Policy.Retention, func(x policy.Retention) bool { return x.Class == d.Class })
+			if x := e.Policy.Retention[i]; x.ExecutedBy == policy.ByRetention && checkColumn(r, d.Name, "removed").Rows < 0 {
+				t.Errorf("%s of the class %s has a period that nobody executes", d.Name, d.Class)
+			}
+		}
+	}
+	declare(e, policy.Table{Name: "trakr.nowhere", Columns: []string{"x"}, Class: "evidence"})
+	r = retain(t, e)
+	if c := checkColumn(r, "trakr.nowhere", "removed"); c.Disposition != sweeps.Unjudged || r.Result != sweeps.Blind {
+		t.Errorf("a table without a rule: %s, %+v", r.Result, c)
+	}
+}
+
+// A table that cannot be reached does not keep the others from their duty.
+func TestOneTablesTroubleDoesNotHideTheRest(t *testing.T) {
+	e := seeded(t)
+	e.Exec(`CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'P0001'; END $$;
+		CREATE TRIGGER no BEFORE DELETE ON trakr.findings FOR EACH ROW EXECUTE FUNCTION public.no()`)
+	r := retain(t, e)
+	if c := checkColumn(r, "trakr.findings", "removed"); c.Disposition != sweeps.Unjudged || !strings.Contains(c.Ground, "P0001") || r.Result == sweeps.Clean {
+		t.Errorf("%s, %+v", r.Result, c)
+	}
+	if c := checkColumn(r, "trakr.reports_issued", "removed"); c.Rows != 2500 {
+		t.Errorf("%+v", c)
+	}
+}
