@@ -202,6 +202,9 @@ func TestADryRunIsNoPassAndMovesNoFinding(t *testing.T) {
 		t.Fatal(err)
 	}
 	stale(t, e)
+	if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	dry := func() sweeps.Run {
 		t.Helper()
 		got, err := r.RunOnce(t.Context(), scheduler, sweep.Orphans, sweep.ByCommand, sweep.DryRun(true))
@@ -238,6 +241,7 @@ func TestADryRunIsNoPassAndMovesNoFinding(t *testing.T) {
 func TestADryRunFinishesNoErasure(t *testing.T) {
 	e := storetest.New(t)
 	rig := erasuretest.New(t, e)
+	e.Only(sweep.Orphans, sweep.Erasures)
 	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(rig.Eraser, e.Policy))
 	if err != nil {
 		t.Fatal(err)

@@ -578,7 +578,7 @@ func TestASweepThatDidNotRunIsOverdueAfterTwiceItsInterval(t *testing.T) {
 
 func TestAPolicyWithAnUnknownSweepIsRefused(t *testing.T) {
 	e := storetest.New(t)
-	e.Only(sweep.Orphans)
+	e.Only(sweep.Orphans, sweep.Erasures)
 	e.Policy.Sweeps[0].Kind = "orphan"
 	if _, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy)); err == nil {
 		t.Error("a sweep that can never run was scheduled")
