@@ -145,6 +145,9 @@ func sweepNow(t *testing.T, e *storetest.Env) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := r.RunOnce(t.Context(), scheduler, sweep.Orphans, sweep.ByCommand); err != nil {
 		t.Fatal(err)
 	}
