@@ -212,9 +212,7 @@ func start(l net.Listener, h http.Handler, failed chan<- error, log *slog.Logger
 func (a *app) handlers(s *service, tel *telemetry.Telemetry, seq *sequencer.Sequencer) (public, admin http.Handler, err error) {
 	var prover httpapi.Prover
 	if !s.cfg.DevSkipProof {
-		if prover, err = s.bitbucket(a.now); err != nil {
-			return nil, nil, err
-		}
+		prover = s.client
 	}
 	public, err = httpapi.NewPublic(httpapi.Public{Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Eraser: s.eraser, Prover: prover,
 		TrustedProxies: s.cfg.TrustedProxies, Now: a.now, Log: s.log, Meter: tel.Meter, Observe: tel.ObserveStrangers})
