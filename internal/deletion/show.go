@@ -25,9 +25,9 @@ type Count struct {
 type Shown struct {
 	requests.Request
 
-	Overdue bool             `json:"overdue"`
-	Preview []Count          `json:"preview" doc:"what is held of the tenant now, by table"`
-	Holds   []holds.Hold     `json:"holds" doc:"legal holds that keep the tenant's data now"`
+	Overdue bool            `json:"overdue"`
+	Preview []Count         `json:"preview" doc:"what is held of the tenant now, by table"`
+	Holds   []holds.Hold    `json:"holds" doc:"legal holds that keep the tenant's data now"`
 	History []requests.Step `json:"history" doc:"every move, oldest first"`
 }
 

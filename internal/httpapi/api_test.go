@@ -305,7 +305,7 @@ func TestSweepsReportsPolicyAndReadiness(t *testing.T) {
 		Checks   []any  `json:"checks"`
 		Findings []any  `json:"findings"`
 	}
-	if err := json.Unmarshal([]byte(r.body), &run); err != nil || r.status != http.StatusOK || run.Result != "clean" || len(run.Checks) != 6 || run.Findings == nil || run.RunID == "" {
+	if err := json.Unmarshal([]byte(r.body), &run); err != nil || r.status != http.StatusOK || run.Result != "clean" || len(run.Checks) != 8 || run.Findings == nil || run.RunID == "" {
 		t.Errorf("%d %s", r.status, r.body)
 	}
 	if r := w.call(http.MethodPost, "/v1/sweeps/MARKER/runs", reviewer, nil); r.status != http.StatusNotFound || strings.Contains(r.body, "MARKER") {
