@@ -1,0 +1,63 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What support and the operator do at the command line, without the API: the same
+// person cannot approve, a hold stops, and what was never known ends with a
+// certificate that verifies offline.
+func TestDeletionRequestsAndHoldsAtTheCommandLine(t *testing.T) {
+	m := newMachine(t)
+	_, _ = m.serve()
+	p := newTour(m, 1)
+	tenant := p.tenants[0]
+
+	var never struct {
+		RequestID string `json:"request_id"`
+		State     string
+	}
+	m.jsonOf(&never, "deletion", "request", "--client-key", "connection:never", "--reason-ref", "SUP-1", "--json")
+	if never.State != "completed_nothing_held" {
+		t.Fatalf("%+v", never)
+	}
+	m.trakr(exitClean, "deletion", "certificate", never.RequestID, "--out", "nothing.json")
+	key := m.trakr(exitClean, "audit", "checkpoint", "--key")
+	if err := os.WriteFile(filepath.Join(m.dir, "log.vkey"), []byte(key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.trakr(exitClean, "verify", "nothing.json", "--key", "log.vkey")
+	if s := m.trakr(exitClean, "deletion", "show", never.RequestID); !strings.Contains(s, "completed_nothing_held") || !strings.Contains(s, "SUP-1") {
+		t.Error(s)
+	}
+	m.trakr(exitUsage, "deletion", "request", "--client-key", "connection:never")
+	m.trakr(exitUsage, "deletion", "show", "nonsense")
+	m.trakr(exitUsage, "deletion", "deny", never.RequestID, "--ground", "no", "--reason-ref", "SUP-1")
+	m.trakr(exitFinding, "deletion", "approve", never.RequestID, "--reason-ref", "SUP-1")
+	m.trakr(exitClean, "deletion", "list", "--overdue")
+	if s := m.trakr(exitClean, "deletion", "list", "--all"); !strings.Contains(s, never.RequestID) {
+		t.Error(s)
+	}
+
+	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	var hold struct {
+		HoldID string `json:"hold_id"`
+	}
+	m.jsonOf(&hold, "hold", "place", tenant, "--ground", "legal_claim", "--until", until, "--reason-ref", "LEG-1", "--json")
+	if s := m.trakr(exitClean, "hold", "list"); !strings.Contains(s, hold.HoldID) || !strings.Contains(s, "active") {
+		t.Error(s)
+	}
+	m.trakr(exitUsage, "hold", "place", tenant, "--ground", "legal_claim", "--until", "tomorrow", "--reason-ref", "LEG-1")
+	m.trakr(exitUsage, "hold", "place", tenant, "--ground", "legal_claim", "--until", until)
+	m.trakr(exitClean, "hold", "release", hold.HoldID, "--reason-ref", "LEG-2")
+	if s := m.trakr(exitClean, "hold", "list"); strings.Contains(s, hold.HoldID) {
+		t.Error(s)
+	}
+	if s := m.trakr(exitClean, "hold", "list", "--all"); !strings.Contains(s, "released") {
+		t.Error(s)
+	}
+}
