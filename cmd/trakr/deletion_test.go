@@ -6,6 +6,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
+
+	"trakr/internal/lifecycle"
 )
 
 // What support and the operator do at the command line, without the API: the same
@@ -13,9 +17,8 @@ import (
 // certificate that verifies offline.
 func TestDeletionRequestsAndHoldsAtTheCommandLine(t *testing.T) {
 	m := newMachine(t)
+	m.env = append(m.env, "TRAKR_DEV_SKIP_PROOF=true")
 	_, _ = m.serve()
-	p := newTour(m, 1)
-	tenant := p.tenants[0]
 
 	var never struct {
 		RequestID string `json:"request_id"`
@@ -43,6 +46,24 @@ func TestDeletionRequestsAndHoldsAtTheCommandLine(t *testing.T) {
 		t.Error(s)
 	}
 
+	w := customer{m: m, key: "connection:alone", secret: lifecycle.NewSecret("a secret of the test's own, long enough"), uuid: uuid.NewString()}
+	w.install()
+	var r struct {
+		RequestID string `json:"request_id"`
+		TenantID  string `json:"tenant_id"`
+	}
+	m.jsonOf(&r, "deletion", "request", "--client-key", w.key, "--reason-ref", "SUP-2", "--json")
+	if s := m.trakr(exitFinding, "deletion", "approve", r.RequestID, "--reason-ref", "SUP-2"); !strings.Contains(s, "second person") {
+		t.Error(s)
+	}
+	if s := m.trakr(exitFinding, "deletion", "request", "--client-key", w.key, "--reason-ref", "SUP-3"); !strings.Contains(s, r.RequestID) {
+		t.Error(s)
+	}
+	if s := m.trakr(exitClean, "deletion", "cancel", r.RequestID); !strings.Contains(s, "cancelled") {
+		t.Error(s)
+	}
+
+	tenant := r.TenantID
 	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	var hold struct {
 		HoldID string `json:"hold_id"`
