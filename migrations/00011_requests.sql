@@ -66,14 +66,14 @@ CREATE INDEX legal_holds_by_tenant ON trakr.legal_holds (tenant_id, until);
 
 -- A customer's request that its data be deleted, and how far it has come. Neither
 -- the client key nor the workspace's uuid stands here: the tenant's id does, or,
--- when no tenant was known, the keyed digest of what was searched for.
+-- when no tenant was known, the keyed digests of what was searched for.
 CREATE TABLE trakr.deletion_requests (
     request_id               uuid        NOT NULL CONSTRAINT deletion_requests_pk PRIMARY KEY,
     state                    text        NOT NULL CONSTRAINT deletion_requests_state_known CHECK (state IN (
                                 'received', 'identity_check', 'awaiting_approval', 'approved', 'in_progress', 'verifying', 'awaiting_recipient', 'completed',
                                 'completed_nothing_held', 'partially_completed', 'denied', 'cancelled', 'failed', 'on_hold', 'duplicate')),
     tenant_id                uuid        CONSTRAINT deletion_requests_tenant REFERENCES trakr.tenants (tenant_id),
-    subject_digest           bytea       CONSTRAINT deletion_requests_subject_form CHECK (octet_length(subject_digest) = 36),
+    subject_digests          text[],               -- hex, one for each version of the key, newest first
     ticket                   text        NOT NULL CONSTRAINT deletion_requests_ticket_form CHECK (ticket ~ '^[A-Za-z0-9][A-Za-z0-9._/#:-]{0,63}$'),
     requested_by             text        NOT NULL, -- opaque caller ids, these three
     approved_by              text,
@@ -96,7 +96,7 @@ CREATE TABLE trakr.deletion_requests (
     verified_at              timestamptz,
     backups_clear_after      timestamptz,
     certificate_id           uuid,
-    CONSTRAINT deletion_requests_of_something CHECK ((tenant_id IS NULL) <> (subject_digest IS NULL)),
+    CONSTRAINT deletion_requests_of_something CHECK ((tenant_id IS NULL) <> (subject_digests IS NULL)),
     CONSTRAINT deletion_requests_two_people CHECK (approved_by <> requested_by),
     CONSTRAINT deletion_requests_approval_whole CHECK ((approved_by IS NULL) = (approved_at IS NULL) AND (approved_by IS NULL) = (not_before IS NULL) AND not_before >= approved_at),
     CONSTRAINT deletion_requests_denied_on_ground CHECK ((state = 'denied') = (ground IS NOT NULL)),
@@ -146,7 +146,7 @@ DECLARE
         "on_hold": ["identity_check", "awaiting_approval", "approved", "in_progress", "failed"],
         "denied": ["identity_check", "awaiting_approval", "on_hold"],
         "cancelled": ["received", "identity_check", "awaiting_approval", "approved", "on_hold"]}';
-    fixed  CONSTANT text[] := ARRAY['request_id', 'tenant_id', 'subject_digest', 'ticket', 'requested_by', 'submitted_time', 'received_time',
+    fixed  CONSTANT text[] := ARRAY['request_id', 'tenant_id', 'subject_digests', 'ticket', 'requested_by', 'submitted_time', 'received_time',
         'expected_completion_time', 'existing_request_id'];
     before text := '';
     was    jsonb;

@@ -47,6 +47,8 @@ func (s *service) jobs() []schedule.Job {
 	return append(jobs, schedule.Job{Name: "replay guard", Spec: "*/5 * * * *", Lead: true, Run: func(ctx context.Context, _ time.Time) error {
 		_, err := s.door.ForgetExpired(ctx)
 		return err
+	}}, schedule.Job{Name: "deletion requests", Spec: "* * * * *", Lead: true, Run: func(ctx context.Context, _ time.Time) error {
+		return s.deletions.Run(ctx, "cron")
 	}}, schedule.Job{Name: "audit partitions", Spec: "41 3 * * *", Lead: true, Run: func(ctx context.Context, _ time.Time) error {
 		_, err := s.audit.MakePartitions(ctx, monthsAhead)
 		return err

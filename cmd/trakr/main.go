@@ -80,7 +80,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	switch f.Kind {
 	case lifecycle.RequestInvalid, lifecycle.ReasonRequired, lifecycle.NotFound:
 		return exitUsage
-	case lifecycle.TenantUnknown:
+	case lifecycle.TenantUnknown, lifecycle.TenantErased, lifecycle.RequestConflict, lifecycle.SamePerson, lifecycle.OnHold:
 		return exitFinding
 	}
 	return exitCannotTell
@@ -109,7 +109,7 @@ func (a *app) root() *cobra.Command {
 		return usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(a.serveCommand(), a.migrateCommand(), a.doctorCommand(), a.policyCommand(), a.simulateCommand(), a.sweepCommand(), a.findingCommand(),
-		a.reportCommand(), a.auditCommand(), a.verifyCommand(), a.tenantCommand(), a.tokenCommand(), a.keysCommand(), a.erasureCommand(), a.restoreCommand(), a.versionCommand())
+		a.reportCommand(), a.auditCommand(), a.verifyCommand(), a.tenantCommand(), a.deletionCommand(), a.holdCommand(), a.tokenCommand(), a.keysCommand(), a.erasureCommand(), a.restoreCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		strictArgs(c)
 	}

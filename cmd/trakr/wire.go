@@ -21,6 +21,7 @@ import (
 
 	"trakr/internal/bitbucket"
 	"trakr/internal/config"
+	"trakr/internal/deletion"
 	"trakr/internal/devpg"
 	"trakr/internal/erasure"
 	"trakr/internal/keyring"
@@ -36,6 +37,7 @@ import (
 	"trakr/internal/store/holds"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/liveness"
+	"trakr/internal/store/requests"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/store/tokens"
@@ -78,6 +80,7 @@ type service struct {
 	tokens    *tokens.Store
 	reports   *location.Reporter
 	client    *bitbucket.Client
+	deletions *deletion.Service
 
 	tracer  trace.TracerProvider
 	newKeys bool
@@ -247,9 +250,23 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, s.passes()...); err != nil {
 		return err
 	}
+	if err := s.requests(now); err != nil {
+		return err
+	}
 	s.reports = &location.Reporter{Policy: s.policy, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
 		Jobs: s.jobNames(), Heartbeats: s.beats}
 	return nil
+}
+
+// requests builds what answers deletion requests, on the one erasure.
+func (s *service) requests(now func() time.Time) (err error) {
+	r, err := requests.New(s.db, s.audit)
+	if err != nil {
+		return err
+	}
+	s.deletions, err = deletion.New(deletion.Config{Requests: r, Holds: s.holds, Door: s.door, Sweeps: s.sweeps, Policy: s.policy, Log: s.log,
+		Erasures: &deletion.Eraser{Eraser: s.eraser, Store: s.erasures, Sweeps: s.sweeps, Runner: s.runner, Policy: s.policy, Now: now}})
+	return err
 }
 
 // passes are the kinds of sweep there are. Making one only keeps what it is given.

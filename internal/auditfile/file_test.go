@@ -411,7 +411,8 @@ func TestOCSFEventsHaveWhatTheSchemaRequires(t *testing.T) {
 		{"tenant.read", "", "success", 6005, 1, 6}, {"tenant.lookup", "live", "success", 6005, 4, 6}, {"tenant.update", "", "denied", 6005, 2, 6},
 		{"tenant.install", "", "success", 6002, 1, 6}, {"tenant.erase", "uninstall", "success", 6002, 2, 6}, {"tenant.erase", "request", "success", 6005, 7, 6},
 		{"sweep.run", "", "failure", 6005, 4, 6}, {"audit.export", "csv", "success", 6005, 1, 6}, {"audit.expire", "", "success", 6005, 7, 6},
-		{"token.create", "", "success", 3004, 1, 3}, {"token.revoke", "", "success", 3004, 9, 3}, {"token.use", "", "denied", 3004, 99, 3},
+		{"token.create", "", "success", 3004, 1, 3}, {"token.revoke", "", "success", 3004, 9, 3}, {"token.use", "", "denied", 3004, 99, 3}, {"request.move", "received", "success", 3004, 1, 3}, {"request.move", "approved", "success", 3004, 3, 3},
+		{"hold.place", "legal_claim", "success", 3004, 1, 3}, {"hold.release", "legal_claim", "success", 3004, 9, 3},
 		{"some.thing", "", "success", 6005, 99, 6},
 	} {
 		r := fmt.Appendf(nil, `{"action":%q,"actor_id":"a","actor_type":"staff","correlation_id":"c","event_id":"e","occurred_at":"2026-11-24T12:00:00.123456Z","outcome":%q,"reason_code":"r","recipient":"h.example","request_id":"q","schema_version":1,"status_detail":%q,"tenant_id":"t","trace_id":"x"}`, c.action, c.outcome, c.detail)

@@ -36,11 +36,34 @@ func class(action, detail []byte) (class, activity int64, name string) {
 		return entityManagement, 1, "Create"
 	case `"token.revoke"`:
 		return entityManagement, 9, "Disable"
+	case `"hold.place"`:
+		return entityManagement, 1, "Create"
+	case `"hold.release"`:
+		return entityManagement, 9, "Disable"
+	case `"request.move"`:
+		if string(detail) == `"received"` {
+			return entityManagement, 1, "Create"
+		}
+		return entityManagement, 3, "Update"
 	}
-	if bytes.HasPrefix(action, []byte(`"token.`)) {
+	if entity(action) != "" {
 		return entityManagement, 99, ""
 	}
 	return datastoreActivity, 99, ""
+}
+
+// entity names what an action of Entity Management manages; its uid is the event's
+// correlation id.
+func entity(action []byte) string {
+	switch {
+	case bytes.HasPrefix(action, []byte(`"token.`)):
+		return "API token"
+	case bytes.HasPrefix(action, []byte(`"request.`)):
+		return "Deletion request"
+	case bytes.HasPrefix(action, []byte(`"hold.`)):
+		return "Legal hold"
+	}
+	return ""
 }
 
 // userType is the actor's user.type_id.
@@ -125,7 +148,8 @@ func appendOCSF(dst []byte, e Event) []byte {
 	case applicationLifecycle:
 		dst = append(dst, `,"app":{"name":"Trakr","vendor_name":"Trakr"}`...)
 	case entityManagement:
-		dst = append(dst, `,"entity":{"name":"API token","type":"API token"`...)
+		name := entity(r[action])
+		dst = append(append(append(append(append(dst, `,"entity":{"name":"`...), name...), `","type":"`...), name...), '"')
 		text(`,"uid":`, r[correlationID])
 		dst = append(dst, '}')
 	}

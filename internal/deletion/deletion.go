@@ -128,7 +128,7 @@ func (s *Service) Request(ctx context.Context, a lifecycle.Access, subject tenan
 	t, err := s.c.Door.Lookup(ctx, a, subject)
 	switch {
 	case errors.Is(err, lifecycle.TenantUnknown):
-		if o.Digest, err = s.c.Door.Digest(subject); err != nil {
+		if o.Digests, err = s.c.Door.Digests(subject); err != nil {
 			return requests.Request{}, err
 		}
 	case err != nil:

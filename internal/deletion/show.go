@@ -25,10 +25,10 @@ type Count struct {
 type Shown struct {
 	requests.Request
 
-	Overdue bool             `json:"overdue"`
-	Preview []Count          `json:"preview" doc:"what is held of the tenant now, by table"`
-	Holds   []holds.Hold     `json:"holds" doc:"legal holds that keep the tenant's data now"`
-	History []requests.Event `json:"history" doc:"every move, oldest first"`
+	Overdue bool            `json:"overdue"`
+	Preview []Count         `json:"preview" doc:"what is held of the tenant now, by table"`
+	Holds   []holds.Hold    `json:"holds" doc:"legal holds that keep the tenant's data now"`
+	History []requests.Step `json:"history" doc:"every move, oldest first"`
 }
 
 // Show returns one request with its history and what would be deleted now.
@@ -50,7 +50,7 @@ func (s *Service) Show(ctx context.Context, id string) (Shown, error) {
 
 // preview counts a tenant's rows in every table, by the role that sees them all.
 func (s *Service) preview(ctx context.Context, id lifecycle.TenantID) ([]Count, error) {
-	checks, _, err := s.c.Sweeps.Tenant(ctx, id, s.declared)
+	checks, _, err := s.c.Sweeps.Tenant(ctx, id, sweeps.DeclaredBy(s.c.Policy))
 	if err != nil {
 		return nil, err
 	}
@@ -68,15 +68,6 @@ func (s *Service) preview(ctx context.Context, id lifecycle.TenantID) ([]Count, 
 		out = append(out, n)
 	}
 	return out, nil
-}
-
-func (s *Service) declared(table string) (sweeps.Declaration, bool) {
-	t, st, ok := s.c.Policy.Table(table)
-	d := sweeps.Declaration{Store: st.Name, Columns: t.Columns}
-	if t.Retained != nil {
-		d.Ground = t.Retained.Ground
-	}
-	return d, ok
 }
 
 // List returns requests with whether each is overdue.

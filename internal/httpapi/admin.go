@@ -15,8 +15,10 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"trakr/internal/deletion"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/holds"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/store/tokens"
@@ -46,12 +48,15 @@ type Admin struct {
 	Tokens  *tokens.Store
 	Sweeps  *sweeps.Store
 	Runner  *sweep.Runner
-	Reports Reporter
-	Ready   func(context.Context) []ReadyCheck
-	Metrics http.Handler
-	Version string
-	Log     *slog.Logger
-	Observe func(route func(*http.Request) string) func(http.Handler) http.Handler
+	Holds   *holds.Store
+	// Deletions answers customers' deletion requests.
+	Deletions *deletion.Service
+	Reports   Reporter
+	Ready     func(context.Context) []ReadyCheck
+	Metrics   http.Handler
+	Version   string
+	Log       *slog.Logger
+	Observe   func(route func(*http.Request) string) func(http.Handler) http.Handler
 }
 
 // admin is the listener under construction.
@@ -78,6 +83,7 @@ func NewAdmin(c Admin) (http.Handler, []Route, error) {
 	a.logRoutes()
 	a.sweepRoutes()
 	a.findingRoutes()
+	a.deletionRoutes()
 	a.reportRoutes()
 	a.plainRoutes()
 	if err := a.everyRouteHasRoles(); err != nil {
@@ -145,6 +151,8 @@ func budget(path string) time.Duration {
 	switch {
 	case strings.HasPrefix(path, "/v1/sweeps/"):
 		return time.Hour
+	case strings.HasPrefix(path, "/v1/deletion-requests"):
+		return 30 * time.Second // what can be done at once is done: up to the certificate
 	case strings.HasPrefix(path, "/v1/reports/"):
 		return 2 * time.Minute
 	}

@@ -18,11 +18,14 @@ import (
 
 	"trakr/internal/bitbucket"
 	"trakr/internal/connect"
+	"trakr/internal/deletion"
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
 	"trakr/internal/location"
+	"trakr/internal/store/holds"
 	"trakr/internal/store/inventory"
+	"trakr/internal/store/requests"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tokens"
@@ -45,6 +48,7 @@ type world struct {
 	log           *syncBuffer
 	telemetry     *telemetry.Telemetry
 	ready         []httpapi.ReadyCheck
+	deletions     *deletion.Service
 }
 
 // syncBuffer is a buffer that several goroutines write.
@@ -144,7 +148,15 @@ func newWorld(t *testing.T) *world {
 		_, err := seq.Pass(ctx)
 		return err
 	}
-	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),
+	held, err := holds.New(w.DB, w.Log, w.Policy)
+	must(err)
+	asked, err := requests.New(w.DB, w.Log)
+	must(err)
+	deletions, err := deletion.New(deletion.Config{Requests: asked, Holds: held, Door: w.Door, Sweeps: sweeps.New(w.DB), Policy: w.Policy, Log: w.telemetry.Logger,
+		Erasures: &deletion.Eraser{Eraser: w.eraser.Eraser, Store: w.eraser.Config.Erasures, Sweeps: sweeps.New(w.DB), Runner: runner, Policy: w.Policy, Now: w.Clock.Now}})
+	must(err)
+	w.deletions = deletions
+	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Holds: held, Deletions: deletions, Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),
 		Runner: runner, Reports: &location.Reporter{Policy: w.Policy, Inventory: inventory.New(w.DB), Sweeps: runner, Now: w.Clock.Now, Version: "test"},
 		Ready:   func(context.Context) []httpapi.ReadyCheck { return w.ready },
 		Metrics: w.telemetry.MetricsHandler(), Version: "test", Log: w.telemetry.Logger, Observe: w.telemetry.Observe})

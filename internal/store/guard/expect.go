@@ -112,7 +112,7 @@ var functions = []struct {
 	{"trakr.retention_links(text,text[])", owner, false, []string{fixedPath}, nil, "ad150c67ce96cc04"},
 	{"trakr.retention_predicate(text)", owner, false, []string{fixedPath}, nil, "a422cd046c956e7e"},
 	{"trakr.guard_growth(regclass,boolean)", owner, false, []string{fixedPath}, nil, "5d2997b754806393"},
-	{"trakr.judge_request()", owner, true, []string{fixedPath}, nil, "fd903f8aca17bd14"},
+	{"trakr.judge_request()", owner, true, []string{fixedPath}, nil, "326d3b35c6ce82ab"},
 	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
 	{"trakr.erasure_goes_on()", owner, false, []string{fixedPath}, nil, "c0b8c9e08cd06e0a"},
 	{"trakr.refuse_change()", owner, false, []string{fixedPath}, nil, "cad4aee4743b0031"},

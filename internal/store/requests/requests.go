@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/uptrace/bun"
 
+	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
@@ -32,7 +33,7 @@ type Request struct {
 	ID                     string     `json:"request_id" bun:"request_id,pk"`
 	State                  State      `json:"state" bun:"state"`
 	TenantID               *string    `json:"tenant_id,omitempty" bun:"tenant_id" doc:"our random id; absent when no tenant was known"`
-	SubjectDigest          []byte     `json:"-" bun:"subject_digest"`
+	SubjectDigests         []string   `json:"-" bun:"subject_digests,array"` // hex, newest key first; nil when a tenant is known
 	Ticket                 string     `json:"ticket" bun:"ticket"`
 	RequestedBy            string     `json:"requested_by" bun:"requested_by"`
 	ApprovedBy             *string    `json:"approved_by,omitempty" bun:"approved_by"`
@@ -70,8 +71,8 @@ func (r Request) Tenant() lifecycle.TenantID {
 	return id
 }
 
-// Event is one move.
-type Event struct {
+// Step is one move.
+type Step struct {
 	From State     `json:"from,omitempty" bun:"from_state,nullzero"`
 	To   State     `json:"to" bun:"to_state"`
 	By   string    `json:"by" bun:"moved_by"`
@@ -96,11 +97,11 @@ func New(db *store.DB, log *audit.Log) (*Store, error) {
 // Now is the clock by which requests move.
 func (s *Store) Now() time.Time { return s.log.Now().UTC().Truncate(time.Microsecond) }
 
-// New request: what it is about is a tenant, or the digest of what no tenant has.
+// Order is a new request: about a tenant, or about the digests of what no tenant has.
 type Order struct {
 	Tenant    lifecycle.TenantID
-	Digest    []byte
-	Submitted time.Time // by the customer
+	Digests   []keyring.Digest // newest key first
+	Submitted time.Time        // by the customer
 	Due       time.Time
 }
 
@@ -112,11 +113,15 @@ func (s *Store) Receive(ctx context.Context, a lifecycle.Access, o Order) (Reque
 		return Request{}, fmt.Errorf("receiving a request: %w", err)
 	}
 	now := s.Now()
-	r := Request{ID: id.String(), State: Received, SubjectDigest: o.Digest, Ticket: a.Reason.Ref, RequestedBy: a.Caller.ID, MovedBy: a.Caller.ID,
+	r := Request{ID: id.String(), State: Received, Ticket: a.Reason.Ref, RequestedBy: a.Caller.ID, MovedBy: a.Caller.ID,
 		SubmittedTime: o.Submitted.UTC(), ReceivedTime: now, ExpectedCompletionTime: o.Due.UTC(), MovedAt: now, MovedRef: &a.Reason.Ref}
 	if !o.Tenant.IsZero() {
 		t := o.Tenant.String()
 		r.TenantID = &t
+	} else {
+		for _, d := range o.Digests {
+			r.SubjectDigests = append(r.SubjectDigests, d.String())
+		}
 	}
 	err = pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		if r.TenantID != nil {
@@ -269,8 +274,8 @@ func (s *Store) Get(ctx context.Context, id string) (Request, error) {
 }
 
 // History returns every move of a request, oldest first.
-func (s *Store) History(ctx context.Context, id string) ([]Event, error) {
-	out := []Event{}
+func (s *Store) History(ctx context.Context, id string) ([]Step, error) {
+	out := []Step{}
 	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT from_state, to_state, moved_by, moved_ref, moved_at FROM trakr.deletion_request_events
 		WHERE request_id = ? ORDER BY seq LIMIT 1000`, id).Scan(ctx, &out))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {

@@ -72,7 +72,7 @@ func TestTheServicesOwnRoleCannotSkipAnApproval(t *testing.T) {
 		"a request deleted":                  {waits, "", `DELETE FROM trakr.deletion_requests WHERE request_id = $1`, "permission denied"},
 		"a history of its own":               {waits, "", `INSERT INTO trakr.deletion_request_events (request_id, seq, to_state, moved_by, moved_at) VALUES ($1, 9, 'approved', 'x', now())`, "permission denied"},
 		"the trigger switched off":           {waits, "", `ALTER TABLE trakr.deletion_requests DISABLE TRIGGER request_moves; SELECT $1`, ""},
-		"entered as approved":                {waits, requests.Approved, `INSERT INTO trakr.deletion_requests (request_id, state, subject_digest, ticket, requested_by, approved_by, approved_at, not_before, moved_by, submitted_time, received_time, expected_completion_time, moved_at) VALUES ($1, 'approved', decode(repeat('00', 36), 'hex'), 'T-1', 'a', 'b', now(), now(), 'a', now(), now(), now(), now())`, "duplicate key"},
+		"entered as approved":                {waits, requests.Approved, `INSERT INTO trakr.deletion_requests (request_id, state, subject_digests, ticket, requested_by, approved_by, approved_at, not_before, moved_by, submitted_time, received_time, expected_completion_time, moved_at) VALUES ($1, 'approved', ARRAY['00'], 'T-1', 'a', 'b', now(), now(), 'a', now(), now(), now(), now())`, "duplicate key"},
 		"a second open request":              {waits, requests.Received, `INSERT INTO trakr.deletion_requests (request_id, state, tenant_id, ticket, requested_by, moved_by, submitted_time, received_time, expected_completion_time, moved_at) SELECT gen_random_uuid(), 'received', tenant_id, 'T-1', 'token:anna', 'token:anna', now(), now(), now(), now() FROM trakr.deletion_requests WHERE request_id = $1`, "one_open"},
 		"a hold that never was, and back up": {waits, requests.OnHold, move + `state = 'on_hold', held_from = 'approved' WHERE request_id = $1`, "may not move"},
 	} {
@@ -110,8 +110,8 @@ func TestANewRequestIsReceivedAndNothingElse(t *testing.T) {
 		if _, err := tx.Exec(t.Context(), `SELECT door.append($1)`, [][]byte{ev.Record()}); err != nil {
 			t.Fatal(err)
 		}
-		_, err := tx.Exec(t.Context(), `INSERT INTO trakr.deletion_requests (request_id, state, subject_digest, ticket, requested_by, moved_by, submitted_time, received_time,
-			expected_completion_time, moved_at, certificate_id, ground, held_from, existing_request_id) VALUES ($1, $2, decode(repeat('00', 36), 'hex'), 'T-1', 'token:anna', 'token:anna', now(), now(), now(), now(),
+		_, err := tx.Exec(t.Context(), `INSERT INTO trakr.deletion_requests (request_id, state, subject_digests, ticket, requested_by, moved_by, submitted_time, received_time,
+			expected_completion_time, moved_at, certificate_id, ground, held_from, existing_request_id) VALUES ($1, $2, ARRAY['00'], 'T-1', 'token:anna', 'token:anna', now(), now(), now(), now(),
 			CASE WHEN $2 LIKE 'completed%' THEN gen_random_uuid() END, CASE WHEN $2 = 'denied' THEN 'legal_claim' END, CASE WHEN $2 = 'on_hold' THEN 'approved' END, CASE WHEN $2 = 'duplicate' THEN $1::uuid END)`, id, string(state))
 		if allowed := state == requests.Received || state == requests.Duplicate; (err == nil) != allowed {
 			t.Errorf("%s: %v", state, err)

@@ -1,12 +1,11 @@
 package tenants
 
-// Digest is the keyed digest under which a subject would be known here. It says
-// nothing without the keys, and is what a request keeps of a subject that no tenant
-// has.
-func (d *Door) Digest(s Subject) ([]byte, error) {
+import "trakr/internal/keyring"
+
+// Digests are the keyed digests under which a subject would be known here, that of the
+// newest key first. They say nothing without the keys, and are what a request keeps of
+// a subject that no tenant has.
+func (d *Door) Digests(s Subject) ([]keyring.Digest, error) {
 	_, all, err := d.digests(s)
-	if err != nil {
-		return nil, err
-	}
-	return all[0], nil
+	return all, err
 }
