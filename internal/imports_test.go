@@ -22,12 +22,12 @@ var only = map[string][]string{
 	"github.com/golang-jwt/jwt":      {"trakr/internal/connect", "trakr/internal/bitbucket"},
 	"github.com/robfig/cron":         {"trakr/internal/schedule"},
 	"github.com/tink-crypto/tink-go": {"trakr/internal/keyring"},
-	"golang.org/x/mod":               {"trakr/internal/merkle", "trakr/internal/store/audit"},
+	"golang.org/x/mod":               {"trakr/internal/merkle", "trakr/internal/store/audit", "trakr/internal/certificate"},
 	"github.com/danielgtaylor/huma":  {"trakr/internal/httpapi", "trakr/internal/bench"},
 	"github.com/spf13/cobra":         {"trakr/cmd/trakr"},
 	"trakr/internal/httpapi":         {"trakr/cmd/trakr", "trakr/internal/bench"},
-	"trakr/internal/store/storetest": {}, // tests only
-	"testing":                        {"trakr/internal/store/storetest"},
+	"trakr/internal/store/storetest": {"trakr/internal/erasure/erasuretest"}, // tests only
+	"testing":                        {"trakr/internal/store/storetest", "trakr/internal/erasure/erasuretest"},
 }
 
 // pure packages take their data as arguments: they open, call and store nothing.

@@ -180,8 +180,9 @@ func TestNothingHeldIsCertifiedOnce(t *testing.T) {
 	if again, err := r.CertifyNothing(t.Context(), scheduler, n); err != nil || again.ID != first.ID {
 		t.Errorf("a second certificate: %+v, %v", again, err)
 	}
-	e.Install(storetest.Values("held"), "in held")
-	held, err := e.Keys.Digests(keyring.Subject, storetest.Values("held")[lifecycle.ClientKey])
+	values := storetest.Values("held")
+	e.Install(values, "in held")
+	held, err := e.Keys.Digests(keyring.Subject, values[lifecycle.ClientKey])
 	if err != nil {
 		t.Fatal(err)
 	}
