@@ -114,6 +114,7 @@ var functions = []struct {
 	{"trakr.guard_growth(regclass,boolean)", owner, false, []string{fixedPath}, nil, "5d2997b754806393"},
 	{"trakr.judge_request()", owner, true, []string{fixedPath}, nil, "326d3b35c6ce82ab"},
 	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
+	{"trakr.tenant_goes_on()", owner, false, []string{fixedPath}, nil, "93cddced1aa96797"},
 	{"trakr.erasure_goes_on()", owner, false, []string{fixedPath}, nil, "c0b8c9e08cd06e0a"},
 	{"trakr.refuse_change()", owner, false, []string{fixedPath}, nil, "cad4aee4743b0031"},
 }
@@ -299,6 +300,7 @@ func expectTriggers(found facts) expected {
 // moves lists the tables whose rows may change only as a trigger allows.
 var moves = []struct{ table, trigger string }{
 	{"erasures", "erasure_goes_on"},
+	{"tenants", "tenant_goes_on"},
 }
 
 func expectFunctions(facts) expected {

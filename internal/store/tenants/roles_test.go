@@ -11,6 +11,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"
+	"trakr/internal/store/tenants"
 )
 
 // asService connects with the service's real login: no SET ROLE stands between.
@@ -232,6 +233,36 @@ func TestTheServicesLoginIsRefusedEveryWayAroundTheDoor(t *testing.T) {
 		if got, err := e.Door.Read(t.Context(), storetest.Service(), id, lifecycle.Username); err != nil || len(got.Values) != 1 {
 			t.Errorf("%v", err)
 		}
+	}
+}
+
+// What an erasure leaves can be neither undone nor rewritten by the service's login.
+func TestTheServicesLoginCannotUndoAnErasure(t *testing.T) {
+	e := storetest.New(t)
+	id := e.Install(storetest.Values("gone"), "a")
+	if _, err := e.Erase(t.Context(), storetest.Ingress(), id, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("bye")}); err != nil {
+		t.Fatal(err)
+	}
+	conn := asService(t, e)
+	for _, sql := range []string{
+		`UPDATE trakr.tenants SET state = 'live', erased_at = NULL, subject_digest = decode(repeat('00', 36), 'hex') WHERE tenant_id = '` + id.String() + `'`,
+		`UPDATE trakr.tenants SET state = 'erasing', erased_at = NULL WHERE tenant_id = '` + id.String() + `'`,
+		`UPDATE trakr.tenants SET erased_at = now() WHERE tenant_id = '` + id.String() + `'`,
+		`UPDATE trakr.tenants SET tenant_id = gen_random_uuid() WHERE tenant_id = '` + id.String() + `'`,
+		`DELETE FROM trakr.tenants`, `DELETE FROM trakr.erasures`, `TRUNCATE trakr.erasures CASCADE`,
+		`UPDATE trakr.erasures SET trigger = 'probe'`, `UPDATE trakr.erasures SET subject_digest = decode(repeat('00', 36), 'hex')`,
+		`UPDATE trakr.erasures SET erased_at = NULL`, `UPDATE trakr.erasures SET erased_at = now()`, `UPDATE trakr.erasures SET noted_at = NULL, ledger_seq = NULL, ledger_hash = NULL`,
+		`UPDATE trakr.erasures SET ledger_seq = ledger_seq + 1`,
+		`DELETE FROM trakr.erasure_counts`, `UPDATE trakr.erasure_counts SET rows = 0`, `DELETE FROM trakr.certificates`, `UPDATE trakr.certificates SET document = ''`,
+		`DELETE FROM trakr.ledger_identity`, `UPDATE trakr.ledger_identity SET ledger_id = gen_random_uuid()`, `TRUNCATE trakr.ledger_identity`,
+	} {
+		n, err := attempt(t, conn, sql)
+		if err == nil || !strings.Contains(err.Error(), "42501") && !strings.Contains(err.Error(), "permission denied") {
+			t.Errorf("%s gave %d rows, %v", sql, n, err)
+		}
+	}
+	if n := e.Int(`SELECT count(*) FROM trakr.tenants AS t JOIN trakr.erasures AS x USING (tenant_id) WHERE t.state = 'erased' AND x.erased_at IS NOT NULL`); n != 1 {
+		t.Errorf("%d erased tenants", n)
 	}
 }
 
