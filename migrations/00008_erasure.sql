@@ -25,6 +25,9 @@ ALTER TABLE trakr.erasures
     ALTER COLUMN erased_at DROP NOT NULL,
     ADD COLUMN begun_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     ADD COLUMN request_id  uuid,        -- the deletion request it fulfils
+    -- Until the values are gone, so that who asks by workspace is not told that
+    -- nothing is held.
+    ADD COLUMN principal_digest bytea CONSTRAINT erasures_principal_form CHECK (octet_length(principal_digest) = 36),
     ADD COLUMN noted_at    timestamptz,
     ADD COLUMN ledger_seq  bigint,      -- which line of the ledger
     ADD COLUMN ledger_hash bytea CONSTRAINT erasures_ledger_form CHECK (octet_length(ledger_hash) = 32),
@@ -34,7 +37,9 @@ ALTER TABLE trakr.erasures
 UPDATE trakr.erasures SET begun_at = erased_at, uncertified = true;
 ALTER TABLE trakr.erasures ADD CONSTRAINT erasures_in_order CHECK (
     (noted_at IS NULL) = (ledger_seq IS NULL) AND (noted_at IS NULL) = (ledger_hash IS NULL) AND (verified_at IS NULL) = (verified_by IS NULL)
-    AND (verified_at IS NULL OR (erased_at IS NOT NULL AND noted_at IS NOT NULL)));
+    AND (verified_at IS NULL OR (erased_at IS NOT NULL AND noted_at IS NOT NULL))
+    AND (erased_at IS NULL OR principal_digest IS NULL));
+CREATE INDEX erasures_principal ON trakr.erasures (principal_digest) WHERE principal_digest IS NOT NULL;
 CREATE INDEX erasures_unverified ON trakr.erasures (begun_at) WHERE verified_at IS NULL;
 CREATE INDEX erasures_ledger ON trakr.erasures (ledger_seq DESC NULLS LAST);
 
@@ -46,7 +51,8 @@ DECLARE
     old_row jsonb := to_jsonb(OLD);
     new_row jsonb := to_jsonb(NEW);
 BEGIN
-    IF old_row - steps IS DISTINCT FROM new_row - steps
+    IF old_row - steps - 'principal_digest' IS DISTINCT FROM new_row - steps - 'principal_digest'
+        OR (NEW.principal_digest IS NOT NULL AND NEW.principal_digest IS DISTINCT FROM OLD.principal_digest)
         OR EXISTS (SELECT FROM unnest(steps) AS s WHERE old_row ->> s IS NOT NULL AND old_row ->> s IS DISTINCT FROM new_row ->> s)
         OR (OLD.erased_at IS NULL AND NEW.erased_at IS NOT NULL AND NEW.noted_at IS NULL) THEN
         RAISE EXCEPTION 'a step of an erasure is taken once, and after the one before it' USING ERRCODE = 'insufficient_privilege';
@@ -89,7 +95,17 @@ CREATE TABLE trakr.ledger_identity (
 );
 SELECT trakr.guard_growth('trakr.ledger_identity', true);
 
-GRANT UPDATE (noted_at, ledger_seq, ledger_hash, erased_at, verified_at, verified_by) ON trakr.erasures TO trakr_service;
+-- Up to which line the ledger was held against this database and every tenant in it
+-- that had come back was erased again.
+CREATE TABLE trakr.ledger_replays (
+    up_to       bigint      NOT NULL CONSTRAINT ledger_replays_pk PRIMARY KEY,
+    ledger_hash bytea       NOT NULL CONSTRAINT ledger_replays_form CHECK (octet_length(ledger_hash) = 32),
+    replayed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+GRANT SELECT, INSERT, DELETE ON trakr.ledger_replays TO trakr_service;
+GRANT SELECT ON trakr.ledger_replays TO trakr_reader;
+GRANT UPDATE (noted_at, ledger_seq, ledger_hash, erased_at, verified_at, verified_by, principal_digest) ON trakr.erasures TO trakr_service;
 GRANT SELECT, INSERT ON trakr.erasure_counts, trakr.certificates, trakr.ledger_identity TO trakr_service;
 GRANT SELECT ON trakr.erasure_counts, trakr.certificates, trakr.ledger_identity TO trakr_reader;
 REVOKE ALL ON FUNCTION trakr.erasure_goes_on() FROM PUBLIC;
@@ -145,12 +161,13 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- count_subject counts the registry's rows that are recognised by any of some keyed
--- digests: whether anything at all is held under a name that a customer gave.
+-- count_subject counts the tenants, live or on their way out, that are recognised by
+-- any of some keyed digests: whether anything is held under a name that was given.
 -- +goose StatementBegin
 CREATE FUNCTION door.count_subject(p_digests bytea[]) RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT count(*) FROM trakr.tenants AS t WHERE t.subject_digest = ANY (p_digests) OR t.principal_digest = ANY (p_digests)
+    SELECT (SELECT count(*) FROM trakr.tenants AS t WHERE t.subject_digest = ANY (p_digests) OR t.principal_digest = ANY (p_digests))
+        + (SELECT count(*) FROM trakr.erasures AS x WHERE x.erased_at IS NULL AND (x.subject_digest = ANY (p_digests) OR x.principal_digest = ANY (p_digests)))
 $$;
 -- +goose StatementEnd
 REVOKE ALL ON FUNCTION door.count_subject(bytea[]) FROM PUBLIC;

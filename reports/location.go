@@ -10,7 +10,7 @@ import (
 // declaration, what the running system could observe, and what lies there.
 func Location(p *policy.Policy, f Facts, version string) Document {
 	d := newDocument("location", "Data Location Statement", p, f, version)
-	d.conclude(declaredTables(p, f), observedAgrees(f), noUndeclaredPlace(p), nothingRemains(f), controlsPass(f))
+	d.conclude(declaredTables(p, f), observedAgrees(f), noUndeclaredPlace(p), nothingRemains(f), nothingElseFound(f), controlsPass(f))
 	d.Sections = []Section{stores(p), fields(p), observations(f), tables(p, f), controls(f), subProcessors(p)}
 	d.Notes = []string{
 		"“Declared” comes from the policy file whose SHA-256 stands below. “Observed” and “Controls” were asked of the running system when this report was made, also when it speaks about an earlier moment.",
@@ -112,8 +112,30 @@ func nothingRemains(f Facts) Statement {
 			s.State, s.Why = Holds, "sweep "+x.RunID+" at "+stamp(x.FinishedAt)+" checked "+plural(x.Tables, "column", "columns")+" and found 0 rows."
 		}
 	}
-	if s.State == Holds && len(f.OpenFindings) > 0 {
-		s.State, s.Why = Fails, plural(int64(len(f.OpenFindings)), "finding is", "findings are")+" open."
+	if n := found(f, aboutRows); s.State == Holds && n > 0 {
+		s.State, s.Why = Fails, plural(n, "finding is", "findings are")+" open."
+	}
+	return s
+}
+
+// aboutRows reports whether a sweep's findings are rows that should be gone.
+func aboutRows(kind string) bool { return kind == "orphans" || kind == "erasures" }
+
+// found counts the open findings of some sweeps.
+func found(f Facts, of func(kind string) bool) (n int64) {
+	for _, x := range f.OpenFindings {
+		if of(x.Kind) {
+			n++
+		}
+	}
+	return n
+}
+
+// nothingElseFound speaks of the checks that look for something else than rows.
+func nothingElseFound(f Facts) Statement {
+	s := Statement{Text: "No check of the service has an open finding of another kind", State: Holds, Why: "none is open."}
+	if n := found(f, func(kind string) bool { return !aboutRows(kind) }); n > 0 {
+		s.State, s.Why = Fails, plural(n, "finding is", "findings are")+" open; the retention report lists them."
 	}
 	return s
 }

@@ -295,7 +295,7 @@ func (a *app) holdCommand() *cobra.Command {
 		Long: "While a hold is active nothing of the tenant is deleted, whatever asks for it: an uninstall, a request,\n" +
 			"a period that ended. It takes a ground, an end and a ticket; another hold extends it.",
 		Example: "  trakr hold place 5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11 --ground legal_claim --until 2027-01-31T00:00:00Z --reason-ref LEG-7",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+		RunE: a.beforeReplay(func(ctx context.Context, s *service, args []string) error {
 			id, err := lifecycle.ParseTenantID(args[0])
 			if err != nil {
 				return usageError{err}
@@ -318,7 +318,7 @@ func (a *app) holdCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List active holds", Args: cobra.NoArgs,
 		Example: "  trakr hold list --all",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+		RunE: a.beforeReplay(func(ctx context.Context, s *service, _ []string) error {
 			var id lifecycle.TenantID
 			var err error
 			if tenant != "" {
@@ -345,7 +345,7 @@ func (a *app) holdCommand() *cobra.Command {
 	release := &cobra.Command{
 		Use: "release HOLD", Short: "End a hold; an erasure that waited for it goes on", Args: cobra.ExactArgs(1),
 		Example: "  trakr hold release " + exampleID + " --reason-ref LEG-7",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+		RunE: a.beforeReplay(func(ctx context.Context, s *service, args []string) error {
 			h, err := s.holds.Release(ctx, why.access(), args[0])
 			if err != nil {
 				return err

@@ -41,12 +41,18 @@ func (s *service) erasing(ctx context.Context, keys *keyring.Keyring, now func()
 	if s.eraser, err = erasure.New(c); err != nil {
 		return err
 	}
-	if s.anyway {
-		return nil // a command that judges: it says what is wrong and changes nothing
+	switch {
+	case s.anyway, s.unplayed: // a command that judges: it says what is wrong and changes nothing
+		return nil
+	case s.serving || s.replaying:
+		if s.replayed, err = s.eraser.Replay(ctx, starting(), false); err == nil && s.replayed.Erased > 0 {
+			s.log.WarnContext(ctx, "a restored backup had brought erased tenants back; they are erased again", "tenants", s.replayed.Erased)
+		}
+		return err
 	}
-	s.replayed, err = s.eraser.Replay(ctx, starting(), false)
-	if err == nil && s.replayed.Erased > 0 {
-		s.log.WarnContext(ctx, "a restored backup had brought erased tenants back; they are erased again", "tenants", s.replayed.Erased)
+	n, err := s.eraser.CameBack(ctx)
+	if err == nil && n > 0 {
+		err = fmt.Errorf("%d tenants that the erasure ledger knows as erased are live: a backup was restored. Run: trakr restore replay (where a legal hold was placed since that backup, place it anew first: trakr hold place)", n)
 	}
 	return err
 }
@@ -104,7 +110,7 @@ func (a *app) restoreCommand() *cobra.Command {
 			"the checkpoint in TRAKR_CHECKPOINT_FILE says so. --accept-cut-log records that you know why, with a\n" +
 			"ticket, and sets that checkpoint aside (it is kept). Do it with the service stopped, then start it.",
 		Example: "  trakr restore replay\n  trakr restore replay --accept-cut-log --reason-code incident_response --reason-ref OPS-12",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+		RunE: a.replaying(func(ctx context.Context, s *service, _ []string) error {
 			access := starting()
 			access.RequestID = "cli"
 			aside := ""

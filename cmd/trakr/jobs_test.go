@@ -225,6 +225,11 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 		t.Errorf("%d sweeps, want of each kind the first and one that caught up", n)
 	}
 	if d := h.report("retention"); d.Verdict != reports.Holds {
+		for _, s := range d.Sections {
+			if s.ID == "findings" {
+				t.Error(s.Rows)
+			}
+		}
 		t.Errorf("%s: %v", d.Verdict, d.Reasons)
 	}
 	if state := h.control("replay guard"); state != "pass" {

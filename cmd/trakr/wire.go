@@ -82,11 +82,13 @@ type service struct {
 	client    *bitbucket.Client
 	deletions *deletion.Service
 
-	tracer  trace.TracerProvider
-	newKeys bool
-	begun   chan struct{} // an erasure has begun
-	serving bool          // a sequencer of its own runs
-	anyway  bool          // wired although a guard is missing, by a command that says so
+	tracer    trace.TracerProvider
+	newKeys   bool
+	begun     chan struct{} // an erasure has begun
+	serving   bool          // a sequencer of its own runs
+	replaying bool          // a command that replays the ledger
+	unplayed  bool          // a command that works although a replay is due
+	anyway    bool          // wired although a guard is missing, by a command that says so
 }
 
 func (a *app) config(dev bool) (config.Config, error) {
@@ -100,17 +102,19 @@ func (a *app) config(dev bool) (config.Config, error) {
 // open wires a command to the database: the configured one, or the private
 // PostgreSQL, which a running service lends and otherwise is started for the
 // command's time.
-func (a *app) open(ctx context.Context) (*service, error) { return a.wired(ctx, false) }
+func (a *app) open(ctx context.Context) (*service, error) { return a.wired(ctx, &service{}) }
 
 // openAnyway is open for the commands that judge the database's guards themselves.
-func (a *app) openAnyway(ctx context.Context) (*service, error) { return a.wired(ctx, true) }
+func (a *app) openAnyway(ctx context.Context) (*service, error) {
+	return a.wired(ctx, &service{anyway: true})
+}
 
-func (a *app) wired(ctx context.Context, anyway bool) (*service, error) {
+func (a *app) wired(ctx context.Context, s *service) (*service, error) {
 	cfg, err := a.config(false)
 	if err != nil {
 		return nil, err
 	}
-	s := &service{cfg: cfg, log: slog.New(slog.DiscardHandler), anyway: anyway}
+	s.cfg, s.log = cfg, slog.New(slog.DiscardHandler)
 	if err := s.connect(ctx, attachOrStart, cfg.DatabaseURL, nil); err != nil {
 		s.close()
 		return nil, err
@@ -380,8 +384,23 @@ func (s *service) sequencer(meter metric.MeterProvider, now func() time.Time) (*
 
 // with opens the database for one command.
 func (a *app) with(do func(ctx context.Context, s *service, args []string) error) func(*cobra.Command, []string) error {
+	return a.on(service{}, do)
+}
+
+// replaying is with for the command that erases again what a restore brought back.
+func (a *app) replaying(do func(ctx context.Context, s *service, args []string) error) func(*cobra.Command, []string) error {
+	return a.on(service{replaying: true}, do)
+}
+
+// beforeReplay is with for what a person may have to do before that: hold what the law
+// keeps.
+func (a *app) beforeReplay(do func(ctx context.Context, s *service, args []string) error) func(*cobra.Command, []string) error {
+	return a.on(service{unplayed: true}, do)
+}
+
+func (a *app) on(as service, do func(ctx context.Context, s *service, args []string) error) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, args []string) error {
-		s, err := a.open(c.Context())
+		s, err := a.wired(c.Context(), &as)
 		if err != nil {
 			return err
 		}

@@ -136,11 +136,32 @@ func (s *Service) Request(ctx context.Context, a lifecycle.Access, subject tenan
 	default:
 		o.Tenant = t.ID
 	}
+	if err := s.oneInstallation(ctx, subject); err != nil {
+		return requests.Request{}, err
+	}
 	r, err := s.c.Requests.Receive(ctx, a, o)
 	if err != nil {
 		return r, err
 	}
 	return s.soon(ctx, a, r)
+}
+
+// oneInstallation refuses a workspace that is installed more than once here: a request
+// is about one tenant, and must not end as completed while another one stays.
+func (s *Service) oneInstallation(ctx context.Context, subject tenants.Subject) error {
+	if subject.WorkspaceUUID.Empty() {
+		return nil
+	}
+	all, err := s.c.Door.Installations(ctx, subject)
+	if err != nil || len(all) <= 1 {
+		return err
+	}
+	var ids []string
+	for _, id := range all {
+		ids = append(ids, id.String())
+	}
+	return lifecycle.Fail(lifecycle.RequestConflict, "This workspace is installed more than once here (tenants "+strings.Join(ids, ", ")+
+		"); enter a request for each by its client key, which an audited read of each tenant shows.")
 }
 
 // longAgo is how old a customer's request may be when it is entered.

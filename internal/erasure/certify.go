@@ -84,6 +84,7 @@ func (e *Eraser) CertifyNothing(ctx context.Context, a lifecycle.Access, n Nothi
 		if err := e.c.Erasures.VerifiedNothing(ctx, a, n.RequestID, n.Digests[0]); err != nil {
 			return erasures.Certificate{}, err
 		}
+		e.AwaitPlaces(ctx)
 		if events, err = e.evidence(ctx, lifecycle.TenantID{}, n.RequestID, n.RequestedAt, audit.ErasureVerify); err != nil {
 			return erasures.Certificate{}, err
 		}
@@ -99,10 +100,6 @@ func (e *Eraser) CertifyNothing(ctx context.Context, a lifecycle.Access, n Nothi
 	}
 	return e.issue(ctx, a, lifecycle.TenantID{}, c)
 }
-
-// waits is how long the certificate of a running service waits for the sequencer's
-// next pass; a later sweep tries again.
-const waits = 5
 
 // Hand returns the certificate of an erasure, or of a request, in a form for its
 // reader (certificate.JSON, HTML or PDF), after it has recorded that it hands it out.
@@ -133,25 +130,25 @@ func (e *Eraser) Hand(ctx context.Context, a lifecycle.Access, id uuid.UUID, f c
 	return out, e.c.Log.Record(ctx, ev)
 }
 
-// evidence proves the events of an act. Those that have no position yet get one.
-func (e *Eraser) evidence(ctx context.Context, tenant lifecycle.TenantID, correlation string, since time.Time, actions ...audit.Action) ([]audit.Proof, error) {
-	for tried := 0; ; tried++ {
-		// recorded_at is the database's clock: a day is more than any two differ.
-		events, err := e.c.Log.Evidence(ctx, tenant, correlation, since.Add(-24*time.Hour), actions...)
-		if !errors.Is(err, lifecycle.NotFound) || tried == waits {
-			return events, err
+// AwaitPlaces gives what was recorded just now its place in the log, or waits for the
+// pass of the sequencer that does.
+func (e *Eraser) AwaitPlaces(ctx context.Context) {
+	if e.c.Sequence != nil {
+		if err := e.c.Sequence(ctx); err != nil {
+			e.c.Slog.WarnContext(ctx, "the log could not be sequenced", "error", err)
 		}
-		if e.c.Sequence != nil {
-			if err := e.c.Sequence(ctx); err != nil {
-				return nil, err
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(time.Duration(tried) * 300 * time.Millisecond):
-		}
+		return
 	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(2 * time.Second): // twice the sequencer's interval
+	}
+}
+
+// evidence proves the events of an act. One without a place in the log is not-found.
+func (e *Eraser) evidence(ctx context.Context, tenant lifecycle.TenantID, correlation string, since time.Time, actions ...audit.Action) ([]audit.Proof, error) {
+	// recorded_at is the database's clock: a day is more than any two differ.
+	return e.c.Log.Evidence(ctx, tenant, correlation, since.Add(-24*time.Hour), actions...)
 }
 
 // blank is what every certificate says.

@@ -176,6 +176,27 @@ func (e *Eraser) steps() []step {
 	}
 }
 
+// stuck is an erasure that waits at a step.
+type stuck struct {
+	step string
+	err  error
+}
+
+// Error implements error.
+func (s *stuck) Error() string { return "erasing, step " + s.step + ": " + s.err.Error() }
+
+// Unwrap returns why.
+func (s *stuck) Unwrap() error { return s.err }
+
+// StepOf names the step at which an erasure waits, by the error of Finish.
+func StepOf(err error) string {
+	var s *stuck
+	if errors.As(err, &s) {
+		return s.step
+	}
+	return "unknown"
+}
+
 // goOn takes the steps that an erasure lacks up to the one named.
 func (e *Eraser) goOn(ctx context.Context, a lifecycle.Access, id uuid.UUID, until, run string) (erasures.Erasure, error) {
 	x, err := e.c.Erasures.Get(ctx, id)
@@ -185,7 +206,7 @@ func (e *Eraser) goOn(ctx context.Context, a lifecycle.Access, id uuid.UUID, unt
 	for _, s := range e.steps() {
 		if !s.done(x) {
 			if err := s.take(ctx, a, x, run); err != nil {
-				return x, fmt.Errorf("erasing, step %s: %w", s.name, err)
+				return x, &stuck{s.name, err}
 			}
 			e.c.After(s.name)
 			if x, err = e.c.Erasures.Get(ctx, id); err != nil {

@@ -18,7 +18,7 @@ type Replayed struct {
 	Entries  int64 // erasures in the ledger
 	Compared int64 // of these, entries held against the database's live tenants
 	Erased   int64 // tenants a restored backup had brought back
-	Delayed  int64 // of these, those whose values could not be deleted yet
+	Delayed  int64 // of these, those whose values could not be deleted yet: the sweep goes on
 }
 
 // Refused is a ledger that does not fit the database. Nothing may be served: a tenant
@@ -61,32 +61,115 @@ func Open(ctx context.Context, s *erasures.Store, open func() (ledger.Ledger, er
 	return l, nil
 }
 
-// Compare holds what the database knows of the ledger against it: every line the
-// database marked must be there, unchanged.
+// Compare holds what the database knows of the ledger against it: every line that the
+// database marked last must be there, unchanged.
 func (e *Eraser) Compare(ctx context.Context) error {
 	head, err := e.c.Ledger.Head(ctx)
 	if err != nil {
 		return err
 	}
-	known, err := e.c.Erasures.LastNoted(ctx)
-	if err != nil || known.Seq == 0 {
+	noted, err := e.c.Erasures.LastNoted(ctx)
+	if err != nil {
 		return err
 	}
-	if known.Seq > head.Seq {
-		return &Refused{fmt.Sprintf("the erasure ledger %s was cut: it ends at line %d, and the database knows line %d. Put the whole file back; without it a tenant of a restored backup could answer again", e.c.Ledger.Name(), head.Seq, known.Seq)}
+	replayed, err := e.c.Erasures.LastReplayed(ctx)
+	if err != nil {
+		return err
 	}
-	ok, err := e.c.Ledger.Contains(ctx, known.Seq, fmt.Sprintf("%x", known.Hash))
-	if err == nil && !ok {
-		err = &Refused{fmt.Sprintf("line %d of the erasure ledger %s is not the one that the database knows: the file was changed, or belongs to another time of this database. Put the right file back", known.Seq, e.c.Ledger.Name())}
+	for _, known := range []erasures.Line{noted, replayed} {
+		if known.Seq == 0 {
+			continue
+		}
+		if known.Seq > head.Seq {
+			return &Refused{fmt.Sprintf("the erasure ledger %s was cut: it ends at line %d, and the database knows line %d. Put the whole file back; without it a tenant of a restored backup could answer again", e.c.Ledger.Name(), head.Seq, known.Seq)}
+		}
+		ok, err := e.c.Ledger.Contains(ctx, known.Seq, fmt.Sprintf("%x", known.Hash))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return &Refused{fmt.Sprintf("line %d of the erasure ledger %s is not the one that the database knows: the file was changed, or belongs to another time of this database. Put the right file back", known.Seq, e.c.Ledger.Name())}
+		}
 	}
-	return err
+	return nil
+}
+
+// lost reads the entries of the ledger that the database does not know: erasures that
+// a restored backup forgot. Without all it begins after the line up to which this very
+// database was replayed; a restored one has forgotten that too. They come by the
+// keyed digest of their tenant.
+func (e *Eraser) lost(ctx context.Context, all bool, r *Replayed) (map[string]ledger.Entry, error) {
+	from, err := e.c.Erasures.LastReplayed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if all {
+		from.Seq = 0
+	}
+	if r.Entries <= from.Seq {
+		return nil, nil
+	}
+	found := map[string]ledger.Entry{}
+	var page []ledger.Entry
+	judge := func() error {
+		ids := make([]string, len(page))
+		for i, x := range page {
+			ids[i] = x.ErasureID
+		}
+		known, err := e.c.Erasures.Known(ctx, ids)
+		if err != nil {
+			return err
+		}
+		for _, x := range page {
+			if r.Compared++; !known[x.ErasureID] {
+				found[x.TenantDigest] = x
+			}
+		}
+		page = page[:0]
+		return nil
+	}
+	err = e.c.Ledger.Entries(ctx, func(x ledger.Entry) error {
+		if x.Seq <= from.Seq || x.Seq > r.Entries {
+			return nil
+		}
+		if page = append(page, x); len(page) < 1000 {
+			return nil
+		}
+		return judge()
+	})
+	if err == nil {
+		err = judge()
+	}
+	return found, err
+}
+
+// CameBack counts the live tenants that the ledger says were erased: a backup was
+// restored, and nothing may be served before a replay.
+func (e *Eraser) CameBack(ctx context.Context) (n int64, err error) {
+	if err := e.Compare(ctx); err != nil {
+		return 0, err
+	}
+	head, err := e.c.Ledger.Head(ctx)
+	if err != nil {
+		return 0, err
+	}
+	found, err := e.lost(ctx, false, &Replayed{Entries: head.Seq})
+	if err != nil || len(found) == 0 {
+		return 0, err
+	}
+	return n, e.c.Erasures.Live(ctx, func(id lifecycle.TenantID) error {
+		x, err := e.entry(id, found)
+		if x != nil {
+			n++
+		}
+		return err
+	})
 }
 
 // Replay holds the ledger against the database and erases again, with the trigger
 // restore_replay, every tenant in it that is live: a restored backup brought it back.
-// It also goes on with erasures that a crash cut off. Without all it looks only at
-// the lines after the last one that the database knows, since a backup is older
-// than those. It must have ended before anything is served.
+// It must have ended before anything is served. A crash on the way leaves the mark
+// where it was, and the next one looks at the same lines again.
 func (e *Eraser) Replay(ctx context.Context, a lifecycle.Access, all bool) (Replayed, error) {
 	if err := e.Compare(ctx); err != nil {
 		return Replayed{}, err
@@ -96,98 +179,82 @@ func (e *Eraser) Replay(ctx context.Context, a lifecycle.Access, all bool) (Repl
 		return Replayed{}, err
 	}
 	r := Replayed{LedgerID: head.LedgerID, Entries: head.Seq}
-	known, err := e.c.Erasures.LastNoted(ctx)
+	found, err := e.lost(ctx, all, &r)
 	if err != nil {
 		return r, err
 	}
-	if all {
-		known.Seq = 0
-	}
-	erased := map[string]ledger.Entry{}
-	if head.Seq > known.Seq {
-		err = e.c.Ledger.Entries(ctx, func(x ledger.Entry) error {
-			if x.Seq > known.Seq {
-				r.Compared++
-				erased[x.TenantDigest] = x
-			}
-			return nil
-		})
-		if err != nil {
+	if len(found) > 0 {
+		if err := e.c.Erasures.Live(ctx, func(id lifecycle.TenantID) error { return e.again(ctx, a, id, found, &r) }); err != nil {
 			return r, err
 		}
-	}
-	if len(erased) > 0 {
-		if err := e.c.Erasures.Live(ctx, func(id lifecycle.TenantID) error { return e.again(ctx, a, id, erased, &r) }); err != nil {
-			return r, err
-		}
-	}
-	if err := e.resume(ctx, a); err != nil {
-		return r, err
 	}
 	if all || r.Erased > 0 {
-		return r, e.c.Erasures.Replayed(ctx, a, r.Compared, r.Erased)
+		if err := e.c.Erasures.Replayed(ctx, a, r.Compared, r.Erased); err != nil {
+			return r, err
+		}
 	}
-	return r, nil
+	if r.Compared == 0 || head.Seq == 0 {
+		return r, nil
+	}
+	hash, err := hash32(head.Hash)
+	if err != nil {
+		return r, err
+	}
+	return r, e.c.Erasures.ReplayedTo(ctx, erasures.Line{Seq: head.Seq, Hash: hash[:]})
 }
 
-// again erases one live tenant if the ledger has it.
-func (e *Eraser) again(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, erased map[string]ledger.Entry, r *Replayed) error {
+// entry is the ledger's entry of a tenant, nil for none.
+func (e *Eraser) entry(id lifecycle.TenantID, found map[string]ledger.Entry) (*ledger.Entry, error) {
 	digests, err := e.c.Keys.Digests(keyring.Tenant, lifecycle.NewSecret(id.String()))
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range digests {
+		if x, ok := found[d.String()]; ok {
+			return &x, nil
+		}
+	}
+	return nil, nil
+}
+
+// again erases one live tenant if the ledger has it. Once its erasure has begun it
+// answers nothing, whatever keeps its values from being deleted yet.
+func (e *Eraser) again(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, found map[string]ledger.Entry, r *Replayed) error {
+	x, err := e.entry(id, found)
+	if x == nil || err != nil {
+		return err
+	}
+	out, err := e.Erase(ctx, a, id, Order{Trigger: lifecycle.TriggerRestoreReplay, RequestedAt: x.At})
 	if err != nil {
 		return err
 	}
-	for _, d := range digests {
-		x, ok := erased[d.String()]
-		if !ok {
-			continue
-		}
-		out, err := e.Erase(ctx, a, id, Order{Trigger: lifecycle.TriggerRestoreReplay, RequestedAt: x.At})
-		if err != nil {
-			return err
-		}
-		r.Erased++
-		if out.Delay != nil {
-			r.Delayed++
-			if !errors.Is(out.Delay, lifecycle.OnHold) {
-				return out.Delay
-			}
-		}
-		return nil
+	r.Erased++
+	if out.Delay != nil {
+		r.Delayed++
 	}
 	return nil
 }
 
-// resume deletes what a crash kept from being deleted. What a hold keeps stays.
-func (e *Eraser) resume(ctx context.Context, a lifecycle.Access) error {
-	return e.EachUnfinished(ctx, func(x erasures.Erasure) error {
-		if !x.DeletedAt.IsZero() {
-			return nil
-		}
-		_, err := e.goOn(ctx, a, x.ID, Delete, "")
-		if errors.Is(err, lifecycle.OnHold) {
-			return nil
-		}
-		return err
-	})
-}
-
-// EachUnfinished calls yield with every erasure that has no certificate yet, oldest
-// first.
+// EachUnfinished calls yield with every erasure that has no certificate yet: those
+// whose values are still there first, each group oldest first.
 func (e *Eraser) EachUnfinished(ctx context.Context, yield func(erasures.Erasure) error) error {
 	const page = 500
-	for last := (erasures.Erasure{}); ; {
-		found, err := e.c.Erasures.Unfinished(ctx, last, page)
-		if err != nil {
-			return err
-		}
-		for _, x := range found {
-			if err := yield(x); err != nil {
+	for _, deleted := range []bool{false, true} {
+		for last := (erasures.Erasure{}); ; {
+			found, err := e.c.Erasures.Unfinished(ctx, deleted, last, page)
+			if err != nil {
 				return err
 			}
-			last = x
-		}
-		if len(found) < page {
-			return nil
+			for _, x := range found {
+				if err := yield(x); err != nil {
+					return err
+				}
+				last = x
+			}
+			if len(found) < page {
+				break
+			}
 		}
 	}
+	return nil
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/google/uuid"
-
 	"trakr/internal/erasure"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/erasures"
@@ -43,56 +41,91 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 	// The pass acts in its own name, whoever started it: its events say so.
 	a := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "sweep", Role: lifecycle.RoleScheduler},
 		Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}, RequestID: o.Access.RequestID}
-	check := func(column string) *sweeps.Check {
-		return &sweeps.Check{Store: "database", Table: table, Column: column, Disposition: sweeps.Checked, CheckedAt: o.Now}
+	check := func(column string, severity sweeps.Severity) *sweeps.Check {
+		return &sweeps.Check{Store: "database", Table: table, Column: column, Disposition: sweeps.Checked, CheckedAt: o.Now, Severity: severity}
 	}
-	late, held, remains, waiting := check("past the deadline"), check("on hold"), check("rows that remain"), check("under way")
+	ledger, late, remains := check("ledger", sweeps.Critical), check("past the deadline", sweeps.High), check("rows that remain", sweeps.Critical)
+	held, waiting := check("on hold", sweeps.Low), check("under way", sweeps.Low)
 	waiting.Disposition, waiting.Ground = sweeps.Retained, "begun, within the deadline, and finished by one of the next passes"
-	remains.Severity = sweeps.Critical
 	held.Disposition, held.Ground = sweeps.Retained, "a legal hold keeps what is held; its release or end erases it"
-
-	if err := p.eraser.Compare(ctx); err != nil {
-		var refused *erasure.Refused
-		if !errors.As(err, &refused) {
-			return Found{}, err
+	all := []*sweeps.Check{ledger, late, remains, held, waiting}
+	found := func() Found {
+		f := Found{SnapshotAt: o.Now}
+		for _, c := range all {
+			f.Checks = append(f.Checks, *c)
 		}
-		ledger := check("ledger")
-		ledger.Rows, ledger.Ground, ledger.Severity = 1, refused.Why, sweeps.Critical
-		return Found{Checks: []sweeps.Check{*ledger}, SnapshotAt: o.Now}, nil
+		return f
 	}
-	finish := p.eraser.Finish
-	if o.DryRun {
-		finish = func(context.Context, lifecycle.Access, uuid.UUID, string) error { return errNotFinished }
+
+	// A database that was restored beneath a running service is noticed here.
+	err := p.replay(ctx, a, o.DryRun)
+	var refused *erasure.Refused
+	if errors.As(err, &refused) {
+		ledger.Rows, ledger.Ground = 1, refused.Why
+		for _, c := range all[1:] {
+			c.Disposition, c.Ground = sweeps.Unjudged, "nothing is finished while the erasure ledger is refused"
+		}
+		return found(), nil
 	}
-	err := p.eraser.EachUnfinished(ctx, func(x erasures.Erasure) error {
-		err := finish(ctx, a, x.ID, o.RunID)
+	if err != nil {
+		return Found{}, err
+	}
+	judge := func(x erasures.Erasure, err error) error {
 		var left *erasure.Remains
 		switch {
 		case err == nil:
+		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, lifecycle.OnHold):
 			held.Rows++
-			return nil
 		case errors.As(err, &left):
 			remains.Rows++
 			remains.Ground = fmt.Sprintf("erasure %s: %v", x.ID, left)
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case x.DeletedAt.IsZero() && o.Now.Sub(x.RequestedAt) > p.policy.DeletionDeadline.Duration():
+		case o.Now.Sub(x.BegunAt) > p.policy.DeletionDeadline.Duration():
 			late.Rows++
-			late.Ground = fmt.Sprintf("erasure %s: %v", x.ID, lifecycle.AsFault(err).Kind)
-			return nil
+			late.Ground = fmt.Sprintf("erasure %s waits at the step %s (%s)", x.ID, erasure.StepOf(err), lifecycle.AsFault(err).Kind)
+		default:
+			waiting.Rows++
 		}
-		waiting.Rows++
 		return nil
+	}
+	// What only waits for its place in the log gets it within seconds: those are tried
+	// once more at the end, all after one wait.
+	var unplaced []erasures.Erasure
+	err = p.eraser.EachUnfinished(ctx, func(x erasures.Erasure) error {
+		if o.DryRun {
+			return judge(x, errNotFinished)
+		}
+		err := p.eraser.Finish(ctx, a, x.ID, o.RunID)
+		if errors.Is(err, lifecycle.NotFound) && len(unplaced) < 1000 {
+			unplaced = append(unplaced, x)
+			return ctx.Err()
+		}
+		return judge(x, err)
 	})
 	if err != nil {
 		return Found{}, err
 	}
-	found := Found{SnapshotAt: o.Now}
-	for _, c := range []*sweeps.Check{late, held, remains, waiting} {
-		found.Checks = append(found.Checks, *c)
+	if len(unplaced) > 0 {
+		p.eraser.AwaitPlaces(ctx)
 	}
-	return found, nil
+	for _, x := range unplaced {
+		if err := judge(x, p.eraser.Finish(ctx, a, x.ID, o.RunID)); err != nil {
+			return Found{}, err
+		}
+	}
+	return found(), nil
+}
+
+// replay erases again what a restore brought back, or in a dry run says that it would.
+func (p *ErasurePass) replay(ctx context.Context, a lifecycle.Access, dry bool) error {
+	if !dry {
+		_, err := p.eraser.Replay(ctx, a, false)
+		return err
+	}
+	n, err := p.eraser.CameBack(ctx)
+	if err == nil && n > 0 {
+		err = &erasure.Refused{Why: fmt.Sprintf("%d tenants of the erasure ledger are live: a backup was restored. Run: trakr restore replay", n)}
+	}
+	return err
 }

@@ -127,11 +127,12 @@ func (s *Store) Of(ctx context.Context, tenant lifecycle.TenantID) (Erasure, err
 	return s.one(ctx, ` WHERE x.tenant_id = ?`, tenant.String())
 }
 
-// Unfinished lists erasures without a certificate, oldest first. One that was begun
+// Unfinished lists erasures without a certificate whose values are gone, or are not,
+// oldest first. One that was begun
 // before its beginning was recorded gets none and is finished when it is verified.
-func (s *Store) Unfinished(ctx context.Context, after Erasure, limit int) ([]Erasure, error) {
-	return s.several(ctx, ` WHERE c.erasure_id IS NULL AND NOT (x.uncertified AND x.verified_at IS NOT NULL) AND (x.begun_at, x.erasure_id) > (?, ?)
-		ORDER BY x.begun_at, x.erasure_id LIMIT ?`, after.BegunAt, after.ID.String(), limit)
+func (s *Store) Unfinished(ctx context.Context, deleted bool, after Erasure, limit int) ([]Erasure, error) {
+	return s.several(ctx, ` WHERE c.erasure_id IS NULL AND NOT (x.uncertified AND x.verified_at IS NOT NULL) AND (x.erased_at IS NOT NULL) = ? AND (x.begun_at, x.erasure_id) > (?, ?)
+		ORDER BY x.begun_at, x.erasure_id LIMIT ?`, deleted, after.BegunAt, after.ID.String(), limit)
 }
 
 // List lists erasures, newest first.

@@ -64,28 +64,51 @@ func (s *Store) LastNoted(ctx context.Context) (Line, error) {
 	return Line{r.LedgerSeq, r.LedgerHash}, nil
 }
 
-// Noted calls yield with every line the database knows, in the ledger's order.
-func (s *Store) Noted(ctx context.Context, yield func(erasureID string, l Line) error) error {
-	for after := int64(0); ; {
-		var rows []struct {
-			ErasureID  string
-			LedgerSeq  int64
-			LedgerHash []byte
-		}
-		err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT erasure_id, ledger_seq, ledger_hash FROM trakr.erasures WHERE ledger_seq > ? ORDER BY ledger_seq LIMIT 1000`, after).Scan(ctx, &rows))
-		if err != nil && !errors.Is(err, pg.ErrNoRows) {
-			return fmt.Errorf("reading what the database knows of the ledger: %w", err)
-		}
-		for _, r := range rows {
-			if err := yield(r.ErasureID, Line{r.LedgerSeq, r.LedgerHash}); err != nil {
-				return err
-			}
-			after = r.LedgerSeq
-		}
-		if len(rows) < 1000 {
-			return nil
-		}
+// Known returns which of these erasures the database has. One that it lacks was carried
+// out after the backup that it was restored from.
+func (s *Store) Known(ctx context.Context, ids []string) (map[string]bool, error) {
+	var rows []struct{ ErasureID string }
+	out := map[string]bool{}
+	if len(ids) == 0 {
+		return out, nil
 	}
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT erasure_id FROM trakr.erasures WHERE erasure_id IN (?)`, bun.List(ids)).Scan(ctx, &rows))
+	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return nil, fmt.Errorf("reading which erasures the database knows: %w", err)
+	}
+	for _, r := range rows {
+		out[r.ErasureID] = true
+	}
+	return out, nil
+}
+
+// LastReplayed is the line up to which the ledger was held against this database.
+func (s *Store) LastReplayed(ctx context.Context) (Line, error) {
+	var r struct {
+		UpTo       int64
+		LedgerHash []byte
+	}
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT up_to, ledger_hash FROM trakr.ledger_replays ORDER BY up_to DESC LIMIT 1`).Scan(ctx, &r))
+	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return Line{}, fmt.Errorf("reading how far the ledger was replayed: %w", err)
+	}
+	return Line{r.UpTo, r.LedgerHash}, nil
+}
+
+// ReplayedTo enters that every tenant in the ledger up to this line is gone from the
+// live ones.
+func (s *Store) ReplayedTo(ctx context.Context, l Line) error {
+	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		if _, err := tx.NewRaw(`INSERT INTO trakr.ledger_replays (up_to, ledger_hash) VALUES (?, ?) ON CONFLICT DO NOTHING`, l.Seq, l.Hash).Exec(ctx); err != nil {
+			return err
+		}
+		_, err := tx.NewRaw(`DELETE FROM trakr.ledger_replays WHERE up_to < ?`, l.Seq).Exec(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("noting how far the ledger was replayed: %w", err)
+	}
+	return nil
 }
 
 // Live calls yield with the id of every tenant whose erasure has not begun.

@@ -41,6 +41,7 @@ var tables = []struct {
 	{name: "erasures", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT"},
 	{name: "erasure_counts", service: "SELECT INSERT", reader: "SELECT"},
 	{name: "certificates", service: "SELECT INSERT", reader: "SELECT"},
+	{name: "ledger_replays", service: "SELECT INSERT DELETE", reader: "SELECT"},
 	{name: "ledger_identity", log: true, service: "SELECT INSERT", reader: "SELECT"},
 	{name: "replay_guard", service: "SELECT INSERT DELETE", sweep: "SELECT"},
 	{name: "tenant_liveness", service: "SELECT INSERT UPDATE DELETE"},
@@ -74,7 +75,7 @@ var tables = []struct {
 var columns = []struct{ role, may, table, columns string }{
 	{service, "SELECT", "tenant_fields", "tenant_id"},
 	{service, "UPDATE", "tenant_fields", "avatar_url, client_key, principal_uuid, shared_secret, username, written_at"},
-	{service, "UPDATE", "erasures", "erased_at, ledger_hash, ledger_seq, noted_at, verified_at, verified_by"},
+	{service, "UPDATE", "erasures", "erased_at, ledger_hash, ledger_seq, noted_at, principal_digest, verified_at, verified_by"},
 	{service, "UPDATE", "replay_guard", "seen_at"},
 	{service, "UPDATE", "api_tokens", "revoked_at"},
 	{service, "UPDATE", "finding_events", "attempts, delivered_at, next_attempt_at"},
@@ -101,7 +102,7 @@ var functions = []struct {
 	{"door.make_partitions(integer)", owner, true, []string{fixedPath}, []string{service}, "20e43d26e0f0535f"},
 	{"door.tenant_columns()", sweep, true, []string{fixedPath}, []string{service}, "61a8e9f5f7071ac9"},
 	{"door.count_orphans(name,name,name)", sweep, true, []string{fixedPath}, []string{service}, "90712521430960a6"},
-	{"door.count_subject(bytea[])", sweep, true, []string{fixedPath}, []string{service}, "b4a11322d32d72aa"},
+	{"door.count_subject(bytea[])", sweep, true, []string{fixedPath}, []string{service}, "3267780bd37f85d7"},
 	{"door.measure(name,name,name,timestamp with time zone)", sweep, true, []string{fixedPath}, []string{service}, "b9a2a115b8b34552"},
 	{"door.count_tenant(uuid)", sweep, true, []string{fixedPath}, []string{service}, "cb6cb1bf118bd096"},
 	{"door.plant_canary()", owner, true, []string{fixedPath}, []string{service}, "76e81f59239c5e83"},
@@ -115,7 +116,7 @@ var functions = []struct {
 	{"trakr.judge_request()", owner, true, []string{fixedPath}, nil, "326d3b35c6ce82ab"},
 	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
 	{"trakr.tenant_goes_on()", owner, false, []string{fixedPath}, nil, "93cddced1aa96797"},
-	{"trakr.erasure_goes_on()", owner, false, []string{fixedPath}, nil, "c0b8c9e08cd06e0a"},
+	{"trakr.erasure_goes_on()", owner, false, []string{fixedPath}, nil, "2d958f9072eec6e7"},
 	{"trakr.refuse_change()", owner, false, []string{fixedPath}, nil, "cad4aee4743b0031"},
 }
 

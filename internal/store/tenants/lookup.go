@@ -107,15 +107,39 @@ func (d *Door) Find(ctx context.Context, a lifecycle.Access, s Subject) (Tenant,
 	return *found, nil
 }
 
+// Installations lists the live tenants of a subject: a workspace can have several,
+// when an uninstall was missed and it installed again under another client key.
+func (d *Door) Installations(ctx context.Context, s Subject) ([]lifecycle.TenantID, error) {
+	column, digests, err := d.digests(s)
+	if err != nil {
+		return nil, err
+	}
+	var rows []tenantRow
+	err = pg.Map(pg.Bun(d.db).NewSelect().Model(&rows).ColumnExpr("t.tenant_id").Where("? IN (?)", bun.Ident(column), bun.List(digests)).
+		Where("state = ?", string(lifecycle.Live)).OrderExpr("installed_at, tenant_id").Limit(100).Scan(ctx))
+	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return nil, fmt.Errorf("listing a workspace's installations: %w", err)
+	}
+	out := make([]lifecycle.TenantID, 0, len(rows))
+	for _, r := range rows {
+		id, err := lifecycle.ParseTenantID(r.TenantID)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
 // find returns nil, nil when there is none; a database error is an error.
 func find(ctx context.Context, tx bun.IDB, column string, digests []keyring.Digest) (*Tenant, error) {
 	var r tenantRow
 	err := pg.Map(tx.NewSelect().Model(&r).ColumnExpr(registryColumns).Where("? IN (?)", bun.Ident(column), bun.List(digests)).
 		Where("state = ?", string(lifecycle.Live)).OrderExpr("installed_at DESC, tenant_id").Limit(1).Scan(ctx))
-	if errors.Is(err, pg.ErrNoRows) && column == "subject_digest" {
+	if errors.Is(err, pg.ErrNoRows) { // a workspace is recognised until its values are gone, a client key for longer
 		err = pg.Map(tx.NewSelect().Model(&r).ColumnExpr(registryColumns).
 			Join("JOIN trakr.erasures AS x ON x.tenant_id = t.tenant_id").
-			Where("x.subject_digest IN (?)", bun.List(digests)).OrderExpr("x.begun_at DESC, t.tenant_id").Limit(1).Scan(ctx))
+			Where("x.? IN (?)", bun.Ident(column), bun.List(digests)).OrderExpr("x.begun_at DESC, t.tenant_id").Limit(1).Scan(ctx))
 	}
 	if errors.Is(err, pg.ErrNoRows) {
 		return nil, nil
