@@ -259,6 +259,9 @@ func (j *judgement) liveness() {
 	if l.Apart.Duration() < MinApart {
 		j.fault("$.liveness.apart", "suspicions count only when they are 12 hours apart, or more")
 	}
+	if l.MaxErasures > MaxErasures {
+		j.fault("$.liveness.max_erasures", "one pass erases %d tenants or fewer", MaxErasures)
+	}
 	for i, s := range j.p.Sweeps {
 		asking := time.Duration(l.Batch) * time.Second / time.Duration(max(l.PerSecond, 1))
 		if s.Kind == "liveness" && asking > s.Timeout.Duration() {

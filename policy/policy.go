@@ -181,15 +181,16 @@ type LegalHolds struct {
 }
 
 // Liveness says when a tenant whose uninstall never reached us is erased: after
-// Suspicions answers that say gone, each Apart from the one before, over at least
-// Days days. The code has floors for all three.
+// Suspicions answers that say gone, each Apart from the one before but no more than
+// StoryBreak times that, over at least Days days. The code has floors for all three.
 type Liveness struct {
-	Suspicions int    `yaml:"suspicions"`
-	Days       int    `yaml:"days"`
-	Apart      Period `yaml:"apart"`      // in which a tenant is asked, and a suspicion counts, once
-	Batch      int    `yaml:"batch"`      // tenants asked in one pass, at most
-	Parallel   int    `yaml:"parallel"`   // questions at the same time
-	PerSecond  int    `yaml:"per_second"` // questions a second, at most
+	Suspicions  int    `yaml:"suspicions"`
+	Days        int    `yaml:"days"`
+	Apart       Period `yaml:"apart"`        // in which a tenant is asked, and a suspicion counts, once
+	MaxErasures int    `yaml:"max_erasures"` // tenants erased in one pass, at most
+	Batch       int    `yaml:"batch"`        // tenants asked in one pass, at most
+	Parallel    int    `yaml:"parallel"`     // questions at the same time
+	PerSecond   int    `yaml:"per_second"`   // questions a second, at most
 }
 
 // The floors of Liveness. An outage at Bitbucket can last a weekend; no policy may
@@ -198,6 +199,15 @@ const (
 	MinSuspicions = 3
 	MinDays       = 3
 	MinApart      = 12 * time.Hour
+)
+
+// The bounds of Liveness on erasing many. A change of the app's scopes, or a fault at
+// Bitbucket, says gone of many tenants at once while some are well.
+const (
+	MassFloor   = 3  // so many may be gone at once ...
+	MassPercent = 5  // ... or so many of a hundred that answered; beyond both nobody is erased
+	MaxErasures = 50 // in one pass, whatever the policy says
+	StoryBreak  = 3  // times Apart: suspicions with a longer pause between them are not one story
 )
 
 // Sweep is one scheduled check.

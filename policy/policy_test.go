@@ -74,6 +74,7 @@ func TestEachFaultIsNamedWithItsLine(t *testing.T) {
 		"too few suspicions":        {"suspicions: 4", "suspicions: 2", "$.liveness.suspicions", "3 suspicions or more"},
 		"too few days":              {"days: 4", "days: 2", "$.liveness.days", "3 days or more"},
 		"suspicions close together": {"apart: PT20H", "apart: PT11H59M", "$.liveness.apart", "12 hours apart"},
+		"erasing all in one pass":   {"max_erasures: 10", "max_erasures: 51", "$.liveness.max_erasures", "50 tenants or fewer"},
 		"an unknown member":         {"per_second: 5", "per_second: 5\n  extra: 1", "$.liveness", "additional properties"},
 		"a pass too long":           {"batch: 1000", "batch: 6001", "$.sweeps[2].timeout", "cannot end in this time"},
 		"no floor at all":           {"suspicions: 4", "suspicions: 0", "$.liveness.suspicions", "minimum"},

@@ -52,7 +52,9 @@ const controls = 3
 // LivenessPass asks Bitbucket about each tenant, and erases one that it does not know
 // any more: after as many suspicions over as many days as the policy says, and only
 // beside another tenant that is alive in the same pass. Without that control a
-// suspicion is not even counted, because an outage says 404 as well.
+// suspicion is not even counted, because an outage says 404 as well; nor is one when
+// too many are gone at once, because a change of the app's scopes says 403 to all who
+// have not granted it yet.
 type LivenessPass struct {
 	store     *liveness.Store
 	policy    *policy.Policy
@@ -107,15 +109,42 @@ func (p *LivenessPass) Look(ctx context.Context, o Order) (Found, error) {
 			return Found{}, err
 		}
 	}
-	left, held, err := p.judge(ctx, o, got)
+	lately, err := p.store.Lately(ctx, o.Now.Add(-p.story()))
 	if err != nil {
 		return Found{}, err
+	}
+	many := worst(lately, liveness.Lately{Answered: got.alive + int64(len(got.suspects)), Gone: int64(len(got.suspects))})
+	var v verdicts
+	if !tooMany(many) {
+		if v, err = p.judge(ctx, o, got); err != nil {
+			return Found{}, err
+		}
 	}
 	counts, err := p.store.Count(ctx, o.Now.Add(-days(rule.Days)))
 	if err != nil {
 		return Found{}, err
 	}
-	return Found{Checks: p.checks(o, got, counts, int64(len(due)), left, held), SnapshotAt: counts.At}, nil
+	return Found{Checks: p.checks(o, got, counts, int64(len(due)), many, v), SnapshotAt: counts.At}, nil
+}
+
+// story is the longest pause between two answers that belong together.
+func (p *LivenessPass) story() time.Duration {
+	return policy.StoryBreak * p.policy.Liveness.Apart.Duration()
+}
+
+// tooMany reports whether so many are gone at once that the fault is more likely
+// ours or Bitbucket's. The bounds are in code: no policy may lift them.
+func tooMany(l liveness.Lately) bool {
+	return l.Gone > max(policy.MassFloor, l.Answered*policy.MassPercent/100)
+}
+
+// worst picks what is judged: this pass, or all that was answered lately, because
+// tenants that are asked in many small passes are gone at once just as well.
+func worst(lately, now liveness.Lately) liveness.Lately {
+	if lately.Answered == 0 || tooMany(now) && !tooMany(lately) {
+		return now
+	}
+	return lately
 }
 
 // ask asks about each tenant, some at once, at the policy's pace, until Bitbucket
@@ -202,17 +231,24 @@ func (g *answers) fail(err error) {
 	}
 }
 
-// judge counts the suspicions and erases who is gone. It returns how many are gone
-// and still here, in a dry run and under legal hold. One failure does not keep the
+// verdicts is what came of those that are gone for long enough and are still here.
+type verdicts struct {
+	left    int64 // the run is dry
+	held    int64 // a legal hold keeps them
+	waiting int64 // the pass erased as many as it may
+}
+
+// judge counts the suspicions and erases who is gone. One failure does not keep the
 // rest; what was erased stays erased.
-func (p *LivenessPass) judge(ctx context.Context, o Order, got *answers) (left, held int64, err error) {
+func (p *LivenessPass) judge(ctx context.Context, o Order, got *answers) (v verdicts, err error) {
 	if got.alive == 0 {
-		return 0, 0, nil
+		return v, nil
 	}
 	rule := p.policy.Liveness
+	may := min(rule.MaxErasures, policy.MaxErasures)
 	var errs []error
 	for _, t := range got.suspects {
-		s := suspected(t, o.Now, rule.Apart.Duration())
+		s := suspected(t, o.Now, rule.Apart.Duration(), p.story())
 		if !o.DryRun {
 			// A crash after this and before the erasure: the next pass that suspects
 			// the tenant finds it ripe.
@@ -225,28 +261,36 @@ func (p *LivenessPass) judge(ctx context.Context, o Order, got *answers) (left, 
 			continue
 		}
 		if o.DryRun {
-			left++
+			v.left++
+			continue
+		}
+		if may <= 0 {
+			v.waiting++ // ripe when it is asked again
 			continue
 		}
 		err := p.eraser.EraseGone(ctx, o.Access, t.ID, Gone{Version: t.Version, At: o.Now})
 		switch {
+		case err == nil:
+			may--
 		case errors.Is(err, lifecycle.OnHold):
-			held++
+			v.held++
 		case errors.Is(err, tenants.ErrChanged), errors.Is(err, lifecycle.TenantErased), errors.Is(err, lifecycle.TenantUnknown):
 			// installed anew or erased meanwhile
-		case err != nil:
+		default:
+			may-- // it may have begun
 			errs = append(errs, fmt.Errorf("erasing a tenant that is gone at Bitbucket: %w", err))
 		}
 	}
-	return left, held, errors.Join(errs...)
+	return v, errors.Join(errs...)
 }
 
-// suspected adds an answer that says gone. An install that was accepted since the
-// first one begins anew; one too soon after the last counted does not count.
-func suspected(t liveness.State, now time.Time, apart time.Duration) liveness.Suspicion {
+// suspected adds an answer that says gone. It begins anew after an install that was
+// accepted since the first one, and after a pause since the last counted that is too
+// long for one story; one too soon after the last counted does not count.
+func suspected(t liveness.State, now time.Time, apart, story time.Duration) liveness.Suspicion {
 	s := t.Suspicion
 	switch {
-	case s.Count == 0 || t.UpdatedAt.After(s.First) || s.Last.After(now):
+	case s.Count == 0 || t.UpdatedAt.After(s.First) || s.Last.After(now), now.Sub(s.Last) > story:
 		return liveness.Suspicion{Count: 1, First: now, Last: now}
 	case now.Sub(s.Last) < apart:
 		return s
@@ -257,7 +301,7 @@ func suspected(t liveness.State, now time.Time, apart time.Duration) liveness.Su
 func days(n int) time.Duration { return time.Duration(n) * 24 * time.Hour }
 
 // checks says what the answers amount to.
-func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due, left, held int64) []sweeps.Check {
+func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due int64, many liveness.Lately, v verdicts) []sweeps.Check {
 	rule := p.policy.Liveness
 	check := func(what string, rows int64, d sweeps.Disposition, ground, predicate string) sweeps.Check {
 		sum := sha256.Sum256([]byte(predicate))
@@ -272,17 +316,27 @@ func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due, lef
 
 	alive := check("alive", got.alive, sweeps.Retained, "Bitbucket answered that the app is installed", asking+"2xx")
 	suspicion := check("suspected", c.Suspected, sweeps.Retained, fmt.Sprintf("Bitbucket answered that it does not know the app there; erased after %d such answers over %d days", rule.Suspicions, rule.Days), liveness.CountSQL)
-	gone := check("gone", left, sweeps.Checked, "", asking+"401, 403 or 404")
+	gone := check("gone", v.left, sweeps.Checked, "", asking+"401, 403 or 404")
 	silent := check("silent", got.silent, sweeps.Retained, "Bitbucket gave no clear answer; neither suspected nor cleared, and asked again", asking+"anything else")
 	unheard := check("unheard", 0, sweeps.Checked, "", liveness.CountSQL)
+	mass := check("too_many", 0, sweeps.Checked, "", liveness.LatelySQL)
 	switch {
+	case tooMany(many):
+		mass.Rows, mass.Severity = many.Gone, sweeps.Critical
+		mass.Ground = fmt.Sprintf("too many at once: %d of %d that answered are gone, so no suspicion was counted and nothing erased; look at the app's scopes and at Bitbucket's status. "+
+			"Who is known to be gone can be erased by a deletion request", many.Gone, many.Answered)
+		suspicion = check("suspected", many.Gone, sweeps.Unjudged, "too many at once to be believed: no suspicion was counted and nothing erased", asking+"401, 403 or 404")
+	case many.Answered == 0 && c.Live > 0:
+		mass.Disposition, mass.Ground = sweeps.Unjudged, "nobody answered lately, so nobody knows how many are gone"
 	case suspects > 0 && got.alive == 0 && c.Live <= 1:
 		suspicion = check("suspected", suspects, sweeps.Unjudged, "there is only one tenant and none to compare it with: it is never erased by a probe", asking+"401, 403 or 404")
 	case suspects > 0 && got.alive == 0:
 		suspicion = check("suspected", suspects, sweeps.Unjudged, "no other tenant answered that it is alive, so Bitbucket itself may be out: no suspicion was counted and nothing erased", asking+"401, 403 or 404")
 	}
 	switch {
-	case left > 0:
+	case tooMany(many):
+		gone.Disposition, gone.Ground = sweeps.Unjudged, suspicion.Ground
+	case v.left > 0:
 		gone.Ground = "gone at Bitbucket and still held; a run that is not dry erases them"
 	case c.Live == 1:
 		gone.Ground = "with a single tenant there is no control: it is never erased by a probe"
@@ -298,9 +352,12 @@ func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due, lef
 		unheard.Rows, unheard.Disposition = c.Unheard, sweeps.Unjudged
 		unheard.Ground = fmt.Sprintf("no clear answer for %d days or more: whether the app is still installed there is not known", rule.Days)
 	}
-	out := []sweeps.Check{alive, suspicion, gone, silent, unheard}
-	if held > 0 {
-		out = append(out, check("held", held, sweeps.Retained, "gone at Bitbucket; a legal hold keeps the data", asking+"401, 403 or 404"))
+	out := []sweeps.Check{alive, suspicion, gone, mass, silent, unheard}
+	if v.waiting > 0 {
+		out = append(out, check("waiting", v.waiting, sweeps.Retained, fmt.Sprintf("gone at Bitbucket; this pass erased the %d it may, the others are erased when they are asked again", min(rule.MaxErasures, policy.MaxErasures)), asking+"401, 403 or 404"))
+	}
+	if v.held > 0 {
+		out = append(out, check("held", v.held, sweeps.Retained, "gone at Bitbucket; a legal hold keeps the data", asking+"401, 403 or 404"))
 	}
 	return out
 }

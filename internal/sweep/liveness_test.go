@@ -140,6 +140,28 @@ func (w *world) tomorrow() sweeps.Run {
 	return r
 }
 
+// now runs the scheduled pass that is due now.
+func (w *world) now() sweeps.Run {
+	w.T.Helper()
+	r, err := w.runner.RunDue(w.T.Context(), scheduler, sweep.Liveness, w.Clock.Now())
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return r
+}
+
+func (w *world) anHourLater() sweeps.Run { w.T.Helper(); w.Clock.Add(time.Hour); return w.now() }
+
+func (w *world) live() int64 {
+	w.T.Helper()
+	return w.Int(`SELECT count(*) FROM trakr.tenants WHERE state = 'live'`)
+}
+
+func (w *world) counted() int64 {
+	w.T.Helper()
+	return w.Int(`SELECT coalesce(sum(suspicions), 0) FROM trakr.tenant_liveness`)
+}
+
 func (w *world) state(id lifecycle.TenantID) lifecycle.State {
 	w.T.Helper()
 	t, err := w.Door.Get(w.T.Context(), id)
@@ -457,6 +479,153 @@ func TestADatabaseErrorIsNeverAnAnswer(t *testing.T) {
 		}
 		if w.state(a) != lifecycle.Live {
 			t.Errorf("%s: erased", name)
+		}
+	}
+}
+
+// The app needs a new scope: who has not granted it answers 403, one new install 200.
+func TestAMassOfSuspicionsErasesNobody(t *testing.T) {
+	w := newWorld(t)
+	w.tenant()
+	var others []lifecycle.TenantID
+	for range 20 {
+		others = append(others, w.tenant())
+		w.says(others[len(others)-1], 403)
+	}
+	w.Clock.Add(time.Hour)
+	dry, err := w.pass.Look(t.Context(), sweep.Order{Access: scheduler, RunID: "run", Now: w.Clock.Now(), DryRun: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := subject(sweeps.Run{Checks: dry.Checks}, "too_many"); !c.Found() || c.Rows != 20 {
+		t.Errorf("a dry run: %+v", c)
+	}
+	for day := range 6 {
+		for _, r := range []sweeps.Run{w.tomorrow(), w.anHourLater()} { // nobody is due in the second
+			c := subject(r, "too_many")
+			if r.Result != sweeps.Findings || !c.Found() || c.Rows != 20 || c.Severity != sweeps.Critical || !strings.Contains(c.Ground, "20 of 21") {
+				t.Fatalf("day %d: %s, %+v", day, r.Result, c)
+			}
+			if c := subject(r, "suspected"); c.Disposition != sweeps.Unjudged {
+				t.Fatalf("day %d: %+v", day, c)
+			}
+		}
+	}
+	if w.live() != 21 || w.counted() != 0 {
+		t.Fatalf("%d tenants left of 21, %d suspicions counted", w.live(), w.counted())
+	}
+	// Bitbucket falls silent: that is no sign that it is over.
+	w.everybody(500)
+	for range 4 {
+		if c := subject(w.tomorrow(), "too_many"); c.Disposition == sweeps.Checked && c.Rows == 0 {
+			t.Fatalf("over without an answer: %+v", c)
+		}
+	}
+	if n := w.Int(`SELECT count(*) FROM trakr.findings WHERE column_name = 'too_many' AND severity = 'critical' AND resolved_at IS NULL`); n != 1 {
+		t.Errorf("%d open findings, want the one", n)
+	}
+	w.everybody(0)
+	for _, id := range others[2:] { // two are really gone
+		w.says(id, 0)
+	}
+	if r := w.tomorrow(); r.Result != sweeps.Clean || w.counted() != 2 {
+		t.Errorf("when it is over: %s, %d suspicions, %+v", r.Result, w.counted(), subject(r, "too_many"))
+	}
+	if n := w.Int(`SELECT count(*) FROM trakr.findings WHERE column_name = 'too_many' AND resolved_at IS NOT NULL`); n != 1 {
+		t.Errorf("%d resolved findings, want the one", n)
+	}
+}
+
+// Each tenant has its own hour, so that no pass sees more than one of them.
+func TestAMassSpreadOverPassesErasesNobody(t *testing.T) {
+	w := newWorld(t)
+	w.tenant()
+	for range 6 {
+		w.Clock.Add(3 * time.Hour)
+		w.now()
+		w.says(w.tenant(), 403)
+	}
+	var last sweeps.Run
+	for range 6 * 8 {
+		w.Clock.Add(3 * time.Hour)
+		last = w.now()
+	}
+	if w.live() != 7 {
+		t.Errorf("%d tenants left of 7", w.live())
+	}
+	if c := subject(last, "too_many"); !c.Found() || c.Rows != 6 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestAMassIsMoreThanThreeAndMoreThanOneInTwenty(t *testing.T) {
+	w := newWorld(t)
+	var ids []lifecycle.TenantID
+	for _, x := range []struct {
+		tenants, gone int
+		mass          bool
+	}{{4, 3, false}, {5, 4, true}, {79, 4, true}, {80, 4, false}, {99, 5, true}, {100, 5, false}} {
+		for len(ids) < x.tenants {
+			ids = append(ids, w.tenant())
+		}
+		for i, id := range ids {
+			w.says(id, map[bool]int{true: 404}[i < x.gone])
+		}
+		before := w.counted()
+		c := subject(w.tomorrow(), "too_many")
+		if c.Found() != x.mass || (w.counted() > before) == x.mass {
+			t.Errorf("%d of %d: %+v, %d suspicions after %d", x.gone, x.tenants, c, w.counted(), before)
+		}
+	}
+}
+
+func TestOnlySoManyAreErasedInOnePass(t *testing.T) {
+	w := newWorld(t)
+	w.Policy.Liveness.MaxErasures = 2
+	for i := range 6 {
+		if id := w.tenant(); i < 3 {
+			w.says(id, 404)
+		}
+	}
+	for range 4 {
+		w.tomorrow()
+	}
+	if r := w.tomorrow(); w.live() != 4 || subject(r, "waiting").Rows != 1 || r.Result != sweeps.Clean {
+		t.Errorf("%d tenants left of 6, want 4: %s, %+v", w.live(), r.Result, subject(r, "waiting"))
+	}
+	if r := w.tomorrow(); w.live() != 3 || subject(r, "waiting").Rows > 0 {
+		t.Errorf("%d tenants left of 6, want 3: %+v", w.live(), subject(r, "waiting"))
+	}
+}
+
+// Three days of 404, half a year of silence, and one 404 more.
+func TestOldSuspicionsDoNotAddUp(t *testing.T) {
+	w := newWorld(t)
+	a := w.tenant()
+	w.tenant()
+	w.says(a, 404)
+	for range 3 {
+		w.tomorrow()
+	}
+	w.says(a, 500)
+	for range 3 {
+		w.Clock.Add(60 * 24 * time.Hour)
+		w.now()
+	}
+	w.says(a, 404)
+	w.tomorrow()
+	if w.state(a) != lifecycle.Live || w.suspicions(a) != 1 {
+		t.Errorf("A is %s with %d suspicions, want one that begins anew", w.state(a), w.suspicions(a))
+	}
+	long := 3 * w.Policy.Liveness.Apart.Duration()
+	for _, x := range []struct {
+		after time.Duration
+		want  int64
+	}{{long, 2}, {long - time.Minute, 3}, {long + time.Minute, 1}} {
+		w.Clock.Add(x.after)
+		w.now()
+		if w.state(a) != lifecycle.Live || w.suspicions(a) != x.want {
+			t.Errorf("%v after the last: A is %s with %d suspicions, want %d", x.after, w.state(a), w.suspicions(a), x.want)
 		}
 	}
 }

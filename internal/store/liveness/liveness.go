@@ -154,3 +154,22 @@ func (s *Store) Count(ctx context.Context, since time.Time) (Counts, error) {
 	c.At = c.At.UTC()
 	return c, nil
 }
+
+// Lately is what the live tenants answered last, each within a time.
+type Lately struct {
+	Answered int64 // alive or gone
+	Gone     int64 // and no install since
+}
+
+// LatelySQL is what Lately runs.
+const LatelySQL = `SELECT count(*) AS answered, count(*) FILTER (WHERE l.last_alive_at IS DISTINCT FROM l.last_answered_at AND l.last_answered_at >= t.updated_at) AS gone
+	FROM trakr.tenants AS t JOIN trakr.tenant_liveness AS l USING (tenant_id) WHERE t.state = 'live' AND l.last_answered_at >= ?`
+
+// Lately counts the tenants that answered since then, and those that said gone.
+func (s *Store) Lately(ctx context.Context, since time.Time) (Lately, error) {
+	var l Lately
+	if err := pg.Map(pg.Bun(s.db).NewRaw(LatelySQL, since).Scan(ctx, &l)); err != nil {
+		return l, fmt.Errorf("counting what Bitbucket answered lately: %w", err)
+	}
+	return l, nil
+}
