@@ -54,7 +54,8 @@ WHERE NOT EXISTS (SELECT FROM trakr.tenants AS t WHERE t.state = 'live' AND t.te
 
 // orphans compares the sweep for rows of tenants that are gone, over a big registry
 // and a big child table, with the query that one would write for that table, and
-// measures what reads lose while passes follow each other without a pause.
+// measures what reads lose while passes follow each other without a pause. A pass
+// is what Store.Orphans does: all tables, in one snapshot, as the service's role.
 func (b *bench) orphans(ctx context.Context) error {
 	b.say.begin("orphan sweep")
 	d, err := b.fresh(ctx)
@@ -69,7 +70,7 @@ func (b *bench) orphans(ctx context.Context) error {
 	if err := s.PlantCanary(ctx); err != nil {
 		return err
 	}
-	var checks []figure // of the table, within each pass that counts or warms up
+	var checks []figure // of the table alone, within each pass; the first warms up
 	declared := func(ctx context.Context) (figure, error) {
 		whole, table, err := b.sweepOnce(ctx, s, b.declared)
 		checks = append(checks, table)
