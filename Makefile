@@ -52,7 +52,7 @@ fuzz: ## each fuzz target for $(FUZZTIME)
 fuzz-long: ## each fuzz target for an hour
 	$(MAKE) fuzz FUZZTIME=1h
 
-bench: ## figures of the audit as ratios from one run, also in bin/bench.md
+bench: ## figures of the audit and the orphan sweep as ratios from one run, also in bin/bench.md
 	@mkdir -p bin && $(GO) build -o bin/trakr-bench ./internal/bench && \
 	bin=$$(deploy/postgres-binaries.sh) && TRAKR_POSTGRES_BIN="$$bin" exec bin/trakr-bench $(BENCHFLAGS)
 

@@ -90,6 +90,9 @@ func TestGates(t *testing.T) {
 	r.compare("reads", gateCallers, "reads", auditedRead, side(69), plainSelect, side(100))
 	r.compare("sequencer", gateCallers, "reads", whileOn, side(80), whileOff, side(100))
 	r.compare("size", gateCallers, "reads", after(10_000_000), side(100), after(10_000), side(120))
+	r.compare("orphans", 0, "rows", sweptTable, side(80), antiJoin, side(100))
+	r.compare("orphans", 0, "rows", sweptDeclared, side(50, 40, 45), antiJoin, side(90, 100, 110))
+	r.compare("orphans", gateCallers, "reads", whileSweeping, side(90), whileNotSweeping, side(100))
 	r.judge()
 	want := map[string]string{ // as people read it
 		"audited read : plain INSERT":                          "1.60 met, the goal not",
@@ -98,6 +101,9 @@ func TestGates(t *testing.T) {
 		"audited : un-audited, over HTTP":                      "– not measured",
 		"slowdown by the sequencer":                            "20.0 % NOT MET",
 		"cost of a read at 10 million events : at 10 thousand": "1.20 met",
+		"time of the orphan sweep's check : raw anti-join":     "1.25 met, and the goal",
+		"time of the whole orphan sweep : raw anti-join":       "2.22 NOT MET",
+		"slowdown by the orphan sweep":                         "10.0 % met",
 	}
 	for _, g := range r.Gates {
 		if w, ok := want[g.Name]; ok && g.measured()+" "+g.verdict() != w {

@@ -6,7 +6,7 @@ import (
 	"trakr/internal/store/audit"
 )
 
-// gate is a bound of the log's specification on something measured.
+// gate is a bound of a specification on something measured.
 type gate struct {
 	Name   string  `json:"gate"`
 	Need   float64 `json:"needed"`
@@ -31,7 +31,7 @@ func p99(c comparison) float64   { return c.Figure.P99 }
 func loss(c comparison) float64  { return 100 * (1 - c.Ratio) }
 func cost(c comparison) float64  { return 1 / c.Ratio }
 
-// gates are all at 32 callers.
+// gates are at 32 callers, those of exports and sweeps apart.
 var gates = []gate{
 	{"audited read : plain INSERT", 1.5, 2, false, "", [3]string{"reads", auditedRead, plainInsert}, ratio},
 	{"audited read : un-audited SELECT", .5, .7, false, "", [3]string{"reads", auditedRead, plainSelect}, ratio},
@@ -44,6 +44,9 @@ var gates = []gate{
 	{"sequencer : audited read", 3, 0, false, "", [3]string{"sequencer", sequenced, auditedRead}, ratio},
 	{"slowdown by the sequencer", 15, 0, true, "%", [3]string{"sequencer", whileOn, whileOff}, loss},
 	{"cost of a read at 10 million events : at 10 thousand", 1.2, 0, true, "", [3]string{"size", after(10_000_000), after(10_000)}, cost},
+	{"time of the orphan sweep's check : raw anti-join", 2, 1.3, true, "", [3]string{"orphans", sweptTable, antiJoin}, cost},
+	{"time of the whole orphan sweep : raw anti-join", 2, 1.3, true, "", [3]string{"orphans", sweptDeclared, antiJoin}, cost},
+	{"slowdown by the orphan sweep", 15, 0, true, "%", [3]string{"orphans", whileSweeping, whileNotSweeping}, loss},
 }
 
 // judge holds the comparisons against the gates.

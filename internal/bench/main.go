@@ -1,6 +1,6 @@
-// Command bench measures the audit against the same work without it, and against
-// what PostgreSQL does by itself, and holds the figures against the gates of the
-// log's specification. Start it with `make bench`, or `go run ./internal/bench`.
+// Command bench measures the audit and the orphan sweep against the same work
+// without them, and against what PostgreSQL does by itself, and holds the figures
+// against the gates of their specifications. Start it with `make bench`, or `go run ./internal/bench`.
 //
 // It promises that every ratio comes from one run: the two sides of a comparison
 // take turns in short rounds, with equally many connections to one database
@@ -40,6 +40,7 @@ var measures = []struct {
 	{"sequencer", (*bench).sequencer},
 	{"verify", (*bench).verify},
 	{"size", (*bench).size},
+	{"orphans", (*bench).orphans},
 }
 
 // bench is one run.
@@ -56,6 +57,9 @@ type plan struct {
 	Length time.Duration `json:"length_ns"` // of a round
 	Events int64         `json:"events"`    // backlog of the sequencer; events to export and to verify
 	Sizes  []int64       `json:"sizes"`     // of the audit, before reading from it; ascending
+	// Of the orphan sweep: tenants registered beside the template's, and rows of its child table.
+	Registry int64 `json:"registry"`
+	Children int64 `json:"children"`
 	// Connections of each pool: the product's and the baseline's.
 	Connections int `json:"connections"`
 	// Limit ends a run that takes too long.
@@ -63,8 +67,10 @@ type plan struct {
 }
 
 var (
-	full  = plan{Rounds: 7, Length: 2 * time.Second, Events: 500_000, Sizes: []int64{10_000, 1_000_000, 10_000_000}, Limit: 45 * time.Minute}
-	quick = plan{Rounds: 3, Length: time.Second, Events: 300_000, Sizes: []int64{10_000, 1_000_000}, Limit: 10 * time.Minute}
+	full = plan{Rounds: 7, Length: 2 * time.Second, Events: 500_000, Sizes: []int64{10_000, 1_000_000, 10_000_000},
+		Registry: 1_000_000, Children: 10_000_000, Limit: time.Hour}
+	quick = plan{Rounds: 3, Length: time.Second, Events: 300_000, Sizes: []int64{10_000, 1_000_000},
+		Registry: 50_000, Children: 500_000, Limit: 15 * time.Minute}
 )
 
 func main() {
@@ -83,7 +89,7 @@ func main() {
 // failure or Ctrl-C is printed all the same.
 func run(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	short := flags.Bool("quick", false, "fewer and shorter rounds, and no audit of 10 million events; for a look, not for a statement")
+	short := flags.Bool("quick", false, "fewer and shorter rounds, no audit of 10 million events, and an orphan sweep over a twentieth; for a look, not for a statement")
 	out := flags.String("out", "bin/bench", "write the figures to `PREFIX`.json and PREFIX.md")
 	conns := flags.Int("connections", 12, "connections of each pool, the product's and the baseline's; the product's own default is 12")
 	only := flags.String("only", "", "measure only this `NAME`: "+strings.Join(names(), ", "))
