@@ -179,6 +179,23 @@ func TestComposeSettingsAreAcceptedAndVerifyTheDatabase(t *testing.T) {
 	if trakr.Keys.Reveal() != "/run/secrets/keys" || !slices.Contains(services.child("trakr").texts("secrets"), "keys") {
 		t.Error("the keyring is not a secret file")
 	}
+	// What must outlive the database lies on volumes of its own, which the image
+	// prepares for its user.
+	all, last := stages(t)
+	for name, path := range map[string]string{"ledger": trakr.Ledger, "checkpoint": trakr.CheckpointFile} {
+		if filepath.Dir(path) != "/"+name || !slices.Contains(services.child("trakr").texts("volumes"), name+":/"+name) {
+			t.Errorf("%s lies at %s, and not on the volume %s", name, path, name)
+		}
+		if _, ok := compose(t).child("volumes")[name]; !ok {
+			t.Errorf("the volume %s is not declared", name)
+		}
+		if slices.ContainsFunc(services.child("postgres").texts("volumes"), func(v string) bool { return strings.HasPrefix(v, name+":") }) {
+			t.Errorf("the database has the volume %s", name)
+		}
+		if !slices.Contains(all[last].copies, "--from=build --chown="+all[last].user+" /out/"+name+" /"+name) {
+			t.Errorf("the image's user cannot write to a new volume at /%s", name)
+		}
+	}
 	if trakr.DevSkipProof || trakr.Dev {
 		t.Error("a development setting is on")
 	}

@@ -93,6 +93,26 @@ func TestAppShowsThePublicListenerOnly(t *testing.T) {
 	}
 }
 
+// A container's disk ends with every deployment.
+func TestAppKeepsTheLedgerOutsideTheContainer(t *testing.T) {
+	s := app(t).nodes("services")[0]
+	env := appEnv(t, s)
+	if !slices.ContainsFunc(s.nodes("envs"), func(e node) bool { return e.text("key") == "TRAKR_LEDGER_TOKEN" && e.text("type") == "SECRET" }) {
+		t.Error("the ledger's token is not handed over as a SECRET")
+	}
+	env["TRAKR_LEDGER_TOKEN"] = "x" // as the platform puts it in
+	cfg := accepted(t, "service", env)
+	if !cfg.LedgerAtURL() || !strings.HasPrefix(cfg.Ledger, "https://") || !strings.HasPrefix(cfg.CheckpointURL, "https://") {
+		t.Errorf("the ledger is at %s, checkpoints go to %q", cfg.Ledger, cfg.CheckpointURL)
+	}
+	all, last := stages(t)
+	if dir := strings.TrimSuffix(cfg.CheckpointFile, "/checkpoint"); !slices.ContainsFunc(all[last].copies, func(c string) bool {
+		return strings.HasPrefix(c, "--from=build --chown="+all[last].user+" ") && strings.HasSuffix(c, " "+dir)
+	}) {
+		t.Errorf("the image's user cannot write %s", cfg.CheckpointFile)
+	}
+}
+
 func TestAppHoldsNoSecret(t *testing.T) {
 	var secrets []string
 	for _, component := range append(app(t).nodes("services"), app(t).nodes("jobs")...) {
@@ -111,7 +131,7 @@ func TestAppHoldsNoSecret(t *testing.T) {
 			t.Error("registry credentials are written into the spec")
 		}
 	}
-	if want := []string{"trakr TRAKR_KEYS", "migrate TRAKR_MIGRATION_DATABASE_URL"}; !slices.Equal(secrets, want) {
+	if want := []string{"trakr TRAKR_KEYS", "trakr TRAKR_LEDGER_TOKEN", "migrate TRAKR_MIGRATION_DATABASE_URL"}; !slices.Equal(secrets, want) {
 		t.Errorf("handed over as SECRET: %q", secrets)
 	}
 }

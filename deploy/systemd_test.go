@@ -50,7 +50,7 @@ func TestUnitIsHardened(t *testing.T) {
 	u := unit(t)
 	for name, want := range map[string]string{
 		"Type": "exec", "User": "trakr", "Restart": "on-failure", "RestartPreventExitStatus": "2", "TimeoutStopSec": "90s", "KillMode": "mixed",
-		"StateDirectory": "trakr", "StateDirectoryMode": "0700", "RuntimeDirectory": "trakr", "RuntimeDirectoryMode": "0700", "UMask": "0077",
+		"StateDirectory": "trakr trakr-ledger", "StateDirectoryMode": "0700", "RuntimeDirectory": "trakr", "RuntimeDirectoryMode": "0700", "UMask": "0077",
 		"ProtectSystem": "strict", "ProtectHome": "yes", "PrivateTmp": "yes", "PrivateDevices": "yes", "DevicePolicy": "closed", "ProtectProc": "invisible",
 		"CapabilityBoundingSet": "", "AmbientCapabilities": "", "NoNewPrivileges": "yes", "RestrictSUIDSGID": "yes", "PrivateUsers": "yes",
 		"ProtectClock": "yes", "ProtectControlGroups": "yes", "ProtectHostname": "yes", "ProtectKernelLogs": "yes", "ProtectKernelModules": "yes",
@@ -87,6 +87,9 @@ func TestUnitSettingsAreAccepted(t *testing.T) {
 		}
 		if cfg.DataDir != "/var/lib/trakr" {
 			t.Errorf("%s: the data goes to %s, not to the state directory", where, cfg.DataDir)
+		}
+		if cfg.Ledger != "/var/lib/trakr-ledger/ledger.ndjson" || cfg.CheckpointFile != "/var/lib/trakr-ledger/checkpoint" {
+			t.Errorf("%s: the ledger is %s and the checkpoint %s: not apart from the database", where, cfg.Ledger, cfg.CheckpointFile)
 		}
 		if !strings.HasPrefix(cfg.AdminListen, "127.0.0.1:") {
 			t.Errorf("%s: the API listens on %s", where, cfg.AdminListen)

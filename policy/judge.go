@@ -151,12 +151,13 @@ const canaries = "trakr.sweep_canaries"
 const day = 24 * time.Hour
 
 // floors are the shortest periods that are taken, whatever is written: what goes
-// sooner proves nothing. The database has them too (migration 10). A class that is
+// sooner proves nothing. The database has them too (migrations 10 and 14). A class that is
 // not here cannot be executed by the sweep.
 var floors = map[string]time.Duration{
 	"registry":   365 * day,
 	"tombstones": 365 * day,
 	"evidence":   365 * day,
+	"requests":   365 * day,
 	"operations": 30 * day,
 	"audit":      365 * day,
 }

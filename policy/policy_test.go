@@ -56,6 +56,7 @@ func TestEachFaultIsNamedWithItsLine(t *testing.T) {
 		"a short tombstone":         {"class: tombstones\n    period: P3650D", "class: tombstones\n    period: P364D", "$.retention[n].period", "at least 365 days"},
 		"backups that outlast":      {"class: backups\n    period: P7D", "class: backups\n    period: P3650D", "$.retention[n].period", "at least 3680 days"},
 		"evidence for a day":        {"class: evidence\n    period: P3650D", "class: evidence\n    period: P1D", "$.retention[n].period", "at least 365 days"},
+		"requests for a day":        {"class: requests\n    period: P3650D", "class: requests\n    period: P1D", "$.retention[n].period", "at least 365 days"},
 		"tokens for a day":          {"period: P400D", "period: P1D", "$.retention[n].period", "at least 30 days"},
 		"a period nobody executes":  {"    executed_by: retention\n  - class: tombstones", "    executed_by: operator\n  - class: tombstones", "$.retention[n].executed_by", "executed by retention"},
 		"a sweep that cannot":       {"    executed_by: canary", "    executed_by: retention", "$.retention[n].executed_by", "cannot remove"},

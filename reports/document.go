@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"trakr/policy"
@@ -100,7 +101,7 @@ type Document struct {
 }
 
 // Kinds lists the reports.
-func Kinds() []string { return []string{"location", "retention"} }
+func Kinds() []string { return []string{"location", "retention", "requests", "attestation"} }
 
 // Build makes the report of a kind.
 func Build(kind string, p *policy.Policy, f Facts, version string) (Document, error) {
@@ -109,8 +110,12 @@ func Build(kind string, p *policy.Policy, f Facts, version string) (Document, er
 		return Location(p, f, version), nil
 	case "retention":
 		return Retention(p, f, version), nil
+	case "requests":
+		return Requests(p, f, version), nil
+	case "attestation":
+		return Attestation(p, f, version), nil
 	}
-	return Document{}, fmt.Errorf("there is no report of this kind; there are: location, retention")
+	return Document{}, fmt.Errorf("there is no report of this kind; there are: %s", strings.Join(Kinds(), ", "))
 }
 
 func newDocument(kind, title string, p *policy.Policy, f Facts, version string) Document {

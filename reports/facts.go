@@ -22,6 +22,38 @@ type Facts struct {
 	OpenFindings  []FindingFacts
 	Observations  []Observation
 	Controls      []Control
+
+	OrphanChecks    []CheckFacts   // of the newest pass of the orphan sweep that ended
+	Requests        []RequestFacts // deletion requests, newest first
+	RequestsLeftOut bool           // there are more than the list has
+	Holds           []HoldFacts    // legal holds in force, newest first
+}
+
+// CheckFacts is what one pass said of one column.
+type CheckFacts struct {
+	Table, Column, Disposition, Ground string
+	Rows                               int64
+	Predicate                          string // hex SHA-256 of the SQL; "" when nothing could be counted
+	CheckedAt                          time.Time
+}
+
+// RequestFacts is a customer's deletion request as it stood at the moment.
+type RequestFacts struct {
+	ID, Ticket, TenantID string // TenantID "" when no tenant was known
+	State                string
+	Open, Overdue        bool
+	MovedAt              time.Time // into that state
+	Submitted, Received  time.Time
+	Due                  time.Time
+	DeletedAt            *time.Time // gone from live stores
+	BackupsClear         *time.Time
+	CertificateID        string
+}
+
+// HoldFacts is one legal hold.
+type HoldFacts struct {
+	ID, TenantID, Ground, Ticket string
+	PlacedAt, Until              time.Time
 }
 
 // TableFacts is one table as it really is. A table of the database that policy

@@ -130,7 +130,7 @@ var page = template.Must(template.New("report.html").Funcs(template.FuncMap{
 
 // loud reports whether a cell tells of something wrong.
 func loud(s string) bool {
-	return s == "NO" || strings.HasPrefix(s, "NO: ") || strings.HasPrefix(s, ageUncounted) || s == ageExceeded || s == ageUnknown || s == "failed" || s == "blind" || s == "fail" || s == "findings" || strings.HasPrefix(s, "CONTRADICTS") || s == ageUndeclared
+	return s == "NO" || strings.HasPrefix(s, "NO: ") || strings.HasPrefix(s, ageUncounted) || s == ageExceeded || s == ageUnknown || s == "failed" || s == "blind" || s == "fail" || s == "findings" || strings.HasPrefix(s, "CONTRADICTS") || s == ageUndeclared || s == "OVERDUE" || s == "REMAINS" || s == "unjudged"
 }
 
 func renderHTML(d Document) ([]byte, error) {

@@ -12,7 +12,7 @@ import (
 func Retention(p *policy.Policy, f Facts, version string) Document {
 	d := newDocument("retention", "Retention Schedule and Execution Report", p, f, version)
 	d.conclude(withinPeriods(p, f), erasedInTime(p, f), nothingRemains(f), sweepsRun(f))
-	d.Sections = []Section{scheduleSection(p, f), execution(p, f), erasures(p, f), sweepSection(f), findingSection(f), retained(p)}
+	d.Sections = []Section{scheduleSection(p, f), execution(p, f), erasures(p, f), holdSection(f), sweepSection(f), findingSection(f), retained(p)}
 	d.Notes = []string{
 		"“Executed by” says what makes a period true: uninstall (the callback itself deletes), replay_guard (the running service removes what has expired every five minutes), canary (the running service replaces the row every ten minutes), retention (the sweep of that name, when it last ended without failing; what falls due between two of its passes is not late), operator (a command an operator runs, such as trakr audit expire, or a setting at the provider that this software does not verify), service_end (rows stay as long as the service: without them it cannot run, or its log not be proven).",
 		"Deletion means that rows are gone from the live database. Backups end by the provider's rotation, as declared; the media they lie on are not attested to.",

@@ -364,7 +364,7 @@ func (a *admin) findingRoutes() {
 
 func (a *admin) reportRoutes() {
 	type reportIn struct {
-		Kind       string    `path:"kind" doc:"location or retention"`
+		Kind       string    `path:"kind" doc:"location, retention, requests or attestation"`
 		Format     string    `query:"format" enum:"html,json,csv" default:"html"`
 		AsOf       time.Time `query:"as_of" doc:"the moment the report speaks about; default now"`
 		ReasonCode string    `query:"reason_code" maxLength:"64"`

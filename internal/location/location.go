@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"trakr/internal/lifecycle"
@@ -16,6 +17,7 @@ import (
 	"trakr/internal/store/guard"
 	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/inventory"
+	"trakr/internal/store/requests"
 	"trakr/internal/sweep"
 	"trakr/policy"
 	"trakr/reports"
@@ -57,7 +59,7 @@ func (r *Reporter) Issue(ctx context.Context, a lifecycle.Access, kind, format s
 	}
 	doc, err := reports.Build(kind, r.Policy, facts, r.Version)
 	if err != nil {
-		return nil, "", lifecycle.Fail(lifecycle.NotFound, "There is no report of this kind; there are: location, retention.")
+		return nil, "", lifecycle.Fail(lifecycle.NotFound, "There is no report of this kind; there are: "+strings.Join(reports.Kinds(), ", ")+".")
 	}
 	body, err := reports.Render(doc, f)
 	if err != nil {
@@ -117,7 +119,40 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 	for _, x := range open {
 		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Kind: x.Kind, Table: x.Table, Column: x.Column, Ground: x.Ground, Count: x.Rows, OpenedAt: x.OpenedAt.UTC(), Known: x.Known})
 	}
-	return f, nil
+	return f, r.lifecycleFacts(ctx, asOf, &f)
+}
+
+// lifecycleFacts are the requests, the holds, and what the newest pass of the orphan
+// sweep counted.
+func (r *Reporter) lifecycleFacts(ctx context.Context, asOf time.Time, f *reports.Facts) error {
+	for _, s := range f.Sweeps {
+		if s.Kind != sweep.Orphans || s.RunID == "" {
+			continue
+		}
+		checks, err := r.Inventory.Checks(ctx, s.RunID)
+		if err != nil {
+			return err
+		}
+		for _, c := range checks {
+			f.OrphanChecks = append(f.OrphanChecks, reports.CheckFacts{Table: c.Table, Column: c.Column, Disposition: c.Disposition, Ground: c.Ground, Rows: c.Rows, Predicate: c.Predicate, CheckedAt: c.CheckedAt.UTC()})
+		}
+	}
+	list, more, err := r.Inventory.Requests(ctx, asOf)
+	if err != nil {
+		return err
+	}
+	f.RequestsLeftOut = more
+	for _, q := range list {
+		x := reports.RequestFacts{ID: q.ID, Ticket: q.Ticket, TenantID: q.TenantID, State: q.State, Open: requests.State(q.State).Open(), MovedAt: q.MovedAt.UTC(),
+			Submitted: q.Submitted.UTC(), Received: q.Received.UTC(), Due: q.Due.UTC(), DeletedAt: q.DeletedAt, BackupsClear: q.BackupsClear, CertificateID: q.CertificateID}
+		x.Overdue = x.Open && asOf.After(x.Due)
+		f.Requests = append(f.Requests, x)
+	}
+	held, err := r.Inventory.Holds(ctx, asOf)
+	for _, h := range held {
+		f.Holds = append(f.Holds, reports.HoldFacts{ID: h.ID, TenantID: h.TenantID, Ground: h.Ground, Ticket: h.Ticket, PlacedAt: h.PlacedAt.UTC(), Until: h.Until.UTC()})
+	}
+	return err
 }
 
 func (r *Reporter) sweepFacts(ctx context.Context, rule policy.Sweep, asOf time.Time) (reports.SweepFacts, error) {

@@ -346,3 +346,43 @@ func TestNoReportAboutTheFutureOrWithoutARecord(t *testing.T) {
 		}
 	}
 }
+
+// The register, the holds and the newest pass are what the database held at the moment.
+func TestRequestsAndHoldsAreShownAsTheyStoodThen(t *testing.T) {
+	e := storetest.New(t)
+	id := e.Install(storetest.Values("a"), "a")
+	e.Exec(`ALTER TABLE trakr.deletion_requests DISABLE TRIGGER request_moves`)
+	e.Exec(`INSERT INTO trakr.deletion_requests (request_id, state, tenant_id, ticket, requested_by, moved_by, submitted_time, received_time, expected_completion_time, moved_at, deleted_live_at, backups_clear_after, certificate_id)
+		VALUES ('00000000-0000-4000-8000-000000000601', 'completed', $1::text::uuid, 'SUP-7', 'a', 'a', now() - interval '4 hours', now() - interval '3 hours', now() - interval '90 minutes', now() - interval '1 hour',
+			now() - interval '1 hour', now() + interval '7 days', gen_random_uuid())`, id.String())
+	e.Exec(`INSERT INTO trakr.deletion_request_events (request_id, seq, to_state, moved_by, moved_at) VALUES ('00000000-0000-4000-8000-000000000601', 1, 'received', 'a', now() - interval '3 hours'),
+		('00000000-0000-4000-8000-000000000601', 2, 'completed', 'a', now() - interval '1 hour')`)
+	e.Exec(`INSERT INTO trakr.legal_holds (hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until, released_at, released_by)
+		VALUES (gen_random_uuid(), $1::text::uuid, 'legal_claim', 'LEG-7', 'a', now() - interval '3 hours', now() + interval '1 day', now() - interval '1 hour', 'a')`, id.String())
+	sweepNow(t, e)
+	for ago, want := range map[time.Duration][3]int{4 * time.Hour: {0, 0, 0}, 2 * time.Hour: {1, 0, 1}, 80 * time.Minute: {1, 1, 1}, 0: {1, 0, 0}} {
+		var at time.Time
+		if ago > 0 {
+			at = time.Now().Add(-ago)
+		}
+		f, err := reporter(t, e).Facts(t.Context(), at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		late := 0
+		for _, r := range f.Requests {
+			if r.Overdue {
+				late++
+			}
+			if done := ago == 0; r.TenantID != id.String() || done != (r.CertificateID != "") || done != (r.DeletedAt != nil) || done != (r.BackupsClear != nil) || done == r.Open {
+				t.Errorf("%s ago: %+v", ago, r)
+			}
+		}
+		if got := [3]int{len(f.Requests), late, len(f.Holds)}; got != want {
+			t.Errorf("%s ago: %v requests, overdue, holds; want %v", ago, got, want)
+		}
+		if (len(f.OrphanChecks) > 5) != (ago == 0) {
+			t.Errorf("%s ago: %d columns of the newest pass", ago, len(f.OrphanChecks))
+		}
+	}
+}

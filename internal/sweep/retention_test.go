@@ -173,6 +173,83 @@ func TestTheDatabaseHasFloors(t *testing.T) {
 	}
 }
 
+// over is a request, by its last digit: 1 ended in time long past, 2 repeated it when
+// it was new, 3 is as old and still open, 4 ended within the period; and their holds.
+const over = `
+	ALTER TABLE trakr.deletion_requests DISABLE TRIGGER request_moves;
+	INSERT INTO trakr.tenants (tenant_id, ingress, state, subject_digest, installed_at, updated_at, erased_at) VALUES
+		('00000000-0000-4000-8000-000000000501', 'connect', 'erased', NULL, $old - interval '1 year', $old, $old),
+		('00000000-0000-4000-8000-000000000503', 'connect', 'live', decode(repeat('03', 36), 'hex'), $old - interval '1 year', $old, NULL);
+	INSERT INTO trakr.deletion_requests (request_id, state, tenant_id, ticket, requested_by, moved_by, submitted_time, received_time, expected_completion_time, moved_at, existing_request_id, certificate_id) VALUES
+		('00000000-0000-4000-8000-000000000601', 'completed', '00000000-0000-4000-8000-000000000501', 'T-1', 'a', 'a', $old, $old, $old, $young, NULL, gen_random_uuid()),
+		('00000000-0000-4000-8000-000000000602', 'duplicate', '00000000-0000-4000-8000-000000000501', 'T-1', 'a', 'a', $young, $young, $young, $young, '00000000-0000-4000-8000-000000000601', NULL),
+		('00000000-0000-4000-8000-000000000603', 'awaiting_approval', '00000000-0000-4000-8000-000000000503', 'T-1', 'a', 'a', $old, $old, $old, $old, NULL, NULL),
+		('00000000-0000-4000-8000-000000000604', 'cancelled', '00000000-0000-4000-8000-000000000503', 'T-1', 'a', 'a', $young, $young, $young, $young, NULL, NULL);
+	ALTER TABLE trakr.deletion_requests ENABLE ALWAYS TRIGGER request_moves;
+	INSERT INTO trakr.deletion_request_events (request_id, seq, to_state, moved_by, moved_at) SELECT request_id, i, 'x', 'a', received_time FROM trakr.deletion_requests, generate_series(1, 2) AS i;
+	INSERT INTO trakr.legal_holds (hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until, released_at, released_by) VALUES
+		('00000000-0000-4000-8000-000000000701', '00000000-0000-4000-8000-000000000501', 'legal_claim', 'T-1', 'a', $old, $old + interval '1 day', NULL, NULL),
+		('00000000-0000-4000-8000-000000000702', '00000000-0000-4000-8000-000000000503', 'legal_claim', 'T-1', 'a', $old, $old + interval '1 day', $old, 'a'),
+		('00000000-0000-4000-8000-000000000703', '00000000-0000-4000-8000-000000000503', 'legal_claim', 'T-1', 'a', $young, $young + interval '1 day', NULL, NULL)`
+
+func requested(t *testing.T) *storetest.Env {
+	e := storetest.New(t)
+	now := "'" + e.Clock.Now().Format("2006-01-02T15:04:05Z07:00") + "'::timestamptz"
+	e.Exec(strings.NewReplacer("$old", "("+now+" - interval '3650 days 1 minute')", "$young", "("+now+" - interval '3649 days 23 hours 59 minutes')").Replace(over))
+	return e
+}
+
+// A request that ended and a hold that is over go after their period, and the
+// registry's row, which they kept, goes in the same pass.
+func TestRequestsAndHoldsGoWhenTheyAreOver(t *testing.T) {
+	e := requested(t)
+	r := retain(t, e)
+	if r.Result != sweeps.Clean {
+		t.Errorf("%s: %+v", r.Result, r.Findings)
+	}
+	for table, n := range map[string]int64{"trakr.deletion_requests": 2, "trakr.deletion_request_events": 4, "trakr.legal_holds": 2, "trakr.tenants": 1} {
+		if c := checkColumn(r, table, "removed"); c.Rows != n {
+			t.Errorf("%s: %+v, want %d", table, c, n)
+		}
+	}
+	for what, sql := range map[string]string{
+		"the open one, and the one within its period": `SELECT count(*) FROM trakr.deletion_requests WHERE right(request_id::text, 1) IN ('3', '4')`,
+		"their two moves each":                        `SELECT count(*) / 2 FROM trakr.deletion_request_events`,
+		"a hold within, and its tenant":               `SELECT count(*) + (SELECT count(*) FROM trakr.tenants) FROM trakr.legal_holds`,
+	} {
+		if n := e.Int(sql); n != 2 {
+			t.Errorf("%s: %d left", what, n)
+		}
+	}
+}
+
+// The one way out of a request's history is the sweep's.
+func TestNobodyElseRemovesARequest(t *testing.T) {
+	e := requested(t)
+	const first, open = `'00000000-0000-4000-8000-000000000601'`, `'00000000-0000-4000-8000-000000000603'`
+	for who, sql := range map[string]string{
+		"the service, a request":              `SET ROLE trakr_service; DELETE FROM trakr.deletion_requests`,
+		"the service, a history":              `SET ROLE trakr_service; DELETE FROM trakr.deletion_request_events WHERE request_id = ` + first,
+		"the service, a hold":                 `SET ROLE trakr_service; DELETE FROM trakr.legal_holds`,
+		"the service, too soon":               `SET ROLE trakr_service; SELECT door.retire('trakr.deletion_requests', now() - interval '364 days', 1000)`,
+		"the service, a hold too soon":        `SET ROLE trakr_service; SELECT door.retire('trakr.legal_holds', now() - interval '364 days', 1000)`,
+		"the service, a history alone":        `SET ROLE trakr_service; SELECT door.retire('trakr.deletion_request_events', now() - interval '3650 days', 1000)`,
+		"the service, by the trigger's words": `SET ROLE trakr_service; SELECT trakr.request_over(` + first + `, now())`,
+		"the owner, of an open request":       `SET ROLE trakr_owner; DELETE FROM trakr.deletion_request_events WHERE request_id = ` + open,
+		"the owner, another history":          `SET ROLE trakr_owner; UPDATE trakr.deletion_request_events SET moved_by = 'b' WHERE request_id = ` + first,
+		"the owner, the whole table":          `SET ROLE trakr_owner; TRUNCATE trakr.deletion_request_events`,
+		"a superuser":                         `RESET ROLE; DELETE FROM trakr.deletion_request_events WHERE request_id = ` + first,
+		"a superuser in replica mode":         `RESET ROLE; SET LOCAL session_replication_role = replica; DELETE FROM trakr.deletion_request_events WHERE request_id = ` + first,
+	} {
+		if err := e.TryExec(sql); err == nil {
+			t.Errorf("%s: was not refused", who)
+		}
+	}
+	if n := e.Int(`SELECT count(*) FROM trakr.deletion_request_events`); n != 8 {
+		t.Errorf("%d moves left of 8", n)
+	}
+}
+
 // A later release refers to a tombstone, and nobody tells the sweep.
 func TestWhatOthersReferToStays(t *testing.T) {
 	e := seeded(t)

@@ -60,7 +60,7 @@ var tables = []struct {
 	{name: "reports_issued", service: "SELECT INSERT", reader: "SELECT"},
 	{name: "legal_holds", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT"},
 	{name: "deletion_requests", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT"},
-	{name: "deletion_request_events", log: true, service: "SELECT", reader: "SELECT", sweep: "SELECT"},
+	{name: "deletion_request_events", service: "SELECT", reader: "SELECT", sweep: "SELECT"},
 	{name: "schema_migrations", service: "SELECT", reader: "SELECT"},
 	{name: "log_identity", log: true, service: "SELECT", reader: "SELECT"},
 	{name: "log_epochs", log: true, service: "SELECT", reader: "SELECT", sweep: "SELECT", door: "SELECT"},
@@ -109,7 +109,9 @@ var functions = []struct {
 	{"door.retirable(text,timestamp with time zone)", owner, true, []string{fixedPath}, []string{service}, "d8eaed5105cf7738"},
 	{"door.retire(text,timestamp with time zone,integer)", owner, true, []string{fixedPath}, []string{service}, "fe698fc172c35799"},
 	{"door.count_shaped(name,name,integer,xid8,bigint,integer)", sweep, true, []string{fixedPath, "enable_sort=off"}, []string{service}, "292ef2dd559bef52"},
-	{"trakr.retention_rule(text)", owner, false, []string{fixedPath}, nil, "477b89c4482a2b96"},
+	{"trakr.retention_rule(text)", owner, false, []string{fixedPath}, nil, "ae041bcd72923b99"},
+	{"trakr.request_over(uuid,timestamp with time zone)", owner, false, []string{fixedPath}, nil, "2964234baad22abc"},
+	{"trakr.history_stays()", owner, false, []string{fixedPath}, nil, "0ecad45158696e9a"},
 	{"trakr.retention_links(text,text[])", owner, false, []string{fixedPath}, nil, "ad150c67ce96cc04"},
 	{"trakr.retention_predicate(text)", owner, false, []string{fixedPath}, nil, "a422cd046c956e7e"},
 	{"trakr.guard_growth(regclass,boolean)", owner, false, []string{fixedPath}, nil, "5d2997b754806393"},
@@ -280,7 +282,10 @@ func expectRowSecurity(facts) expected {
 }
 
 func expectTriggers(found facts) expected {
-	e := expected{must: []string{"request_moves AFTER INSERT OR UPDATE ON trakr.deletion_requests FOR EACH ROW EXECUTE FUNCTION trakr.judge_request() always"}}
+	const history = " ON trakr.deletion_request_events FOR EACH "
+	e := expected{must: []string{"request_moves AFTER INSERT OR UPDATE ON trakr.deletion_requests FOR EACH ROW EXECUTE FUNCTION trakr.judge_request() always",
+		"rows_stay BEFORE DELETE OR UPDATE" + history + "ROW EXECUTE FUNCTION trakr.history_stays() always",
+		"table_stays BEFORE TRUNCATE" + history + "STATEMENT EXECUTE FUNCTION trakr.refuse_change() always"}}
 	growing := months(found)
 	for _, t := range tables {
 		if t.log {

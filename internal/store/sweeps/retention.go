@@ -27,8 +27,8 @@ const (
 // retireFirst are the tables whose rows others wait for.
 var retireFirst = []string{"trakr.findings", "trakr.erasures"}
 
-// goesAlong are the tables whose rows go only with those of another (migration 10).
-var goesAlong = []string{"trakr.sweep_results", "trakr.finding_events", "trakr.erasure_counts"}
+// goesAlong are the tables whose rows go only with those of another (migrations 10 and 14).
+var goesAlong = []string{"trakr.sweep_results", "trakr.finding_events", "trakr.erasure_counts", "trakr.deletion_request_events"}
 
 // Retention is what is past its period in one table.
 type Retention struct {
