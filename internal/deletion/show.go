@@ -63,7 +63,7 @@ func (s *Service) preview(ctx context.Context, id lifecycle.TenantID) ([]Count, 
 		case c.Disposition == sweeps.Unjudged:
 			n.Becomes, n.Rows = "unknown", nil
 		case c.Undeclared:
-			n.Becomes, n.Ground = "unknown", "the policy does not declare this table"
+			n.Becomes, n.Ground = "unknown", "the policy does not declare this column"
 		}
 		out = append(out, n)
 	}

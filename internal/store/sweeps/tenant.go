@@ -3,27 +3,34 @@ package sweeps
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/uptrace/bun"
+	"github.com/uptrace/bun/dialect/pgdialect"
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/internal/pg"
 	"trakr/policy"
 )
 
-// Tenant counts, in one snapshot, the rows of one tenant in every column of the
-// live catalog that carries a tenant, declared or not. A check is Retained with its
-// ground where the policy lets rows outlive their tenant, Unjudged where the count
-// cannot be told, else Checked: such rows go with the tenant.
+// Tenant counts, in one snapshot, the rows of one tenant: in every column of the live
+// catalog that carries a tenant, and in every one that no policy declares and that can
+// hold an id, whatever its name. A check is Retained with its ground where the policy
+// lets rows outlive their tenant, Unjudged where the count cannot be told, else
+// Checked: such rows go with the tenant.
 func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared Declared) (checks []Check, snapshotAt time.Time, err error) {
 	err = pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		known, err := listed(ctx, tx, declared)
+		if err != nil {
+			return err
+		}
 		var rows []struct {
 			SchemaName, TableName, ColumnName, Predicate string
 			Rows                                         *int64
 			Now                                          time.Time
 		}
-		err := tx.NewRaw(`SELECT schema_name, table_name, column_name, predicate, rows, transaction_timestamp() AS now FROM door.count_tenant(?)`, id.String()).Scan(ctx, &rows)
+		err = tx.NewRaw(`SELECT schema_name, table_name, column_name, predicate, rows, transaction_timestamp() AS now FROM door.count_tenant(?, ?)`, id.String(), pgdialect.Array(known)).Scan(ctx, &rows)
 		if err != nil {
 			return err
 		}
@@ -31,9 +38,12 @@ func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared Decl
 			snapshotAt = r.Now.UTC()
 			table := policy.TableName(r.SchemaName, r.TableName)
 			check := Check{Store: "database", Table: table, Column: r.ColumnName, Disposition: Checked, CheckedAt: snapshotAt}
-			if d, ok := declared(table); !ok {
-				check.Undeclared = true
-			} else if check.Store = d.Store; d.Ground != "" {
+			d, ok := declared(table)
+			if ok {
+				check.Store = d.Store
+			}
+			check.Undeclared = !slices.Contains(d.Columns, r.ColumnName)
+			if !check.Undeclared && d.Ground != "" {
 				check.Disposition, check.Ground = Retained, d.Ground
 			}
 			if r.Rows == nil {
@@ -52,4 +62,21 @@ func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared Decl
 		return nil, snapshotAt, fmt.Errorf("counting a tenant's rows: %w", err)
 	}
 	return checks, snapshotAt, nil
+}
+
+// listed names the columns of the live catalog that are declared, as count_tenant
+// compares them.
+func listed(ctx context.Context, tx bun.Tx, declared Declared) ([]string, error) {
+	var columns []struct{ SchemaName, TableName, ColumnName, Quoted string }
+	err := tx.NewRaw(`SELECT schema_name, table_name, column_name, format('%I.%I.%I', schema_name, table_name, column_name) AS quoted FROM door.tenant_columns()`).Scan(ctx, &columns)
+	if err != nil {
+		return nil, err
+	}
+	out := []string{}
+	for _, c := range columns {
+		if d, ok := declared(policy.TableName(c.SchemaName, c.TableName)); ok && slices.Contains(d.Columns, c.ColumnName) {
+			out = append(out, c.Quoted)
+		}
+	}
+	return out, nil
 }

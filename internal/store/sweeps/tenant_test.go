@@ -14,16 +14,7 @@ func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
 // count is a tenant's rows as checks by table and column.
 func count(t *testing.T, e *storetest.Env, id lifecycle.TenantID) map[string]sweeps.Check {
 	t.Helper()
-	checks, at, err := sweeps.New(e.DB).Tenant(t.Context(), id, func(table string) (sweeps.Declaration, bool) {
-		d, s, ok := e.Policy.Table(table)
-		if !ok {
-			return sweeps.Declaration{}, false
-		}
-		if d.Retained != nil {
-			return sweeps.Declaration{Store: s.Name, Ground: d.Retained.Ground}, true
-		}
-		return sweeps.Declaration{Store: s.Name}, true
-	})
+	checks, at, err := sweeps.New(e.DB).Tenant(t.Context(), id, sweeps.DeclaredBy(e.Policy))
 	if err != nil || at.IsZero() {
 		t.Fatal(err)
 	}
@@ -70,5 +61,52 @@ func TestWhatNobodyThoughtOfIsCountedAndWhatCannotBeToldIsNotZero(t *testing.T) 
 		if c, ok := got[column]; !ok || c.Disposition != sweeps.Unjudged {
 			t.Errorf("%s: %+v", column, c)
 		}
+	}
+}
+
+func TestAnIdIsFoundWhereNoPolicySaysWhatIsKeptWhateverTheColumnsName(t *testing.T) {
+	e := storetest.New(t)
+	id := e.Install(storetest.Values("unsaid"), "one")
+	e.Install(storetest.Values("other"), "two")
+	e.Exec(`CREATE TABLE public.notes (owner uuid, body jsonb, sum bytea, n integer)`)
+	e.Exec(`INSERT INTO public.notes VALUES ($1::uuid, jsonb_build_object('of', upper($1::uuid::text)), NULL, 1), (gen_random_uuid(), '{}', NULL, 2)`, id.String())
+	e.Exec(`CREATE TABLE trakr."user" (of_whom text)`) // a name that SQL quotes
+	e.Exec(`ALTER TABLE trakr.sweep_runs ADD COLUMN started_for uuid`)
+	e.Exec(`CREATE TABLE public.sealed (owner text); ALTER TABLE public.sealed ENABLE ROW LEVEL SECURITY`)
+	e.Exec(`CREATE TABLE public.hashes (v bytea); INSERT INTO public.hashes VALUES ('\x01')`)
+	got := count(t, e, id)
+	for column, rows := range map[string]int64{"public.notes owner": 1, "public.notes body": 1, "public.notes sum": 0, "trakr.user of_whom": 0, "trakr.sweep_runs started_for": 0} {
+		if c, ok := got[column]; !ok || c.Rows != rows || c.Disposition != sweeps.Checked || !c.Undeclared {
+			t.Errorf("%s: %+v", column, c)
+		}
+	}
+	for _, column := range []string{"public.sealed owner", "public.hashes v"} {
+		if c, ok := got[column]; !ok || c.Disposition != sweeps.Unjudged {
+			t.Errorf("%s: %+v", column, c)
+		}
+	}
+	for _, column := range []string{"public.notes n", "trakr.sweep_runs run_id", "trakr.tenants ingress"} {
+		if c, ok := got[column]; ok {
+			t.Errorf("%s is counted although it is declared or cannot hold an id: %+v", column, c)
+		}
+	}
+}
+
+func TestWhatARestrictivePolicyTakesBackIsNotZero(t *testing.T) {
+	for name, to := range map[string]string{"from everybody": "PUBLIC", "from the role that counts": "trakr_sweep", "from one it is in": "pg_read_all_data", "from somebody else": "trakr_reader"} {
+		t.Run(name, func(t *testing.T) {
+			e := storetest.New(t)
+			id := e.Install(storetest.Values("hidden"), "one")
+			e.Exec(`CREATE TABLE public.notes (tenant_id uuid); INSERT INTO public.notes VALUES ('` + id.String() + `'); GRANT SELECT ON public.notes TO trakr_sweep;
+				ALTER TABLE public.notes ENABLE ROW LEVEL SECURITY; CREATE POLICY shown ON public.notes FOR SELECT TO trakr_sweep USING (true)`)
+			if c := count(t, e, id)["public.notes tenant_id"]; c.Disposition != sweeps.Checked || c.Rows != 1 {
+				t.Fatalf("shown: %+v", c)
+			}
+			e.Exec(`CREATE POLICY taken ON public.notes AS RESTRICTIVE TO ` + to + ` USING (false)`)
+			c := count(t, e, id)["public.notes tenant_id"]
+			if want := map[bool]sweeps.Disposition{true: sweeps.Checked, false: sweeps.Unjudged}[to == "trakr_reader"]; c.Disposition != want {
+				t.Errorf("%+v", c)
+			}
+		})
 	}
 }
