@@ -144,7 +144,7 @@ func nothingElseFound(f Facts) Statement {
 func undeclared(f Facts) string {
 	var names []string
 	for _, x := range f.OpenFindings {
-		if x.Ground != "" {
+		if x.Ground != "" && x.Kind == "orphans" {
 			names = append(names, place(x))
 		}
 	}

@@ -74,6 +74,9 @@ func newHouse(t *testing.T, back time.Duration) *house {
 // work lets a scheduler do what is due, and then stands still.
 func (h *house) work(ctx context.Context) {
 	h.T.Helper()
+	if err := h.service.sweeps.PlantCanary(ctx); err != nil { // as the start does
+		h.T.Fatal(err)
+	}
 	for _, rule := range h.service.policy.Sweeps {
 		if err := h.service.runner.Expect(ctx, rule.Kind); err != nil {
 			h.T.Fatal(err)
