@@ -251,6 +251,8 @@ func TestNobodyElseRemovesARequest(t *testing.T) {
 	}
 	if n := e.Int(`SELECT count(*) FROM trakr.deletion_request_events`); n != 8 {
 		t.Errorf("%d moves left of 8", n)
+	}
+}
 
 // What nobody has verified or certified yet is no evidence to be retired: it would
 // never be finished.

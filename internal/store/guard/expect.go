@@ -115,8 +115,8 @@ var functions = []struct {
 	{"trakr.retention_links(text,text[])", owner, false, []string{fixedPath}, nil, "ad150c67ce96cc04"},
 	{"trakr.retention_predicate(text)", owner, false, []string{fixedPath}, nil, "a422cd046c956e7e"},
 	{"trakr.guard_growth(regclass,boolean)", owner, false, []string{fixedPath}, nil, "5d2997b754806393"},
-	{"trakr.judge_request()", owner, true, []string{fixedPath}, nil, "326d3b35c6ce82ab"},
-	{"trakr.judge_hold()", owner, true, []string{fixedPath}, nil, "0"},
+	{"trakr.judge_request()", owner, true, []string{fixedPath}, nil, "af07f5489aff2e27"},
+	{"trakr.judge_hold()", owner, true, []string{fixedPath}, nil, "4dd0a4e34670fd7d"},
 	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
 	{"trakr.tenant_goes_on()", owner, false, []string{fixedPath}, nil, "93cddced1aa96797"},
 	{"trakr.erasure_goes_on()", owner, false, []string{fixedPath}, nil, "2d958f9072eec6e7"},
@@ -124,12 +124,14 @@ var functions = []struct {
 }
 
 // policies lists the guard on the values: each command needs, in its own
-// transaction, a successful event of one of the actions.
-var policies = []struct{ name, command, actions string }{
-	{"recorded_read", "SELECT to PUBLIC using", "= ANY (ARRAY['tenant.read'::text, 'tenant.install'::text, 'tenant.update'::text, 'tenant.erase'::text])"},
-	{"recorded_install", "INSERT to PUBLIC check", "= 'tenant.install'::text"},
-	{"recorded_update", "UPDATE to PUBLIC using", "= 'tenant.update'::text"},
-	{"recorded_erase", "DELETE to PUBLIC using", "= 'tenant.erase'::text"},
+// transaction, a successful event of one of the actions, and what else is asked.
+var policies = []struct{ name, command, actions, also string }{
+	{"recorded_read", "SELECT to PUBLIC using", "= ANY (ARRAY['tenant.read'::text, 'tenant.install'::text, 'tenant.update'::text, 'tenant.erase'::text])", ""},
+	{"recorded_install", "INSERT to PUBLIC check", "= 'tenant.install'::text", ""},
+	{"recorded_update", "UPDATE to PUBLIC using", "= 'tenant.update'::text", ""},
+	{"recorded_erase", "DELETE to PUBLIC using", "= 'tenant.erase'::text",
+		"(tenant_id IN ( SELECT x.tenant_id FROM trakr.erasures x WHERE ((x.noted_at IS NOT NULL) AND (x.erased_at IS NOT NULL))))" +
+			" AND (NOT (tenant_id IN ( SELECT h.tenant_id FROM trakr.legal_holds h WHERE ((h.released_at IS NULL) AND (h.until > now())))))"},
 }
 
 // expected is what a control's facts must be and may be.
@@ -275,10 +277,14 @@ func expectRowSecurity(facts) expected {
 	e := expected{must: []string{values + "has row-level security enabled", values + "has row-level security forced",
 		values + "sweep_counts: SELECT to " + sweep + " using true", values + "door_reads: SELECT to " + door + " using true"}}
 	for _, p := range policies {
-		e.must = append(e.must, values+p.name+": "+p.command+" (tenant_id IN ( SELECT e.tenant_id FROM trakr.audit_events e"+
+		recorded := "(tenant_id IN ( SELECT e.tenant_id FROM trakr.audit_events e"+
 			" WHERE ((e.recorded_at = transaction_timestamp()) AND (e.epoch = ( SELECT max(n.epoch) AS max FROM trakr.log_epochs n))"+
 			" AND (e.xid = pg_current_xact_id()) AND (e.outcome = 'success'::text)"+
-			" AND (e.action "+p.actions+"))))")
+			" AND (e.action "+p.actions+"))))"
+		if p.also != "" {
+			recorded = "(" + recorded + " AND " + p.also + ")"
+		}
+		e.must = append(e.must, values+p.name+": "+p.command+" "+recorded)
 	}
 	return e
 }
