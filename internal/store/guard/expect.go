@@ -277,10 +277,10 @@ func expectRowSecurity(facts) expected {
 	e := expected{must: []string{values + "has row-level security enabled", values + "has row-level security forced",
 		values + "sweep_counts: SELECT to " + sweep + " using true", values + "door_reads: SELECT to " + door + " using true"}}
 	for _, p := range policies {
-		recorded := "(tenant_id IN ( SELECT e.tenant_id FROM trakr.audit_events e"+
-			" WHERE ((e.recorded_at = transaction_timestamp()) AND (e.epoch = ( SELECT max(n.epoch) AS max FROM trakr.log_epochs n))"+
-			" AND (e.xid = pg_current_xact_id()) AND (e.outcome = 'success'::text)"+
-			" AND (e.action "+p.actions+"))))"
+		recorded := "(tenant_id IN ( SELECT e.tenant_id FROM trakr.audit_events e" +
+			" WHERE ((e.recorded_at = transaction_timestamp()) AND (e.epoch = ( SELECT max(n.epoch) AS max FROM trakr.log_epochs n))" +
+			" AND (e.xid = pg_current_xact_id()) AND (e.outcome = 'success'::text)" +
+			" AND (e.action " + p.actions + "))))"
 		if p.also != "" {
 			recorded = "(" + recorded + " AND " + p.also + ")"
 		}
