@@ -54,12 +54,13 @@ func (f *erasures) Erase(_ context.Context, _ lifecycle.Access, tenant lifecycle
 		return "", f.broken
 	}
 	if f.id(tenant) == "" {
-		f.e.Exec(`INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, requested_at, erased_at)
-			SELECT gen_random_uuid(), tenant_id, ingress, 'request', subject_digest, $2, now() FROM trakr.tenants WHERE tenant_id = $1`, tenant.String(), o.RequestedAt)
+		f.e.Exec(`INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, requested_at, noted_at, ledger_seq, ledger_hash)
+			SELECT gen_random_uuid(), tenant_id, ingress, 'request', subject_digest, $2, now(), 1, sha256('line') FROM trakr.tenants WHERE tenant_id = $1`, tenant.String(), o.RequestedAt)
 	}
 	if f.held {
 		return f.id(tenant), lifecycle.OnHold
 	}
+	f.e.Exec(`UPDATE trakr.erasures SET erased_at = now() WHERE tenant_id = $1 AND erased_at IS NULL`, tenant.String())
 	f.e.Exec(`DELETE FROM trakr.tenant_fields WHERE tenant_id = $1`, tenant.String())
 	f.e.Exec(`DELETE FROM trakr.replay_guard WHERE tenant_id = $1`, tenant.String())
 	f.e.Exec(`UPDATE trakr.tenants SET state = 'erased', subject_digest = NULL, principal_digest = NULL, last_token_iat = NULL, erased_at = now() WHERE tenant_id = $1 AND state <> 'erased'`, tenant.String())
@@ -72,10 +73,16 @@ func (f *erasures) Finish(_ context.Context, _ lifecycle.Access, id string) erro
 	if f.remains {
 		return deletion.ErrRemains
 	}
+	f.certify(id, "erasure_id")
+	return nil
+}
+
+// certify issues the one certificate of an erasure or a request.
+func (f *erasures) certify(id, of string) {
 	if f.certs[id] == "" {
 		f.certs[id] = uuid.NewString()
+		f.e.Exec(`INSERT INTO trakr.certificates (certificate_id, `+of+`, issued_at, document) VALUES ($1, $2, now(), '{}')`, f.certs[id], id)
 	}
-	return nil
 }
 
 func (f *erasures) Get(_ context.Context, id string) (deletion.Erasure, error) {
@@ -100,9 +107,7 @@ func (f *erasures) Of(ctx context.Context, tenant lifecycle.TenantID) (deletion.
 func (f *erasures) NothingHeld(_ context.Context, _ lifecycle.Access, r requests.Request) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.certs[r.ID] == "" {
-		f.certs[r.ID] = uuid.NewString()
-	}
+	f.certify(r.ID, "request_id")
 	return f.certs[r.ID], nil
 }
 
@@ -122,6 +127,8 @@ type office struct {
 func open(t *testing.T, change ...func(*policy.Policy)) *office {
 	t.Helper()
 	o := &office{Env: storetest.New(t), stop: func(requests.State) error { return nil }}
+	// The tests let days go by; the database refuses a move at a time to come.
+	o.Clock.Add(-60 * 24 * hour)
 	p := *o.Policy
 	for _, f := range change {
 		f(&p)

@@ -65,6 +65,7 @@ func (w *world) pass(after time.Duration) (support string) {
 
 func TestADeletionRequestTravelsThroughTheAPIToACertificateThatVerifies(t *testing.T) {
 	w := newWorld(t)
+	w.Clock.Add(-24 * time.Hour) // the database refuses a move at a time to come
 	x := invent("deleteme")
 	tenant := w.install(x)
 	anna, bob := w.token(lifecycle.RoleSupport), w.token(lifecycle.RoleOperator)
@@ -138,6 +139,7 @@ func TestADeletionRequestTravelsThroughTheAPIToACertificateThatVerifies(t *testi
 
 func TestWhatWasNeverKnownIsDeniedCancelledOrHeldEndsAsItIsNamed(t *testing.T) {
 	w := newWorld(t)
+	w.Clock.Add(-24 * time.Hour) // the database refuses a move at a time to come
 	anna, bob := w.token(lifecycle.RoleSupport), w.token(lifecycle.RoleSupport)
 
 	never := w.ask(anna, invent("never")).shown(t, http.StatusCreated, "completed_nothing_held")

@@ -61,7 +61,9 @@ const history = `
 	INSERT INTO trakr.tenants (tenant_id, ingress, state, installed_at, updated_at, erased_at) VALUES
 		('00000000-0000-4000-8000-000000000401', 'connect', 'erased', $old - interval '1 year', $old, $old),
 		('00000000-0000-4000-8000-000000000402', 'connect', 'erased', $old - interval '1 year', $young, $young);
-	INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, requested_at, erased_at) SELECT gen_random_uuid(), tenant_id, 'connect', 'uninstall', decode(repeat('00', 36), 'hex'), erased_at, erased_at FROM trakr.tenants WHERE state = 'erased'`
+	INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, requested_at, erased_at) SELECT gen_random_uuid(), tenant_id, 'connect', 'uninstall', decode(repeat('00', 36), 'hex'), erased_at, erased_at FROM trakr.tenants WHERE state = 'erased';
+	UPDATE trakr.erasures SET noted_at = erased_at, ledger_seq = 1, ledger_hash = sha256('a'); UPDATE trakr.erasures SET verified_at = erased_at, verified_by = gen_random_uuid();
+	INSERT INTO trakr.certificates (certificate_id, erasure_id, issued_at, document) SELECT gen_random_uuid(), erasure_id, erased_at, '{}' FROM trakr.erasures`
 
 func seeded(t *testing.T) *storetest.Env {
 	e := storetest.New(t)
@@ -187,10 +189,12 @@ const over = `
 		('00000000-0000-4000-8000-000000000604', 'cancelled', '00000000-0000-4000-8000-000000000503', 'T-1', 'a', 'a', $young, $young, $young, $young, NULL, NULL);
 	ALTER TABLE trakr.deletion_requests ENABLE ALWAYS TRIGGER request_moves;
 	INSERT INTO trakr.deletion_request_events (request_id, seq, to_state, moved_by, moved_at) SELECT request_id, i, 'x', 'a', received_time FROM trakr.deletion_requests, generate_series(1, 2) AS i;
+	ALTER TABLE trakr.legal_holds DISABLE TRIGGER hold_changes;
 	INSERT INTO trakr.legal_holds (hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until, released_at, released_by) VALUES
 		('00000000-0000-4000-8000-000000000701', '00000000-0000-4000-8000-000000000501', 'legal_claim', 'T-1', 'a', $old, $old + interval '1 day', NULL, NULL),
 		('00000000-0000-4000-8000-000000000702', '00000000-0000-4000-8000-000000000503', 'legal_claim', 'T-1', 'a', $old, $old + interval '1 day', $old, 'a'),
-		('00000000-0000-4000-8000-000000000703', '00000000-0000-4000-8000-000000000503', 'legal_claim', 'T-1', 'a', $young, $young + interval '1 day', NULL, NULL)`
+		('00000000-0000-4000-8000-000000000703', '00000000-0000-4000-8000-000000000503', 'legal_claim', 'T-1', 'a', $young, $young + interval '1 day', NULL, NULL);
+	ALTER TABLE trakr.legal_holds ENABLE ALWAYS TRIGGER hold_changes`
 
 func requested(t *testing.T) *storetest.Env {
 	e := storetest.New(t)
@@ -247,6 +251,31 @@ func TestNobodyElseRemovesARequest(t *testing.T) {
 	}
 	if n := e.Int(`SELECT count(*) FROM trakr.deletion_request_events`); n != 8 {
 		t.Errorf("%d moves left of 8", n)
+	}
+}
+
+// What nobody has verified or certified yet is no evidence to be retired: it would
+// never be finished.
+func TestAnErasureThatIsNotFinishedIsNotRetired(t *testing.T) {
+	for name, c := range map[string]struct {
+		sql  string
+		goes int64
+	}{
+		"verified and certified":   {``, 1},
+		"not verified":             {`UPDATE trakr.erasures SET verified_at = NULL, verified_by = NULL`, 0},
+		"not certified":            {`DELETE FROM trakr.certificates`, 0},
+		"none can be certified":    {`DELETE FROM trakr.certificates; UPDATE trakr.erasures SET uncertified = true`, 1},
+		"nor was that one counted": {`DELETE FROM trakr.certificates; UPDATE trakr.erasures SET uncertified = true, verified_at = NULL, verified_by = NULL`, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := seeded(t)
+			e.Exec(`ALTER TABLE trakr.erasures DISABLE TRIGGER erasure_goes_on; ` + c.sql)
+			before := e.Int(`SELECT count(*) FROM trakr.erasures`)
+			r := retain(t, e)
+			if got := checkColumn(r, "trakr.erasures", "removed"); got.Rows != c.goes || got.Disposition != sweeps.Retained || before-e.Int(`SELECT count(*) FROM trakr.erasures`) != c.goes {
+				t.Errorf("%+v, want %d", got, c.goes)
+			}
+		})
 	}
 }
 

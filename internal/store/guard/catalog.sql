@@ -123,6 +123,21 @@ SELECT 'functions', f.name || ' has body ' || left(encode(sha256(convert_to(conc
     pg_get_function_result(f.oid), f.prosrc, pg_get_expr(f.proargdefaults, 0)), 'UTF8')), 'hex'), 16)
 FROM functions AS f JOIN pg_language AS l ON l.oid = f.prolang
 
+-- What each table makes sure of by itself: constraints, unique indexes and columns that
+-- are always filled, each by its name with the digest of its definition. The audit's
+-- months have theirs under the partitions.
+UNION ALL
+SELECT 'constraints', t.name || ' has ' || k.what || ' ' || left(encode(sha256(convert_to(k.def, 'UTF8')), 'hex'), 16)
+FROM tables AS t, LATERAL (
+    SELECT c.conname::text AS what, pg_get_constraintdef(c.oid) AS def FROM pg_constraint AS c WHERE c.conrelid = t.oid AND c.contype NOT IN ('t', 'n')
+    UNION ALL
+    SELECT i.indexrelid::regclass::text, concat_ws(' ', pg_get_indexdef(i.indexrelid), i.indisvalid, i.indisready) FROM pg_index AS i
+    WHERE i.indrelid = t.oid AND i.indisunique AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u', 'x'))
+    UNION ALL
+    SELECT 'columns that are always filled', string_agg(a.attname, ' ' ORDER BY a.attname) FROM pg_attribute AS a
+    WHERE a.attrelid = t.oid AND a.attnum > 0 AND a.attnotnull AND NOT a.attisdropped HAVING count(*) > 0) AS k (what, def)
+WHERE t.relkind IN ('r', 'p') AND NOT t.relispartition AND t.name LIKE 'trakr.%'
+
 -- The audit's months: what each is, and whether an event_id is unique in it.
 UNION ALL
 SELECT 'partitions', m.name || ' is a month of the audit ' || coalesce(pg_get_expr(m.relpartbound, m.oid), '') FROM months AS m

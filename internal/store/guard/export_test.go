@@ -27,3 +27,24 @@ func Bodies(ctx context.Context, tx pgx.Tx) []string {
 	}
 	return out
 }
+
+// Constraints prints the table of constraints.go as it is.
+func Constraints(ctx context.Context, tx pgx.Tx) []string {
+	found, err := read(ctx, tx)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var out []string
+	last := ""
+	for _, f := range found["constraints"] {
+		table, what, _ := strings.Cut(strings.TrimPrefix(f, "trakr."), " has ")
+		if table != last {
+			if last != "" {
+				out = append(out, "}},")
+			}
+			out, last = append(out, `{"`+table+`", []string{`), table
+		}
+		out = append(out, `	"`+what+`",`)
+	}
+	return append(out, "}},")
+}

@@ -45,6 +45,9 @@ func TestTheExpectationIsWhatTheMigrationsMake(t *testing.T) {
 			for _, line := range guard.Bodies(t.Context(), tx) {
 				fmt.Println("put into expect.go:", line)
 			}
+			for _, line := range guard.Constraints(t.Context(), tx) {
+				fmt.Println("put into constraints.go:", line)
+			}
 		})
 	}
 	if err := guard.Refusal(look(t, e)); err != nil {
@@ -97,6 +100,16 @@ func TestEveryChangeOfTheCatalogIsNamed(t *testing.T) {
 		{"CREATE in door", `GRANT CREATE ON SCHEMA door TO trakr_service`, "creation", "trakr_service has CREATE on schema door"},
 		{"future tables", `ALTER DEFAULT PRIVILEGES FOR ROLE trakr_owner IN SCHEMA trakr GRANT SELECT ON TABLES TO trakr_service`, "creation", "every new table"},
 		{"future functions", `ALTER DEFAULT PRIVILEGES FOR ROLE trakr_owner GRANT EXECUTE ON FUNCTIONS TO PUBLIC`, "creation", "PUBLIC may EXECUTE every new function"},
+		{"two people", `ALTER TABLE trakr.deletion_requests DROP CONSTRAINT deletion_requests_two_people`, "constraints", "missing: trakr.deletion_requests has deletion_requests_two_people"},
+		{"a hold without end", `ALTER TABLE trakr.legal_holds DROP CONSTRAINT legal_holds_end`, "constraints", "missing: trakr.legal_holds has legal_holds_end"},
+		{"erasures out of order", `ALTER TABLE trakr.erasures DROP CONSTRAINT erasures_in_order`, "constraints", "missing: trakr.erasures has erasures_in_order"},
+		{"two certificates", `ALTER TABLE trakr.certificates DROP CONSTRAINT certificates_one_each`, "constraints", "missing: trakr.certificates has certificates_one_each"},
+		{"two open requests", `DROP INDEX trakr.deletion_requests_one_open`, "constraints", "missing: trakr.deletion_requests has trakr.deletion_requests_one_open"},
+		{"a check that says less", `ALTER TABLE trakr.legal_holds DROP CONSTRAINT legal_holds_end, ADD CONSTRAINT legal_holds_end CHECK (until > placed_at)`, "constraints", "too much: trakr.legal_holds has legal_holds_end"},
+		{"a check that looks at new rows alone", `ALTER TABLE trakr.legal_holds DROP CONSTRAINT legal_holds_end, ADD CONSTRAINT legal_holds_end CHECK (until > placed_at AND until <= placed_at + interval '366 days') NOT VALID`, "constraints", "legal_holds_end"},
+		{"an open end", `ALTER TABLE trakr.legal_holds ALTER until DROP NOT NULL`, "constraints", "missing: trakr.legal_holds has columns that are always filled"},
+		{"a foreign key", `ALTER TABLE trakr.erasures DROP CONSTRAINT erasures_tenant`, "constraints", "missing: trakr.erasures has erasures_tenant"},
+		{"the hold's trigger dropped", `DROP TRIGGER hold_changes ON trakr.legal_holds`, "triggers", "missing: hold_changes"},
 		{"event_id not unique", month(`DROP INDEX trakr.audit_events_%1$s_event_once`), "partitions", "has each event_id once"},
 		{"a month by another name", `CREATE TABLE trakr.audit_events_197001 PARTITION OF trakr.audit_events FOR VALUES FROM ('1980-01-01+00') TO ('1980-02-01+00'); ALTER TABLE trakr.audit_events_197001 OWNER TO trakr_owner`, "partitions", "audit_events_197001"},
 		{"a month is missing", `DO $$ BEGIN EXECUTE 'DROP TABLE trakr.audit_events_' || to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + interval '2 months', 'YYYYMM'); END $$`, "months ahead", "is missing"},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/requests"
@@ -46,6 +47,7 @@ func TestTheServicesOwnRoleCannotSkipAnApproval(t *testing.T) {
 	c := storetest.Must(t)(pgx.Connect(t.Context(), storetest.ServiceURL(t, e.URL))).(*pgx.Conn)
 	defer func() { _ = c.Close(context.Background()) }()
 	const move = `UPDATE trakr.deletion_requests SET moved_by = 'token:anna', moved_at = now(), `
+	const byBob = `UPDATE trakr.deletion_requests SET moved_by = 'token:bob', moved_at = now(), state = 'approved', approved_by = 'token:bob', `
 	waits := []requests.State{requests.IdentityCheck, requests.AwaitingApproval}
 	for name, x := range map[string]struct {
 		through []requests.State
@@ -61,6 +63,8 @@ func TestTheServicesOwnRoleCannotSkipAnApproval(t *testing.T) {
 		"completed at once":                  {waits, requests.Completed, move + `state = 'completed', certificate_id = gen_random_uuid() WHERE request_id = $1`, "may not move"},
 		"approved by nobody":                 {waits, requests.Approved, move + `state = 'approved' WHERE request_id = $1`, "may not move"},
 		"approved by who entered it":         {waits, requests.Approved, move + `state = 'approved', approved_by = 'token:anna', approved_at = now(), not_before = now() WHERE request_id = $1`, "two_people"},
+		"approved before it was":             {waits, requests.Approved, byBob + `approved_at = now() - interval '2 days', not_before = now() - interval '1 day' WHERE request_id = $1`, "may not move"},
+		"a move in time to come":             {waits, requests.Cancelled, strings.Replace(move, "now()", "now() + interval '2 minutes'", 1) + `state = 'cancelled' WHERE request_id = $1`, "a time to come"},
 		"approved in the name of another":    {waits, requests.Approved, move + `state = 'approved', approved_by = 'token:bob', approved_at = now(), not_before = now() WHERE request_id = $1`, "may not move"},
 		"an approval given on the way":       {[]requests.State{requests.IdentityCheck}, requests.AwaitingApproval, move + `state = 'awaiting_approval', approved_by = 'token:bob', approved_at = now(), not_before = now() WHERE request_id = $1`, "may not move"},
 		"around the identity check":          {nil, requests.AwaitingApproval, move + `state = 'awaiting_approval' WHERE request_id = $1`, "may not move"},
@@ -95,6 +99,129 @@ func TestTheServicesOwnRoleCannotSkipAnApproval(t *testing.T) {
 				t.Errorf("%v, want %q", err, x.says)
 			}
 		})
+	}
+}
+
+// forged appends the event of a move, as the service's role may.
+func forged(t *testing.T, e *storetest.Env, tx pgx.Tx, id string, to requests.State, by string) {
+	t.Helper()
+	a := anna()
+	a.Caller.ID = by
+	ev := audit.New(t.Context(), e.Clock.Now(), a, audit.RequestMove, audit.Success)
+	ev.StatusDetail, ev.CorrelationID = string(to), id
+	if _, err := tx.Exec(t.Context(), `SELECT door.append($1)`, [][]byte{ev.Record()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Whoever took the service over, and another name with it, walks a request through
+// its states by SQL; each step needs what it says.
+func TestNoRequestIsCompletedBySQLWithoutItsErasureAndItsCertificate(t *testing.T) {
+	e := storetest.New(t)
+	c := storetest.Must(t)(pgx.Connect(t.Context(), storetest.ServiceURL(t, e.URL))).(*pgx.Conn)
+	defer func() { _ = c.Close(context.Background()) }()
+	_, r := received(t, e, "walk", requests.IdentityCheck, requests.AwaitingApproval)
+	other := e.Install(storetest.Values("other"), "other").String()
+	const (
+		mine, theirs = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+		begin        = `INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, requested_at) VALUES ($1, $2, 'connect', 'uninstall', decode(repeat('00', 36), 'hex'), now())`
+		note         = `UPDATE trakr.erasures SET noted_at = now(), ledger_seq = 1, ledger_hash = sha256('a') WHERE erasure_id = $1`
+		gone         = `UPDATE trakr.erasures SET erased_at = now() WHERE erasure_id = $1`
+		certify      = `INSERT INTO trakr.certificates (certificate_id, erasure_id, issued_at, document) VALUES ($1, $1, now(), '')`
+	)
+	step := func(to requests.State, set string) error {
+		t.Helper()
+		tx := storetest.Must(t)(c.Begin(t.Context())).(pgx.Tx)
+		defer func() { _ = tx.Rollback(context.Background()) }()
+		forged(t, e, tx, r.ID, to, "token:mallory")
+		if _, err := tx.Exec(t.Context(), `UPDATE trakr.deletion_requests SET moved_by = 'token:mallory', moved_at = now(), state = '`+string(to)+`'`+set+` WHERE request_id = $1`, r.ID); err != nil {
+			return err
+		}
+		return tx.Commit(t.Context())
+	}
+	refused := func(why string, to requests.State, set string) {
+		t.Helper()
+		if err := step(to, set); err == nil || !strings.Contains(err.Error(), "may not move") {
+			t.Errorf("%s: %v", why, err)
+		}
+	}
+	taken := func(to requests.State, set string) {
+		t.Helper()
+		if err := step(to, set); err != nil {
+			t.Fatalf("%s: %v", to, err)
+		}
+	}
+	as := func(id string) string { return `, erasure_id = '` + id + `'` }
+	e.Exec(begin, theirs, other)
+	e.Exec(note, theirs)
+	e.Exec(gone, theirs)
+	e.Exec(certify, theirs)
+
+	taken(requests.Approved, `, approved_by = 'token:mallory', approved_at = now(), not_before = now()`)
+	taken(requests.InProgress, ``)
+	refused("verifying without an erasure", requests.Verifying, ``)
+	refused("verifying by one that is not there", requests.Verifying, as(mine))
+	refused("verifying by another tenant's", requests.Verifying, as(theirs))
+	e.Exec(begin, mine, *r.TenantID)
+	refused("verifying before it is in the ledger", requests.Verifying, as(mine))
+	e.Exec(note, mine)
+	refused("verifying before it has deleted", requests.Verifying, as(mine))
+	e.Exec(gone, mine)
+	refused("verifying without naming it", requests.Verifying, ``)
+	taken(requests.Verifying, as(mine))
+	refused("another tenant's erasure on the way", requests.PartiallyCompleted, as(theirs))
+	refused("completed with a certificate that is not there", requests.Completed, `, certificate_id = gen_random_uuid()`)
+	refused("completed with another's certificate", requests.Completed, `, certificate_id = '`+theirs+`'`)
+	e.Exec(certify, mine)
+	taken(requests.Completed, `, certificate_id = '`+mine+`'`)
+}
+
+func TestNothingHeldIsSaidByTheRequestsOwnCertificate(t *testing.T) {
+	e := storetest.New(t)
+	s := storetest.Must(t)(requests.New(e.DB, e.Log)).(*requests.Store)
+	digest := keyring.Digest(make([]byte, 36))
+	r := storetest.Must(t)(s.Receive(t.Context(), anna(), requests.Order{Digests: []keyring.Digest{digest}, Submitted: e.Clock.Now(), Due: e.Clock.Now().Add(time.Hour)})).(requests.Request)
+	complete := func(certificate string) error {
+		_, err := s.Move(t.Context(), anna(), r.ID, func(r *requests.Request, _ requests.Facts) error {
+			r.State, r.CertificateID = requests.CompletedNothingHeld, &certificate
+			return nil
+		})
+		return err
+	}
+	const issue = `INSERT INTO trakr.certificates (certificate_id, request_id, issued_at, document) VALUES ($1, $2, now(), '')`
+	theirs, mine := lifecycle.NewTenantID().String(), lifecycle.NewTenantID().String()
+	e.Exec(issue, theirs, lifecycle.NewTenantID().String())
+	for why, id := range map[string]string{"no certificate": mine, "another request's": theirs} {
+		if err := complete(id); err == nil || !strings.Contains(err.Error(), "42501") {
+			t.Errorf("%s: %v", why, err)
+		}
+	}
+	e.Exec(issue, mine, r.ID)
+	if err := complete(mine); err != nil {
+		t.Error(err)
+	}
+}
+
+// The rule stands twice: the table's check can be dropped.
+func TestTwoPeopleDecideWithoutTheTablesCheckToo(t *testing.T) {
+	e := storetest.New(t)
+	e.Exec(`ALTER TABLE trakr.deletion_requests DROP CONSTRAINT deletion_requests_two_people, DROP CONSTRAINT deletion_requests_approval_whole`)
+	s, r := received(t, e, "alone", requests.IdentityCheck, requests.AwaitingApproval)
+	for _, c := range []struct {
+		by     string
+		before time.Duration
+		want   bool
+	}{{"token:anna", 0, false}, {"token:bob", -time.Hour, false}, {"token:bob", 0, true}} {
+		a := anna()
+		a.Caller.ID = c.by
+		_, err := s.Move(t.Context(), a, r.ID, func(r *requests.Request, f requests.Facts) error {
+			until := f.Now.Add(c.before)
+			r.State, r.ApprovedBy, r.ApprovedAt, r.NotBefore = requests.Approved, &c.by, &f.Now, &until
+			return nil
+		})
+		if (err == nil) != c.want {
+			t.Errorf("approved by %s: %v", c.by, err)
+		}
 	}
 }
 

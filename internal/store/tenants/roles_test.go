@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/holds"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/tenants"
 )
@@ -297,7 +299,11 @@ func TestOnlyARecordedTransactionSeesItsOwnTenant(t *testing.T) {
 		{"after the recording was undone", `SAVEPOINT s; ` + appended(e, audit.TenantRead, audit.Success, a) + `ROLLBACK TO s; ` + all, 0},
 		{"a reading does not permit an erasure", appended(e, audit.TenantRead, audit.Success, a) + `DELETE FROM trakr.tenant_fields`, 0},
 		{"an erasure of another tenant", appended(e, audit.TenantErase, audit.Success, b) + `DELETE FROM trakr.tenant_fields WHERE tenant_id = '` + a.String() + `'`, 0},
-		{"an erasure of its own", appended(e, audit.TenantErase, audit.Success, b) + `DELETE FROM trakr.tenant_fields`, 1},
+		{"an erasure that never began", appended(e, audit.TenantErase, audit.Success, b) + `DELETE FROM trakr.tenant_fields`, 0},
+		{"an erasure that the ledger does not have", appended(e, audit.TenantErase, audit.Success, b) + begun(b) + `DELETE FROM trakr.tenant_fields`, 0},
+		{"an erasure that has not come to it", appended(e, audit.TenantErase, audit.Success, b) + begun(b) + noted + `DELETE FROM trakr.tenant_fields`, 0},
+		{"an erasure of its own", appended(e, audit.TenantErase, audit.Success, b) + begun(b) + noted + gone + `DELETE FROM trakr.tenant_fields`, 1},
+		{"without its event", begun(b) + noted + gone + `DELETE FROM trakr.tenant_fields`, 0},
 	} {
 		if n, err := attempt(t, c, row.sql); err != nil || n != row.want {
 			t.Errorf("%s: %d rows, %v; want %d", row.why, n, err, row.want)
@@ -310,6 +316,50 @@ func TestOnlyARecordedTransactionSeesItsOwnTenant(t *testing.T) {
 	if n, err := attempt(t, c, all); err != nil || n != 0 {
 		t.Errorf("the next transaction: %d rows, %v", n, err)
 	}
+}
+
+// begun, noted and gone are the steps of an erasure, as the service's role may enter
+// them.
+func begun(id lifecycle.TenantID) string {
+	return `INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, requested_at)
+		VALUES (gen_random_uuid(), '` + id.String() + `', 'connect', 'uninstall', decode(repeat('00', 36), 'hex'), now()); `
+}
+
+const (
+	noted = `UPDATE trakr.erasures SET noted_at = now(), ledger_seq = 1, ledger_hash = sha256('a'); `
+	gone  = `UPDATE trakr.erasures SET erased_at = now(); `
+)
+
+// The service's own login, with every event that its role may forge, deletes nothing
+// that a legal hold keeps.
+func TestALegalHoldKeepsTheValuesFromTheServicesLogin(t *testing.T) {
+	e := storetest.New(t)
+	held := storetest.Must(t)(holds.New(e.DB, e.Log, e.Policy)).(*holds.Store)
+	e.Clock.Add(-2 * time.Hour)
+	lawyer := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorStaff, ID: "token:lawyer", Role: lifecycle.RoleReviewer},
+		Reason: lifecycle.Reason{Code: lifecycle.LegalRequest, Ref: "LEG-1"}, RequestID: "req-test"}
+	id, other := e.Install(storetest.Values("a"), "a"), e.Install(storetest.Values("b"), "b")
+	place := func(id lifecycle.TenantID, until time.Duration) holds.Hold {
+		return storetest.Must(t)(held.Place(t.Context(), lawyer, holds.Order{Tenant: id, Ground: holds.LegalClaim, Until: e.Clock.Now().Add(until)})).(holds.Hold)
+	}
+	c := asService(t, e)
+	deletes := func(why string, want int64) {
+		t.Helper()
+		sql := appended(e, audit.TenantErase, audit.Success, id) + begun(id) + noted + gone + `DELETE FROM trakr.tenant_fields WHERE tenant_id = '` + id.String() + `'`
+		if n, err := attempt(t, c, sql); err != nil || n != want {
+			t.Errorf("%s: %d rows, %v; want %d", why, n, err, want)
+		}
+	}
+	place(other, 100*time.Hour)
+	place(id, time.Hour)
+	deletes("a hold that ended an hour ago, and one of another tenant", 1)
+	active := place(id, 3*time.Hour)
+	deletes("a hold that ends in an hour", 0)
+	if _, err := attempt(t, c, `UPDATE trakr.legal_holds SET released_at = now(), released_by = 'nobody'`); err == nil {
+		t.Error("the hold was released without an event")
+	}
+	storetest.Must(t)(held.Release(t.Context(), lawyer, active.ID))
+	deletes("a hold that was released", 1)
 }
 
 func TestTheOwnerIsBoundToo(t *testing.T) {
