@@ -1,7 +1,8 @@
 -- What counts a tenant looks where nobody said what is kept, and knows when it is
--- shown less than there is.
+-- shown less than there is; what a sweep cannot see is a finding of its own.
 --
--- For the operator: replaces functions only; takes no lock on live data.
+-- For the operator: replaces functions and adds a column with a constant default;
+-- takes a short lock on trakr.findings.
 
 -- +goose Up
 GRANT CREATE ON SCHEMA door TO trakr_sweep;
@@ -96,3 +97,7 @@ REVOKE ALL ON FUNCTION door.count_tenant(uuid, text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION door.count_tenant(uuid, text[]) TO trakr_service;
 SET LOCAL ROLE trakr_owner;
 REVOKE CREATE ON SCHEMA door FROM trakr_sweep;
+
+-- A finding that is blind says that a sweep cannot judge its subject: what may be
+-- there is not known.
+ALTER TABLE trakr.findings ADD COLUMN blind boolean NOT NULL DEFAULT false;

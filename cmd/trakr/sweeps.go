@@ -139,7 +139,11 @@ func (a *app) sweepListCommand() *cobra.Command {
 func (a *app) printFindings(findings []sweeps.Finding) error {
 	return a.table("FINDING\tKIND\tSEVERITY\tSTATE\tTABLE\tCOLUMN\tROWS\tSINCE", func(line func(...any)) {
 		for _, f := range findings {
-			line(f.ID, f.Kind, f.Severity, f.State(), f.Table, dash(f.Column), f.Rows, f.OpenedAt)
+			rows := any(f.Rows)
+			if f.Blind {
+				rows = "cannot tell"
+			}
+			line(f.ID, f.Kind, f.Severity, f.State(), f.Table, dash(f.Column), rows, f.OpenedAt)
 		}
 	})
 }

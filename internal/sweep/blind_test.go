@@ -3,6 +3,7 @@ package sweep_test
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -10,6 +11,8 @@ import (
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/storetest"
+	"trakr/internal/store/sweeps"
+	"trakr/policy"
 )
 
 func TestAnIdThatStaysSomewhereOrCannotBeLookedForIsNotCertifiedAway(t *testing.T) {
@@ -36,5 +39,51 @@ func TestAnIdThatStaysSomewhereOrCannotBeLookedForIsNotCertifiedAway(t *testing.
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestWhatCannotBeSeenIsAFindingUntilItIsSeen(t *testing.T) {
+	e := storetest.New(t)
+	gone := e.Install(storetest.Values("gone"), "b")
+	uninstall(t, e, gone)
+	e.Exec(`CREATE TABLE public.cache (tenant_id uuid)`)
+	declare(e, policy.Table{Name: "public.cache", Columns: []string{"tenant_id"}, HasTenant: true})
+	hide := func(word string) {
+		e.Clock.Add(time.Minute)
+		e.Exec(`ALTER TABLE public.cache ` + word + ` ROW LEVEL SECURITY`)
+	}
+	hide("ENABLE")
+	r := run(t, e)
+	if r.Result != sweeps.Blind || len(r.Findings) != 1 || !r.Findings[0].Blind || r.Findings[0].Severity != sweeps.High || r.Findings[0].Table != "public.cache" || r.Findings[0].Ground == "" {
+		t.Fatalf("%s: %+v", r.Result, r.Findings)
+	}
+	first := r.Findings[0].ID
+	e.Clock.Add(time.Minute)
+	if again := run(t, e); len(again.Findings) != 1 || again.Findings[0].ID != first {
+		t.Errorf("%+v", again.Findings)
+	}
+	if counts, err := sweeps.New(e.DB).OpenCounts(t.Context()); err != nil || len(counts) != 1 || counts[0].Count != 1 {
+		t.Errorf("%+v, %v", counts, err)
+	}
+	// Behind it was a row: that is told anew.
+	e.Exec(`INSERT INTO public.cache VALUES ('` + gone.String() + `')`)
+	hide("DISABLE")
+	r = run(t, e)
+	if len(r.Findings) != 1 || r.Findings[0].Blind || r.Findings[0].ID == first || r.Findings[0].Rows != 1 || r.Findings[0].Severity != sweeps.Critical {
+		t.Fatalf("%+v", r.Findings)
+	}
+	found := r.Findings[0].ID
+	// What is known stays known while it cannot be seen.
+	hide("ENABLE")
+	if r = run(t, e); r.Result != sweeps.Blind || len(r.Findings) != 1 || r.Findings[0].ID != found || r.Findings[0].Blind || r.Findings[0].Rows != 1 {
+		t.Errorf("%s: %+v", r.Result, r.Findings)
+	}
+	e.Exec(`DELETE FROM public.cache`)
+	hide("DISABLE")
+	if r = run(t, e); r.Result != sweeps.Clean || len(r.Findings) != 0 {
+		t.Errorf("%s: %+v", r.Result, r.Findings)
+	}
+	if n := e.Int(`SELECT count(*) FROM trakr.finding_events`); n != 4 {
+		t.Errorf("%d steps, want two opened and two resolved", n)
 	}
 }

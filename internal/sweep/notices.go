@@ -37,6 +37,7 @@ type notice struct {
 	Table     string          `json:"table"`
 	Column    string          `json:"column"`
 	Count     int64           `json:"count"`
+	Blind     bool            `json:"blind,omitempty"` // a sweep could not judge it
 }
 
 // Due implements webhook.Outbox.
@@ -49,7 +50,7 @@ func (o *Outbox) Due(ctx context.Context, now time.Time, limit int) ([]webhook.M
 	for i, w := range waiting {
 		out[i] = webhook.Message{Attempts: w.Attempts, Event: webhook.Event{ID: w.ID, Source: o.source, Type: EventType + string(w.Transition),
 			Subject: "findings/" + w.FindingID, Time: w.OccurredAt,
-			Data: notice{w.FindingID, w.Kind, w.Severity, w.Store, w.Table, w.Column, w.Rows}}}
+			Data: notice{w.FindingID, w.Kind, w.Severity, w.Store, w.Table, w.Column, w.Rows, w.Blind}}}
 	}
 	return out, nil
 }

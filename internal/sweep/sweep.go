@@ -180,6 +180,7 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 	if err != nil {
 		return run, r.fail(a, &run, err)
 	}
+	weigh(kind, found.Checks)
 	run.Checks, run.SnapshotAt, run.Result = found.Checks, &found.SnapshotAt, judge(found.Checks)
 	if err := r.sweeps.Finish(ctx, a, &run, r.now()); err != nil {
 		return run, r.fail(a, &run, err)
@@ -208,6 +209,21 @@ func judge(checks []sweeps.Check) sweeps.Result {
 		}
 	}
 	return result
+}
+
+// weigh says how much it matters that something cannot be judged. Nothing is promised
+// for what nobody sees; but whether a tenant is alive is often not to be told, where
+// there are few of them or Bitbucket is out.
+func weigh(kind string, checks []sweeps.Check) {
+	for i, c := range checks {
+		if !c.Blind() {
+			continue
+		}
+		checks[i].Severity = sweeps.High
+		if kind == Liveness {
+			checks[i].Severity = sweeps.Medium
+		}
+	}
 }
 
 // Health is how recently a kind of sweep did its duty.

@@ -229,7 +229,7 @@ const lastRuns = `(SELECT DISTINCT ON (kind) kind, run_id FROM trakr.sweep_runs 
 	ORDER BY kind, finished_at DESC, run_id DESC)`
 
 // OpenFindings lists the findings that were open at that moment, as the newest
-// pass before it saw them.
+// pass before it saw them. What a pass could not see is not among them: its checks say so.
 func (s *Store) OpenFindings(ctx context.Context, asOf time.Time) ([]Finding, error) {
 	var out []Finding
 	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT f.finding_id, f.kind, f.table_name, f.column_name, coalesce(x.ground, '') AS ground,
@@ -237,7 +237,7 @@ func (s *Store) OpenFindings(ctx context.Context, asOf time.Time) ([]Finding, er
 			coalesce(f.acknowledged_at <= ?, false) AS known
 		FROM trakr.findings AS f LEFT JOIN `+lastRuns+` AS l ON l.kind = f.kind
 		LEFT JOIN trakr.sweep_results AS x ON x.run_id = l.run_id AND x.store = f.store AND x.table_name = f.table_name AND x.column_name = f.column_name
-		WHERE f.opened_at <= ? AND (f.resolved_at IS NULL OR f.resolved_at > ?) ORDER BY f.opened_at, f.finding_id LIMIT 1000`, asOf, asOf, asOf, asOf).Scan(ctx, &out))
+		WHERE NOT f.blind AND f.opened_at <= ? AND (f.resolved_at IS NULL OR f.resolved_at > ?) ORDER BY f.opened_at, f.finding_id LIMIT 1000`, asOf, asOf, asOf, asOf).Scan(ctx, &out))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return nil, fmt.Errorf("reading findings: %w", err)
 	}

@@ -59,13 +59,14 @@ type Undelivered struct {
 	Store    string `bun:"store"`
 	Table    string `bun:"table_name"`
 	Column   string `bun:"column_name"`
+	Blind    bool   `bun:"blind"`
 }
 
 // Undelivered lists the steps whose next attempt is due, those first that waited
 // longest. Nobody else may deliver meanwhile: the caller has the lease.
 func (s *Store) Undelivered(ctx context.Context, now time.Time, limit int) ([]Undelivered, error) {
 	var out []Undelivered
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+eventColumns+`, e.attempts, f.kind, f.store, f.table_name, f.column_name
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+eventColumns+`, e.attempts, f.kind, f.store, f.table_name, f.column_name, f.blind
 		FROM trakr.finding_events AS e JOIN trakr.findings AS f ON f.finding_id = e.finding_id
 		WHERE e.next_attempt_at <= ? ORDER BY e.next_attempt_at, e.event_id LIMIT ?`, now, limit).Scan(ctx, &out))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {

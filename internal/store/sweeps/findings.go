@@ -26,7 +26,8 @@ const (
 )
 
 // Finding is rows, or a table or column, that should not be there, open until a
-// run no longer sees them. Acknowledging one says that a person knows; it stays
+// run no longer sees them; or, when it is blind, something that no run could judge,
+// open until one can. Acknowledging one says that a person knows; it stays
 // open. One that comes back after it was resolved is a new one.
 type Finding struct {
 	ID             string     `json:"finding_id" bun:"finding_id"`
@@ -37,6 +38,7 @@ type Finding struct {
 	Column         string     `json:"column" bun:"column_name"`               // "" for a table that no policy declares
 	Ground         string     `json:"ground,omitempty" bun:"ground,nullzero"` // "" for rows of tenants that are not live
 	Rows           int64      `json:"count" bun:"rows"`
+	Blind          bool       `json:"blind" bun:"blind"` // it could not be judged: Ground says why
 	OpenedAt       time.Time  `json:"opened_at" bun:"opened_at"`
 	LastSeenAt     time.Time  `json:"last_seen_at" bun:"last_seen_at"`
 	AcknowledgedAt *time.Time `json:"acknowledged_at,omitempty" bun:"acknowledged_at"`
@@ -59,7 +61,7 @@ func (f Finding) State() string {
 
 // The ground of a finding is that of the newest pass that looked at it.
 const (
-	findingColumns = `f.finding_id, f.kind, f.severity, f.store, f.table_name, f.column_name, x.ground, f.rows, f.opened_at, f.last_seen_at,
+	findingColumns = `f.finding_id, f.kind, f.severity, f.store, f.table_name, f.column_name, x.ground, f.rows, f.blind, f.opened_at, f.last_seen_at,
 		f.acknowledged_at, f.acknowledged_by, f.reason_code, f.reason_ref, f.resolved_at`
 	lastResult = `LEFT JOIN trakr.sweep_results AS x ON x.store = f.store AND x.table_name = f.table_name AND x.column_name = f.column_name
 		AND x.run_id = (SELECT r.run_id FROM trakr.sweep_runs AS r WHERE r.kind = f.kind AND r.result <> 'failed' AND NOT r.dry_run
@@ -82,13 +84,20 @@ func follow(ctx context.Context, tx bun.Tx, r Run, now time.Time) error {
 }
 
 // note opens, refreshes or resolves the finding of one check. What could not be
-// judged this time leaves it as it was.
+// judged this time is a finding of its own, but leaves an open one as it was: that
+// says more.
 func note(ctx context.Context, tx bun.Tx, r Run, c Check, now time.Time) error {
-	if !c.Found() {
-		if c.Disposition == Unjudged {
-			return nil
+	const subject = `f.store = ? AND f.table_name = ? AND f.column_name = ?`
+	blind, refresh := c.Blind(), `severity = excluded.severity, rows = excluded.rows, last_seen_at = excluded.last_seen_at`
+	switch {
+	case blind:
+		refresh += ` WHERE findings.blind`
+	case c.Found(): // what was not seen before is told anew
+		if err := resolve(ctx, tx, r, now, `f.blind AND `+subject, c.Store, c.Table, c.Column); err != nil {
+			return err
 		}
-		return resolve(ctx, tx, r, now, `f.store = ? AND f.table_name = ? AND f.column_name = ?`, c.Store, c.Table, c.Column)
+	default:
+		return resolve(ctx, tx, r, now, subject, c.Store, c.Table, c.Column)
 	}
 	if c.Severity == "" {
 		c.Severity = High
@@ -98,12 +107,15 @@ func note(ctx context.Context, tx bun.Tx, r Run, c Check, now time.Time) error {
 		return err
 	}
 	var row struct{ FindingID string }
-	err = tx.NewRaw(`INSERT INTO trakr.findings (finding_id, kind, severity, store, table_name, column_name, rows, opened_at, last_seen_at, opened_by_run)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	err = pg.Map(tx.NewRaw(`INSERT INTO trakr.findings (finding_id, kind, severity, store, table_name, column_name, rows, blind, opened_at, last_seen_at, opened_by_run)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (kind, store, table_name, column_name) WHERE resolved_at IS NULL
-		DO UPDATE SET severity = excluded.severity, rows = excluded.rows, last_seen_at = excluded.last_seen_at
+		DO UPDATE SET `+refresh+`
 		RETURNING finding_id`,
-		id.String(), r.Kind, string(c.Severity), c.Store, c.Table, c.Column, c.Rows, now, now, r.ID).Scan(ctx, &row)
+		id.String(), r.Kind, string(c.Severity), c.Store, c.Table, c.Column, c.Rows, blind, now, now, r.ID).Scan(ctx, &row))
+	if blind && errors.Is(err, pg.ErrNoRows) { // one that says more is open
+		return nil
+	}
 	if err != nil || row.FindingID != id.String() { // it was open before
 		return err
 	}

@@ -63,6 +63,9 @@ func (c Check) Found() bool {
 	return c.Undeclared || (c.Disposition == Checked && c.Rows > 0)
 }
 
+// Blind reports whether nothing can be said about what was to be checked.
+func (c Check) Blind() bool { return c.Disposition == Unjudged && !c.Found() }
+
 // Run is one pass.
 type Run struct {
 	ID         string     `json:"run_id" bun:"run_id"`
