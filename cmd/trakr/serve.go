@@ -219,7 +219,7 @@ func (a *app) handlers(s *service, tel *telemetry.Telemetry, seq *sequencer.Sequ
 	if err != nil {
 		return nil, nil, err
 	}
-	admin, _, err = httpapi.NewAdmin(httpapi.Admin{Holds: s.holds, Deletions: s.deletions, Policy: s.policy, Door: s.door, Audit: s.audit, Tokens: s.tokens, Sweeps: s.sweeps,
+	admin, _, err = httpapi.NewAdmin(httpapi.Admin{Holds: s.holds, Deletions: s.deletions, Erasures: s.erasures, Certifier: s.eraser, Policy: s.policy, Door: s.door, Audit: s.audit, Tokens: s.tokens, Sweeps: s.sweeps,
 		Runner: s.runner, Reports: s.reports, Ready: a.ready(s, seq), Metrics: tel.MetricsHandler(), Version: toolVersion(), Log: s.log, Observe: tel.Observe})
 	return public, admin, err
 }

@@ -18,6 +18,7 @@ import (
 	"trakr/internal/deletion"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/erasures"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
@@ -51,6 +52,9 @@ type Admin struct {
 	Holds   *holds.Store
 	// Deletions answers customers' deletion requests.
 	Deletions *deletion.Service
+	// Erasures and Certifier are of erasures whatever asked for them.
+	Erasures  *erasures.Store
+	Certifier Certifier
 	Reports   Reporter
 	Ready     func(context.Context) []ReadyCheck
 	Metrics   http.Handler
@@ -84,6 +88,7 @@ func NewAdmin(c Admin) (http.Handler, []Route, error) {
 	a.sweepRoutes()
 	a.findingRoutes()
 	a.deletionRoutes()
+	a.everyErasureRoutes()
 	a.reportRoutes()
 	a.plainRoutes()
 	if err := a.everyRouteHasRoles(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/storetest"
+	"trakr/reports"
 )
 
 func TestEveryRouteLetsInItsRolesAndNobodyElse(t *testing.T) {
@@ -318,7 +319,7 @@ func TestSweepsReportsPolicyAndReadiness(t *testing.T) {
 		t.Errorf("an unknown sweep: %d %s", r.status, r.body)
 	}
 	for format, start := range map[string]string{"html": "<!doctype html>", "json": "{\n", "csv": "section,item"} {
-		for _, kind := range []string{"location", "retention"} {
+		for _, kind := range reports.Kinds() {
 			r := w.call(http.MethodGet, "/v1/reports/"+kind+"?format="+format, reviewer, nil)
 			if r.status != http.StatusOK || !strings.HasPrefix(r.body, start) {
 				t.Errorf("%s as %s: %d %.80s", kind, format, r.status, r.body)

@@ -11,6 +11,7 @@ import (
 	"trakr/internal/certificate"
 	"trakr/internal/connect"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/audit"
 )
 
 // shown is a request as the API shows it.
@@ -122,6 +123,42 @@ func TestADeletionRequestTravelsThroughTheAPIToACertificateThatVerifies(t *testi
 			}
 		}
 	}
+	var list struct {
+		Erasures []struct {
+			ErasureID         string `json:"erasure_id"`
+			TenantID          string `json:"tenant_id"`
+			State             string `json:"state"`
+			DeletedLiveAt     string `json:"deleted_live_at"`
+			BackupsClearAfter string `json:"backups_clear_after"`
+		} `json:"erasures"`
+	}
+	reviewer := w.token(lifecycle.RoleReviewer)
+	if l := w.call(http.MethodGet, "/v1/erasures", reviewer, nil); json.Unmarshal([]byte(l.body), &list) != nil || len(list.Erasures) != 1 || list.Erasures[0].ErasureID != done.ErasureID ||
+		list.Erasures[0].TenantID != tenant || list.Erasures[0].State != "certified" || list.Erasures[0].BackupsClearAfter <= list.Erasures[0].DeletedLiveAt {
+		t.Errorf("%d %s", l.status, l.body)
+	}
+	w.call(http.MethodGet, "/v1/erasures", w.token(lifecycle.RoleService), nil).refused(t, http.StatusForbidden, "forbidden")
+	issued := func() int {
+		n := 0
+		for _, ev := range w.Events() {
+			if ev.Action == audit.ReportIssue {
+				n++
+			}
+		}
+		return n
+	}
+	before := issued()
+	for format, kind := range map[string]string{"json": "application/json", "html": "text/html; charset=utf-8", "pdf": "application/pdf"} {
+		c := w.call(http.MethodGet, "/v1/erasures/"+done.ErasureID+"/certificate?reason_ref=AUD-7&format="+format, reviewer, nil)
+		if c.status != http.StatusOK || c.header.Get("Content-Type") != kind || (format == "json" && !strings.Contains(c.body, done.CertificateID)) {
+			t.Errorf("%s: %d %s %.100s", format, c.status, c.header.Get("Content-Type"), c.body)
+		}
+	}
+	if n := issued(); n != before+3 {
+		t.Errorf("%d certificates handed out and recorded, want 3", n-before)
+	}
+	w.call(http.MethodGet, "/v1/erasures/"+r.RequestID[:35]+"/certificate", reviewer, nil).refused(t, http.StatusBadRequest, "request-invalid")
+	w.call(http.MethodGet, "/v1/erasures/"+tenant+"/certificate", reviewer, nil).refused(t, http.StatusNotFound, "not-found")
 	// Asked again, it is a success with the same certificate.
 	if s := w.ask(support, x).shown(t, http.StatusCreated, "completed"); s.CertificateID != done.CertificateID {
 		t.Errorf("another certificate: %+v", s)

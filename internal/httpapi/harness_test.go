@@ -156,7 +156,7 @@ func newWorld(t *testing.T) *world {
 		Erasures: &deletion.Eraser{Eraser: w.eraser.Eraser, Store: w.eraser.Config.Erasures, Sweeps: sweeps.New(w.DB), Runner: runner, Policy: w.Policy, Now: w.Clock.Now}})
 	must(err)
 	w.deletions = deletions
-	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Holds: held, Deletions: deletions, Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),
+	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Holds: held, Deletions: deletions, Erasures: w.eraser.Config.Erasures, Certifier: w.eraser.Eraser, Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),
 		Runner: runner, Reports: &location.Reporter{Policy: w.Policy, Inventory: inventory.New(w.DB), Sweeps: runner, Now: w.Clock.Now, Version: "test"},
 		Ready:   func(context.Context) []httpapi.ReadyCheck { return w.ready },
 		Metrics: w.telemetry.MetricsHandler(), Version: "test", Log: w.telemetry.Logger, Observe: w.telemetry.Observe})

@@ -145,8 +145,11 @@ func sweepNow(t *testing.T, e *storetest.Env) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
-		t.Fatal(err)
+	// Another one would replace it, and what was counted before would be gone.
+	if e.Int(`SELECT count(*) FROM trakr.sweep_canaries`) == 0 {
+		if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, err := r.RunOnce(t.Context(), scheduler, sweep.Orphans, sweep.ByCommand); err != nil {
 		t.Fatal(err)
@@ -170,6 +173,9 @@ func TestANewerPassThatFailedUnsaysTheOlder(t *testing.T) {
 	sweepNow(t, e)
 	e.Exec(`INSERT INTO trakr.sweep_runs (run_id, kind, trigger, started_at, finished_at, result) VALUES (gen_random_uuid(), 'orphans', 'command', clock_timestamp(), clock_timestamp(), 'failed')`)
 	for kind, d := range build(t, e, time.Time{}) {
+		if kind == "requests" {
+			continue // it speaks of no sweep of orphans
+		}
 		if s := statement(t, d, "No row of a tenant"); s.State != reports.CannotTell || d.Verdict == reports.Holds {
 			t.Errorf("%s: %s, %+v", kind, d.Verdict, s)
 		}
