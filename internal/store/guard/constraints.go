@@ -81,11 +81,12 @@ var constraints = []struct {
 	}},
 	{"erasures", []string{
 		"columns that are always filled ca05f94e8d981c76",
-		"erasures_in_order aba1d66028c25a76",
+		"erasures_in_order 5ab2e30b0e9573f5",
 		"erasures_ingress_known bec25ad9938c9ce0",
 		"erasures_ledger_form 60caae039b11c38d",
 		"erasures_once 71be5d2e07b5ebc3",
 		"erasures_pk f071cc98ed7c46af",
+		"erasures_principal_form 9bdc66ba6e9867d1",
 		"erasures_subject_form 511587954f21a8d4",
 		"erasures_tenant 5bccc2298ce42697",
 		"erasures_token_form 3ba54ce4e48e7c2a",
@@ -121,6 +122,11 @@ var constraints = []struct {
 	{"ledger_identity", []string{
 		"columns that are always filled b2b640bde5dbbe77",
 		"ledger_identity_pk 2c7d7a149eeaf5b7",
+	}},
+	{"ledger_replays", []string{
+		"columns that are always filled 2c3dbff869a31254",
+		"ledger_replays_form 60caae039b11c38d",
+		"ledger_replays_pk e23c42f97787b707",
 	}},
 	{"legal_holds", []string{
 		"columns that are always filled 413e217efcf676b9",
