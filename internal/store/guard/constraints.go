@@ -101,7 +101,7 @@ var constraints = []struct {
 		"trakr.finding_events_once 0623c3ef748ff35a",
 	}},
 	{"findings", []string{
-		"columns that are always filled 24e4e5fb561c3d7a",
+		"columns that are always filled 40c87d3bcc9ed683",
 		"findings_acknowledged_whole c3c13036014924b7",
 		"findings_pk 6d7ea10845486e91",
 		"findings_run 198ff9f8e6f20361",
