@@ -207,7 +207,8 @@ func (a *app) deletionCertificate() *cobra.Command {
 			if !slices.Contains([]string{"json", "html", "pdf"}, format) {
 				return usageError{errors.New("--format is one of json, html, pdf")}
 			}
-			b, _, err := s.deletions.Certificate(ctx, args[0], format)
+			why := reasonFlags{code: string(lifecycle.CustomerRequestFulfilment)}
+			b, _, err := s.deletions.Certificate(ctx, why.access(), args[0], format)
 			if err != nil {
 				return err
 			}

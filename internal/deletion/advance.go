@@ -11,16 +11,56 @@ import (
 	"trakr/policy"
 )
 
-// Run advances every open request. One that fails does not hold up the others.
+// Run advances every open request; what is to be verified is counted by one sweep for
+// all. One that fails does not hold up the others, and one that waits for something
+// expected is no failure: its state and its holds show it.
 func (s *Service) Run(ctx context.Context, requestID string) error {
 	var failed []error
-	err := s.c.Requests.EachOpen(ctx, func(r requests.Request) error {
-		if _, err := s.Advance(ctx, machine(lifecycle.Access{RequestID: requestID}, r), r.ID); err != nil {
+	advance := func(r requests.Request, p *pass) {
+		_, err := s.advance(ctx, machine(lifecycle.Access{RequestID: requestID}, r), r.ID, p)
+		switch {
+		case err == nil:
+		case expected(err):
+			s.c.Log.WarnContext(ctx, "a deletion request waits for its next pass", "correlation_id", r.ID, "error", err)
+		default:
 			failed = append(failed, fmt.Errorf("deletion request %s: %w", r.ID, err))
 		}
+	}
+	first, second := &pass{later: true}, &pass{}
+	err := s.c.Requests.EachOpen(ctx, func(r requests.Request) error {
+		advance(r, first)
 		return ctx.Err()
 	})
-	return errors.Join(append(failed, err)...)
+	for _, r := range first.left {
+		if ctx.Err() != nil {
+			break
+		}
+		advance(r, second)
+	}
+	return errors.Join(append(failed, err, ctx.Err())...)
+}
+
+// expected reports whether an error only says that a request has to wait.
+func expected(err error) bool {
+	return errors.Is(err, ErrRemains) || errors.Is(err, ErrWaits) || errors.Is(err, lifecycle.OnHold)
+}
+
+// pass is what the requests of one pass share.
+type pass struct {
+	later bool               // leave what is to be verified
+	left  []requests.Request // those left
+	run   string             // the sweep that counted, once there is one
+	err   error              // or why there is none
+	swept bool
+}
+
+// sweep runs the sweep at the first call.
+func (p *pass) sweep(ctx context.Context, a lifecycle.Access, e Erasures) (string, error) {
+	if !p.swept {
+		p.swept = true
+		p.run, p.err = e.Sweep(ctx, a)
+	}
+	return p.run, p.err
 }
 
 // atOnce bounds the moves of one Advance; the longest way has fewer.
@@ -29,6 +69,10 @@ const atOnce = 16
 // Advance takes every step of a request that can be taken now. Two at once do no
 // harm: each move is made from the state it was judged by, on a locked row.
 func (s *Service) Advance(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
+	return s.advance(ctx, a, id, &pass{})
+}
+
+func (s *Service) advance(ctx context.Context, a lifecycle.Access, id string, p *pass) (requests.Request, error) {
 	r, err := s.c.Requests.Get(ctx, id)
 	for range atOnce {
 		if err != nil || !r.State.Open() {
@@ -36,7 +80,7 @@ func (s *Service) Advance(ctx context.Context, a lifecycle.Access, id string) (r
 		}
 		before := r.State
 		if r, err = s.c.Requests.Move(ctx, a, id, s.settle); err == nil && r.State == before {
-			r, err = s.act(ctx, a, r)
+			r, err = s.act(ctx, a, r, p)
 		}
 		if err != nil || r.State == before {
 			return r, err
@@ -100,7 +144,7 @@ func (s *Service) settle(r *requests.Request, f requests.Facts) error {
 }
 
 // act does what a state asks for, and moves the request by how it ended.
-func (s *Service) act(ctx context.Context, a lifecycle.Access, r requests.Request) (requests.Request, error) {
+func (s *Service) act(ctx context.Context, a lifecycle.Access, r requests.Request, p *pass) (requests.Request, error) {
 	switch {
 	case r.State == requests.Received && r.TenantID == nil:
 		// A crash after the certificate was issued: it is found by the request's id.
@@ -114,7 +158,11 @@ func (s *Service) act(ctx context.Context, a lifecycle.Access, r requests.Reques
 	case r.State == requests.InProgress:
 		return s.erase(ctx, a, r)
 	case r.State == requests.Verifying, r.State == requests.PartiallyCompleted, r.State == requests.AwaitingRecipient:
-		return s.finish(ctx, a, r)
+		if p.later {
+			p.left = append(p.left, r)
+			return r, nil
+		}
+		return s.finish(ctx, a, r, p)
 	}
 	return r, nil
 }
@@ -151,14 +199,23 @@ func (s *Service) erase(ctx context.Context, a lifecycle.Access, r requests.Requ
 }
 
 // finish has what is deleted verified and certified, and looks how far that came.
-func (s *Service) finish(ctx context.Context, a lifecycle.Access, r requests.Request) (requests.Request, error) {
+func (s *Service) finish(ctx context.Context, a lifecycle.Access, r requests.Request, p *pass) (requests.Request, error) {
 	if r.ErasureID == nil {
 		return r, errors.New("a request is verified without an erasure")
 	}
-	cause := s.c.Erasures.Finish(ctx, a, *r.ErasureID)
 	e, err := s.c.Erasures.Get(ctx, *r.ErasureID)
 	if err != nil {
-		return r, errors.Join(cause, err)
+		return r, err
+	}
+	var cause error
+	if e.CertificateID == "" {
+		var run string
+		if run, cause = p.sweep(ctx, a, s.c.Erasures); cause == nil {
+			cause = s.c.Erasures.Finish(ctx, a, *r.ErasureID, run)
+		}
+		if e, err = s.c.Erasures.Get(ctx, *r.ErasureID); err != nil {
+			return r, errors.Join(cause, err)
+		}
 	}
 	r, err = s.move(ctx, a, r, func(r *requests.Request, _ requests.Facts) {
 		switch to := e.State(); {

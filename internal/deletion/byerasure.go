@@ -43,25 +43,24 @@ func (e *Eraser) Erase(ctx context.Context, a lifecycle.Access, tenant lifecycle
 	return out.ErasureID, out.Delay
 }
 
-// Finish implements Erasures by a pass of the sweep that finishes and verifies. When
-// one is running now, its result is seen at the next call.
-func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, erasureID string) error {
+// Sweep implements Erasures.
+func (e *Eraser) Sweep(ctx context.Context, a lifecycle.Access) (string, error) {
+	run, err := e.Runner.RunOnce(ctx, a, sweep.Erasures, sweep.BySchedule)
+	if errors.Is(err, lifecycle.SweepRunning) {
+		return "", fmt.Errorf("%w: %w", ErrWaits, err)
+	}
+	return run.ID, err
+}
+
+// Finish implements Erasures. The sweep has finished what it could; what is left says
+// here why.
+func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, erasureID, run string) error {
 	id, err := uuid.Parse(erasureID)
 	if err != nil {
 		return errors.New("an erasure is named by a uuid")
 	}
-	if x, err := e.Store.Get(ctx, id); err != nil || x.CertificateID != "" {
-		return err
-	}
-	run, err := e.Runner.RunOnce(ctx, a, sweep.Erasures, sweep.BySchedule)
-	if errors.Is(err, lifecycle.SweepRunning) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
 	var left *erasure.Remains
-	if err = e.Eraser.Finish(ctx, a, id, run.ID); errors.As(err, &left) {
+	if err = e.Eraser.Finish(ctx, a, id, run); errors.As(err, &left) {
 		return fmt.Errorf("%w: %w", ErrRemains, err)
 	}
 	return err
@@ -108,37 +107,32 @@ func (e *Eraser) NothingHeld(ctx context.Context, a lifecycle.Access, r requests
 	}
 	if last == nil || last.Result != sweeps.Clean {
 		run, err := e.Runner.RunOnce(ctx, a, sweep.Orphans, sweep.BySchedule)
+		if errors.Is(err, lifecycle.SweepRunning) {
+			return "", fmt.Errorf("%w: %w", ErrWaits, err)
+		}
 		if err != nil {
 			return "", err
 		}
 		last = &run
 	}
 	if last.Result != sweeps.Clean {
-		return "", fmt.Errorf("the sweep for orphans says %s, so nobody can say that nothing is held", last.Result)
+		return "", fmt.Errorf("%w: the sweep for orphans says %s, so nobody can say that nothing is held", ErrWaits, last.Result)
 	}
 	n.SweepRun = last.ID
 	c, err := e.Eraser.CertifyNothing(ctx, a, n)
+	if errors.Is(err, erasure.ErrHeld) {
+		err = fmt.Errorf("%w: %w", ErrWaits, err)
+	}
 	return c.ID, err
 }
 
 // Certificate implements Erasures.
-func (e *Eraser) Certificate(ctx context.Context, certificateID, format string) ([]byte, string, error) {
-	id, err := uuid.Parse(certificateID)
+func (e *Eraser) Certificate(ctx context.Context, a lifecycle.Access, of, format string) ([]byte, string, error) {
+	id, err := uuid.Parse(of)
 	if err != nil {
 		return nil, "", lifecycle.Fail(lifecycle.NotFound, "There is no such certificate.")
 	}
-	stored, err := e.Store.Certificate(ctx, id)
-	if err != nil {
-		return nil, "", err
-	}
 	f := certificate.Format(format)
-	if f == certificate.JSON {
-		return []byte(stored.Document), f.ContentType(), nil
-	}
-	c, err := certificate.Parse([]byte(stored.Document))
-	if err != nil {
-		return nil, "", err
-	}
-	b, err := c.Render(f)
+	b, err := e.Eraser.Hand(ctx, a, id, f)
 	return b, f.ContentType(), err
 }

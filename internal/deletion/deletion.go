@@ -36,20 +36,31 @@ type Erasures interface {
 	// error, when the erasure has begun and waits.
 	Erase(ctx context.Context, a lifecycle.Access, tenant lifecycle.TenantID, o Order) (erasureID string, err error)
 	// Finish verifies and certifies what is deleted. ErrRemains says that rows were
-	// found; they are counted again at the next call.
-	Finish(ctx context.Context, a lifecycle.Access, erasureID string) error
+	// found, ErrWaits that it cannot be told yet; both are looked at again at the next call.
+	// It rests on a sweep's run that began after the deletion.
+	Finish(ctx context.Context, a lifecycle.Access, erasureID, run string) error
+	// Sweep runs one pass of the sweep that counts, for all erasures. ErrWaits says
+	// that one is running now.
+	Sweep(ctx context.Context, a lifecycle.Access) (run string, err error)
 	// Get returns an erasure, Of that of a tenant; both can be not-found.
 	Get(ctx context.Context, erasureID string) (Erasure, error)
 	Of(ctx context.Context, tenant lifecycle.TenantID) (Erasure, error)
 	// NothingHeld issues the certificate that nothing was held of what a request is
 	// about, once a request.
 	NothingHeld(ctx context.Context, a lifecycle.Access, r requests.Request) (certificateID string, err error)
-	// Certificate renders a certificate as json, html or pdf.
-	Certificate(ctx context.Context, certificateID, format string) (content []byte, contentType string, err error)
+	// Certificate renders the certificate of an erasure, or of a request that has none,
+	// as json, html or pdf, after it has recorded that it hands it out.
+	Certificate(ctx context.Context, a lifecycle.Access, id, format string) (content []byte, contentType string, err error)
 }
 
-// ErrRemains means that rows of an erased tenant were found.
-var ErrRemains = errors.New("rows of the tenant remain")
+// Expected ends of a step, after which a request waits for the next pass.
+var (
+	// ErrRemains means that rows of an erased tenant were found.
+	ErrRemains = errors.New("rows of the tenant remain")
+	// ErrWaits means that nothing is wrong with the request: what it rests on is not
+	// there yet.
+	ErrWaits = errors.New("what the request rests on is not there yet")
+)
 
 // Order is the request that an erasure fulfils.
 type Order struct {

@@ -38,6 +38,9 @@ type erasures struct {
 	awaits  bool  // the end service has not acknowledged
 	certs   map[string]string
 	ordered int
+	handed  int
+	swept   int
+	waits   bool // what certificates rest on is not there
 }
 
 func (f *erasures) set(change func(*erasures)) { f.mu.Lock(); defer f.mu.Unlock(); change(f) }
@@ -67,9 +70,20 @@ func (f *erasures) Erase(_ context.Context, _ lifecycle.Access, tenant lifecycle
 	return f.id(tenant), nil
 }
 
-func (f *erasures) Finish(_ context.Context, _ lifecycle.Access, id string) error {
+func (f *erasures) Sweep(context.Context, lifecycle.Access) (string, error) {
+	f.set(func(f *erasures) { f.swept++ })
+	return uuid.NewString(), nil
+}
+
+func (f *erasures) Finish(_ context.Context, _ lifecycle.Access, id, run string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if run == "" {
+		return errors.New("no sweep has counted")
+	}
+	if f.waits {
+		return deletion.ErrWaits
+	}
 	if f.remains {
 		return deletion.ErrRemains
 	}
@@ -111,8 +125,11 @@ func (f *erasures) NothingHeld(_ context.Context, _ lifecycle.Access, r requests
 	return f.certs[r.ID], nil
 }
 
-func (f *erasures) Certificate(_ context.Context, id, format string) ([]byte, string, error) {
-	return []byte(`{"certificate_id":"` + id + `"}`), "application/" + format, nil
+func (f *erasures) Certificate(_ context.Context, _ lifecycle.Access, of, format string) ([]byte, string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.handed++
+	return []byte(`{"certificate_id":"` + f.certs[of] + `"}`), "application/" + format, nil
 }
 
 // office is support at work.
@@ -260,7 +277,7 @@ func TestARequestTravelsFromTheTicketToTheCertificateByTwoPeople(t *testing.T) {
 	if got := o.moves(r.ID); got != "anna received, anna identity_check, anna awaiting_approval, bob approved, job in_progress, job verifying, job completed" {
 		t.Errorf("it travelled: %s", got)
 	}
-	b, kind, err := o.Certificate(t.Context(), r.ID, "json")
+	b, kind, err := o.Certificate(t.Context(), person("bob"), r.ID, "json")
 	if err != nil || kind != "application/json" || !strings.Contains(string(b), *done.CertificateID) {
 		t.Errorf("%s %s %v", b, kind, err)
 	}
@@ -419,7 +436,7 @@ func TestAlreadyErasedIsASuccessWithTheCertificateThatThereIs(t *testing.T) {
 	v := storetest.Values("erased")
 	id := o.Install(v, "one")
 	eid, err := o.erasures.Erase(t.Context(), storetest.Service(), id, deletion.Order{RequestedAt: o.Clock.Now()})
-	if err != nil || o.erasures.Finish(t.Context(), storetest.Service(), eid) != nil {
+	if err != nil || o.erasures.Finish(t.Context(), storetest.Service(), eid, uuid.NewString()) != nil {
 		t.Fatal(err)
 	}
 	r, err := o.Request(t.Context(), person("anna"), key(v), time.Time{})
@@ -615,5 +632,42 @@ func TestNoMoveWithoutItsEvent(t *testing.T) {
 			}
 			o.at(r.ID, requests.AwaitingApproval)
 		})
+	}
+}
+
+func TestARequestThatWaitsIsNoFailedJobAndOneSweepCountsForAll(t *testing.T) {
+	o := open(t)
+	var all []requests.Request
+	for _, name := range []string{"a", "b", "c"} {
+		_, _, r := o.customer(name)
+		o.expect2(o.Approve(t.Context(), person("bob"), r.ID))
+		all = append(all, r)
+	}
+	job := func(state requests.State) {
+		t.Helper()
+		swept := o.erasures.swept
+		if err := o.Run(t.Context(), "cron"); err != nil {
+			t.Errorf("the job failed: %v", err)
+		}
+		for _, r := range all {
+			o.at(r.ID, state)
+		}
+		if n := o.erasures.swept - swept; n != 1 {
+			t.Errorf("%d sweeps for %d requests", n, len(all))
+		}
+	}
+	o.Clock.Add(2 * hour)
+	o.erasures.set(func(f *erasures) { f.waits = true })
+	job(requests.Verifying)
+	o.erasures.set(func(f *erasures) { f.waits, f.remains = false, true })
+	job(requests.PartiallyCompleted)
+	o.erasures.set(func(f *erasures) { f.remains = false })
+	job(requests.Completed)
+	_, _, r := o.customer("broken")
+	o.expect2(o.Approve(t.Context(), person("bob"), r.ID))
+	o.Clock.Add(2 * hour)
+	o.erasures.set(func(f *erasures) { f.broken = errors.New("out of order") })
+	if err := o.Run(t.Context(), "cron"); err == nil {
+		t.Error("what nobody expected does not fail the job")
 	}
 }

@@ -91,8 +91,9 @@ type Listed struct {
 	Overdue bool `json:"overdue"`
 }
 
-// Certificate renders the certificate of a request that has one.
-func (s *Service) Certificate(ctx context.Context, id, format string) ([]byte, string, error) {
+// Certificate renders the certificate of a request that has one, and records that it
+// is handed out.
+func (s *Service) Certificate(ctx context.Context, a lifecycle.Access, id, format string) ([]byte, string, error) {
 	r, err := s.c.Requests.Get(ctx, id)
 	if err != nil {
 		return nil, "", err
@@ -100,7 +101,11 @@ func (s *Service) Certificate(ctx context.Context, id, format string) ([]byte, s
 	if r.CertificateID == nil {
 		return nil, "", lifecycle.Fail(lifecycle.NotFound, "This request has no certificate: it is "+string(r.State)+".")
 	}
-	return s.c.Erasures.Certificate(ctx, *r.CertificateID, format)
+	of := r.ID // a certificate is found by its erasure, or by the request that has none
+	if r.ErasureID != nil {
+		of = *r.ErasureID
+	}
+	return s.c.Erasures.Certificate(ctx, onTicket(a, r), of, format)
 }
 
 // Erased finds the erasure of what a client key or workspace belongs to, with its
@@ -118,6 +123,6 @@ func (s *Service) Erased(ctx context.Context, a lifecycle.Access, subject tenant
 	if err != nil || e.CertificateID == "" {
 		return e, nil, err
 	}
-	b, _, err := s.c.Erasures.Certificate(ctx, e.CertificateID, "json")
+	b, _, err := s.c.Erasures.Certificate(ctx, a, e.ID, "json")
 	return e, b, err
 }

@@ -161,7 +161,7 @@ func (a *admin) deletionRoutes() {
 	}
 	add(a, http.MethodGet, "/v1/deletion-requests/{id}/certificate", "The certificate of a completed request; verify it offline with trakr verify", observers,
 		func(ctx context.Context, in *certificateIn) (*certificateOut, error) {
-			b, kind, err := a.Deletions.Certificate(ctx, in.ID, in.Format)
+			b, kind, err := a.Deletions.Certificate(ctx, fulfil(ctx, reason{}), in.ID, in.Format)
 			if err != nil {
 				return nil, err
 			}

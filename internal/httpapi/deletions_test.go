@@ -180,7 +180,16 @@ func TestWhatWasNeverKnownIsDeniedCancelledOrHeldEndsAsItIsNamed(t *testing.T) {
 	anna, bob := w.token(lifecycle.RoleSupport), w.token(lifecycle.RoleSupport)
 
 	never := w.ask(anna, invent("never")).shown(t, http.StatusCreated, "completed_nothing_held")
+	handed := func() int64 {
+		return w.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'report.issue' AND status_detail = 'certificate json' AND outcome = 'success'`)
+	}
+	if n := handed(); n != 2 { // by the request, and by the look-up
+		t.Errorf("%d certificates handed out are recorded", n)
+	}
 	c := w.call(http.MethodGet, asked+"/"+never.RequestID+"/certificate", anna, nil)
+	if n := handed(); n != 3 {
+		t.Errorf("%d certificates handed out are recorded, that of nothing held among them", n)
+	}
 	if got, err := certificate.Parse([]byte(c.body)); err != nil || got.State != certificate.NothingHeld || got.RequestID != never.RequestID {
 		t.Errorf("%v: %d %s", err, c.status, c.body)
 	}
