@@ -16,6 +16,7 @@ import (
 // person cannot approve, a hold stops, and what was never known ends with a
 // certificate that verifies offline.
 func TestDeletionRequestsAndHoldsAtTheCommandLine(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	m.env = append(m.env, "TRAKR_DEV_SKIP_PROOF=true")
 	_, _ = m.serve()

