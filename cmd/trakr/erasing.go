@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +26,7 @@ func (s *service) erasing(ctx context.Context, keys *keyring.Keyring, now func()
 		return err
 	}
 	c := erasure.Config{Door: s.door, Erasures: s.erasures, Sweeps: s.sweeps, Holds: s.holds, Log: s.audit, Keys: keys, Policy: s.policy, Ledger: s.ledger,
-		Version: toolVersion(), Now: now, Slog: s.log, After: killAfter()}
+		Version: toolVersion(), Now: now, Slog: s.log, After: afterStep}
 	s.begun = make(chan struct{}, 1)
 	c.Begun = s.eraserBegun
 	if !s.serving {
@@ -198,17 +196,6 @@ func aLedger[L ledger.Ledger](l L, err error) (ledger.Ledger, error) {
 	return l, nil
 }
 
-// killAfter lets a test end this process, as a power failure would, when a step of an
-// erasure is durable: TRAKR_TEST_KILL_AFTER names the step.
-func killAfter() func(string) {
-	at := os.Getenv("TRAKR_TEST_KILL_AFTER")
-	if at == "" {
-		return nil
-	}
-	return func(step string) {
-		if step == at {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
-		}
-	}
-}
+// afterStep is called when a step of an erasure is durable. Tests set it, to end this
+// process there as a power failure would.
+var afterStep func(step string)

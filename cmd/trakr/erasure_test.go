@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,7 +19,20 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// erasuresOf lists what the command shows, newest first.
+// This binary is the service as well: where the environment names a step, it is killed
+// as soon as that step of an erasure is durable.
+func init() {
+	if at := os.Getenv("TRAKR_TEST_KILL_AFTER"); at != "" {
+		afterStep = func(step string) {
+			if step == at {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {}
+			}
+		}
+	}
+}
+
+// erasures lists what the command shows, newest first.
 func (m *machine) erasures() []erasureJSON {
 	m.t.Helper()
 	var list struct{ Erasures []erasureJSON }

@@ -123,11 +123,10 @@ func (e *Eraser) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.Ten
 	x, err := e.goOn(ctx, a, begun, Delete, "")
 	out.Deleted, out.Delay = !x.DeletedAt.IsZero(), err
 	e.c.Begun()
-	if errors.Is(err, lifecycle.OnHold) {
-		// The log says once that the law keeps the values; later attempts are the sweep's.
-		if err := e.heldBack(ctx, a, id, begun); err != nil {
-			return out, err
-		}
+	if errors.Is(err, lifecycle.OnHold) && !out.Already {
+		// The log says once that the law keeps the values. When it cannot, the hold
+		// and the tombstone still stand in the database.
+		out.Delay = errors.Join(err, e.heldBack(ctx, a, id, begun))
 	}
 	if err != nil {
 		e.c.Slog.WarnContext(ctx, "an erasure has begun and waits", "erasure_id", out.ErasureID, "error", err)

@@ -13,6 +13,7 @@ import (
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
+	"trakr/internal/sweep/sweeptest"
 	"trakr/policy"
 )
 
@@ -241,8 +242,7 @@ func TestADryRunIsNoPassAndMovesNoFinding(t *testing.T) {
 func TestADryRunFinishesNoErasure(t *testing.T) {
 	e := storetest.New(t)
 	rig := erasuretest.New(t, e)
-	e.Only(sweep.Orphans, sweep.Erasures)
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(rig.Eraser, e.Policy))
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(rig.Eraser, e.Policy))...)
 	if err != nil {
 		t.Fatal(err)
 	}

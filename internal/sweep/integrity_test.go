@@ -13,6 +13,7 @@ import (
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
+	"trakr/internal/sweep/sweeptest"
 )
 
 // looker runs integrity passes on a log with a checkpoint kept elsewhere.
@@ -28,13 +29,12 @@ type looker struct {
 func integrity(t *testing.T) *looker {
 	t.Helper()
 	l := &looker{Env: storetest.New(t)}
-	l.Only(sweep.Integrity)
 	p := sweep.NewIntegrity(l.DB, l.Log, sweeps.New(l.DB), func(_ context.Context, all bool) ([]audit.Outside, error) {
 		l.asked = append(l.asked, all)
 		return l.kept, nil
 	})
 	p.Progress = func(done, _ int64) { l.seen = append(l.seen, done) }
-	l.runner = storetest.Must(t)(sweep.New(l.DB, l.Policy, l.Clock.Now, slog.New(slog.DiscardHandler), p)).(*sweep.Runner)
+	l.runner = storetest.Must(t)(sweep.New(l.DB, l.Policy, l.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(l.Policy, p)...)).(*sweep.Runner)
 	l.seq = storetest.Must(t)(l.Log.NewSequencer()).(*audit.Sequencer)
 	return l
 }

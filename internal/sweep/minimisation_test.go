@@ -14,13 +14,13 @@ import (
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tokens"
 	"trakr/internal/sweep"
+	"trakr/internal/sweep/sweeptest"
 	"trakr/policy"
 )
 
 func minimise(t *testing.T, e *storetest.Env) sweeps.Run {
 	t.Helper()
-	e.Only(sweep.Minimisation)
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewMinimisation(sweeps.New(e.DB), e.Policy))
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewMinimisation(sweeps.New(e.DB), e.Policy))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,13 +10,13 @@ import (
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
+	"trakr/internal/sweep/sweeptest"
 	"trakr/policy"
 )
 
 func retain(t *testing.T, e *storetest.Env) sweeps.Run {
 	t.Helper()
-	e.Only(sweep.Retention)
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewRetention(sweeps.New(e.DB), e.Policy))
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewRetention(sweeps.New(e.DB), e.Policy))...)
 	if err != nil {
 		t.Fatal(err)
 	}

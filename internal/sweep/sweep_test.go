@@ -578,9 +578,9 @@ func TestASweepThatDidNotRunIsOverdueAfterTwiceItsInterval(t *testing.T) {
 
 func TestAPolicyWithAnUnknownSweepIsRefused(t *testing.T) {
 	e := storetest.New(t)
-	e.Only(sweep.Orphans, sweep.Erasures)
-	e.Policy.Sweeps[0].Kind = "orphan"
-	if _, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy)); err == nil {
+	passes := sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy))
+	e.Policy.Sweeps = append(e.Policy.Sweeps, policy.Sweep{Kind: "orphan"})
+	if _, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), passes...); err == nil {
 		t.Error("a sweep that can never run was scheduled")
 	}
 }

@@ -294,11 +294,6 @@ func (s *Store) Issue(ctx context.Context, a lifecycle.Access, tenant lifecycle.
 	return issued, nil
 }
 
-// Certificate returns the certificate of this id, or not-found.
-func (s *Store) Certificate(ctx context.Context, id uuid.UUID) (Certificate, error) {
-	return certificate(ctx, pg.Bun(s.db), `certificate_id = ?`, id.String())
-}
-
 // CertificateOf returns the certificate of an erasure or of a request, or not-found.
 func (s *Store) CertificateOf(ctx context.Context, id uuid.UUID) (Certificate, error) {
 	return certificate(ctx, pg.Bun(s.db), `erasure_id = ?0 OR request_id = ?0 OR erasure_id IN (SELECT x.erasure_id FROM trakr.erasures AS x WHERE x.request_id = ?0)`, id.String())

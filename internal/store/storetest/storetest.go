@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -208,11 +207,6 @@ func (e *Env) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.Tenant
 		return "", err
 	}
 	return result, e.Door.Delete(ctx, a, erasure)
-}
-
-// Only leaves no other kinds of sweep in the policy, for a runner of just these.
-func (e *Env) Only(kinds ...string) {
-	e.Policy.Sweeps = slices.DeleteFunc(e.Policy.Sweeps, func(s policy.Sweep) bool { return !slices.Contains(kinds, s.Kind) })
 }
 
 // Must returns a function that fails the test on an error.
