@@ -16,10 +16,12 @@ func judge(p *Policy, lines lineIndex) []Fault {
 	j := &judgement{p: p, lines: lines}
 	j.fields()
 	j.stores()
+	j.egress()
 	j.retention()
 	j.requests()
 	j.sweeps()
 	j.liveness()
+	j.roles()
 	j.reasons()
 	j.app()
 	return j.faults
@@ -69,6 +71,10 @@ func (j *judgement) fields() {
 				j.fault(at+".reasons", "%q is not a reason code", r)
 			}
 		}
+		if f.Off && !canBeOff(f.Name) {
+			j.fault(at+".off", "the service cannot do without %s", f.Name)
+		}
+		j.released(at, f)
 		s, ok := j.store(f.Store)
 		if !ok {
 			j.fault(at+".store", "there is no store %q", f.Store)
@@ -82,6 +88,73 @@ func (j *judgement) fields() {
 	for _, f := range lifecycle.Fields() {
 		if !seen[f] {
 			j.fault("$.fields", "%s is kept by the service and not declared", f)
+		}
+	}
+}
+
+// canBeOff reports whether the service works without a field.
+func canBeOff(f lifecycle.Field) bool { return f == lifecycle.Username || f == lifecycle.AvatarURL }
+
+// disclosable are the fields that the code can send anywhere, and where. Whatever a
+// policy says, a person's data and a credential go nowhere.
+var disclosable = map[lifecycle.Field][]Destination{
+	lifecycle.ClientKey:     {ToBitbucket, ToEndService},
+	lifecycle.PrincipalUUID: {ToBitbucket},
+}
+
+// released: a field goes only where the code can send it, to a destination that is
+// declared and used.
+func (j *judgement) released(at string, f FieldRule) {
+	for i, to := range f.Egress {
+		at := at + ".egress[" + strconv.Itoa(i) + "]"
+		e, ok := j.p.Destination(to)
+		switch {
+		case !ok:
+			j.fault(at, "there is no destination %q under egress", to)
+		case !slices.Contains(disclosable[f.Name], to):
+			j.fault(at, "%s is never sent to %s", f.Name, to)
+		case len(e.Hosts) == 0:
+			j.fault(at, "the destination %s has no host, so nothing can be sent there", to)
+		case f.Off:
+			j.fault(at, "%s is off and cannot be sent", f.Name)
+		}
+	}
+}
+
+// egress: each destination once; details and acknowledgement are the end service's.
+func (j *judgement) egress() {
+	seen := map[Destination]bool{}
+	for i, e := range j.p.Egress {
+		at := "$.egress[" + strconv.Itoa(i) + "]"
+		if seen[e.To] {
+			j.fault(at+".to", "the destination %s is declared twice", e.To)
+		}
+		seen[e.To] = true
+		if e.To != ToEndService && (len(e.Details) > 0 || e.Required) {
+			j.fault(at, "details and required are for %s only", ToEndService)
+		}
+	}
+	if b, ok := j.p.Destination(ToBitbucket); !ok || len(b.Hosts) == 0 {
+		j.fault("$.egress", "the destination bitbucket and its hosts must be declared: every install asks there")
+	}
+}
+
+// roles: each role of the service exactly once.
+func (j *judgement) roles() {
+	seen := map[lifecycle.Role]bool{}
+	for i, r := range j.p.Roles {
+		at := "$.roles[" + strconv.Itoa(i) + "].name"
+		switch {
+		case !slices.Contains(lifecycle.Roles(), r.Name):
+			j.fault(at, "%q is not a role of the service", r.Name)
+		case seen[r.Name]:
+			j.fault(at, "%s is declared twice", r.Name)
+		}
+		seen[r.Name] = true
+	}
+	for _, r := range lifecycle.Roles() {
+		if !seen[r] {
+			j.fault("$.roles", "%s acts in the service and is not declared", r)
 		}
 	}
 }

@@ -9,6 +9,7 @@ package policy
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,8 @@ type Policy struct {
 	ForbiddenCategories []string       `yaml:"forbidden_categories"` // fideslang keys, prefix match: "user.contact"
 	Stores              []Store        `yaml:"stores"`
 	SubProcessors       []SubProcessor `yaml:"sub_processors"`
+	Egress              []Egress       `yaml:"egress"`
+	PersonalData        PersonalData   `yaml:"personal_data_reporting"`
 	Retention           []Retention    `yaml:"retention"`
 	DeletionDeadline    Period         `yaml:"deletion_deadline"` // from uninstall to gone from live stores
 	DeletionRequests    Requests       `yaml:"deletion_requests"`
@@ -32,6 +35,7 @@ type Policy struct {
 	Liveness            Liveness       `yaml:"liveness"`
 	Sweeps              []Sweep        `yaml:"sweeps"`
 	KnownPayloadKeys    []string       `yaml:"known_payload_keys"` // seen in payloads and not kept; see KnownPayloadKey
+	Roles               []Role         `yaml:"roles"`
 	Reasons             []Reason       `yaml:"reasons"`
 	NotAudited          []NotAudited   `yaml:"not_audited"` // the published list of what leaves no audit event
 
@@ -79,6 +83,8 @@ type FieldRule struct {
 	Purpose    string                 `yaml:"purpose"`
 	Store      string                 `yaml:"store"`
 	Retention  string                 `yaml:"retention"`  // class of Retention
+	Off        bool                   `yaml:"off"`        // not stored at all; for username and avatar_url only
+	Egress     []Destination          `yaml:"egress"`     // where its value may be sent; empty: it stays here
 	Credential bool                   `yaml:"credential"` // never released by an API, whatever readers say
 	Readers    []lifecycle.Role       `yaml:"readers"`
 	Reasons    []lifecycle.ReasonCode `yaml:"reasons"`
@@ -129,6 +135,49 @@ type SubProcessor struct {
 	Country string `yaml:"country"`
 	Purpose string `yaml:"purpose"`
 	Since   string `yaml:"since"` // date, 2006-01-02
+}
+
+// Destination names a party that the service talks to.
+type Destination string
+
+// The destinations. The code knows no other, so a policy can only take away.
+const (
+	ToBitbucket   Destination = "bitbucket"   // Bitbucket's API, asked with the tenant's own secret
+	ToEndService  Destination = "end-service" // Trakr's own service behind this one
+	ToFindings    Destination = "findings"    // the operator's endpoint for findings
+	ToCheckpoints Destination = "checkpoints" // somebody who keeps the audit's checkpoints
+	ToLedger      Destination = "ledger"      // an erasure ledger that is not a file
+	ToTelemetry   Destination = "telemetry"   // the collector of traces, metrics and logs
+	ToKeys        Destination = "keys"        // whoever unwraps the keyring
+)
+
+// Destinations lists them.
+func Destinations() []Destination {
+	return []Destination{ToBitbucket, ToEndService, ToFindings, ToCheckpoints, ToLedger, ToTelemetry, ToKeys}
+}
+
+// Egress declares one destination: without it nothing is sent there.
+type Egress struct {
+	To       Destination `yaml:"to"`
+	Party    string      `yaml:"party"`   // who that is
+	Country  string      `yaml:"country"` // ISO 3166-1 alpha-2
+	Purpose  string      `yaml:"purpose"`
+	Hosts    []string    `yaml:"hosts"`    // exact host names; this machine's own need no mention; empty: the destination is not used
+	Carries  []string    `yaml:"carries"`  // what goes there besides guarded fields, in words
+	Details  []string    `yaml:"details"`  // of the app, for the end service: app_key, app_name
+	Required bool        `yaml:"required"` // an erasure waits for its acknowledgement
+}
+
+// PersonalData is Atlassian's duty to report accounts whose personal data an app
+// stores. It applies while a field of a person is kept.
+type PersonalData struct {
+	MetBy string `yaml:"met_by"` // how it is met while it applies
+}
+
+// Role is one role that acts and what it may do.
+type Role struct {
+	Name lifecycle.Role `yaml:"name"`
+	May  string         `yaml:"may"`
 }
 
 // Retention is the period of one class of data.
@@ -241,6 +290,28 @@ func (p *Policy) Field(f lifecycle.Field) (FieldRule, bool) {
 		}
 	}
 	return FieldRule{}, false
+}
+
+// Keeps reports whether the values of f are stored.
+func (p *Policy) Keeps(f lifecycle.Field) bool {
+	r, ok := p.Field(f)
+	return ok && !r.Off
+}
+
+// Destination returns what is declared of a destination.
+func (p *Policy) Destination(to Destination) (Egress, bool) {
+	for _, e := range p.Egress {
+		if e.To == to {
+			return e, true
+		}
+	}
+	return Egress{}, false
+}
+
+// Releases reports whether the value of f may be sent to a destination.
+func (p *Policy) Releases(f lifecycle.Field, to Destination) bool {
+	r, ok := p.Field(f)
+	return ok && !r.Off && slices.Contains(r.Egress, to)
 }
 
 var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)

@@ -36,6 +36,9 @@ const (
 	RoleScheduler Role = "scheduler" // the code that runs sweeps
 )
 
+// Roles lists every role that acts.
+func Roles() []Role { return append(TokenRoles(), RoleIngress, RoleScheduler) }
+
 // TokenRoles lists the roles an API token can carry.
 func TokenRoles() []Role { return []Role{RoleService, RoleSupport, RoleReviewer, RoleOperator} }
 
