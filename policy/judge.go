@@ -279,6 +279,9 @@ func (j *judgement) retention() {
 	if j.p.DeletionDeadline.Duration() <= 0 {
 		j.fault("$.deletion_deadline", "the deadline must be longer than no time")
 	}
+	if _, err := time.Parse(time.DateOnly, j.p.Marketplace.Decided); err != nil {
+		j.fault("$.marketplace.decided", "not a date")
+	}
 	for i, s := range j.p.SubProcessors {
 		if _, err := time.Parse(time.DateOnly, s.Since); err != nil {
 			j.fault("$.sub_processors["+strconv.Itoa(i)+"].since", "not a date")

@@ -59,8 +59,9 @@ type Fault struct {
 	Text string
 }
 
-// Error is everything wrong with a policy file.
+// Error is everything wrong with a file.
 type Error struct {
+	Of     string // what the file is: "policy" or "statement"
 	File   string
 	Faults []Fault
 }
@@ -68,7 +69,7 @@ type Error struct {
 // Error implements error: one line per fault, as editors read them.
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d fault(s) in the policy", len(e.Faults))
+	fmt.Fprintf(&b, "%d fault(s) in the %s", len(e.Faults), e.Of)
 	for _, f := range e.Faults {
 		fmt.Fprintf(&b, "\n%s:%d: %s: %s", e.File, f.Line, f.Path, f.Text)
 	}
@@ -80,7 +81,7 @@ func (e *Error) Error() string {
 func Load(name string, data []byte) (*Policy, error) {
 	fail := func(fs ...Fault) (*Policy, error) {
 		slices.SortStableFunc(fs, func(a, b Fault) int { return a.Line - b.Line })
-		return nil, &Error{File: name, Faults: fs}
+		return nil, &Error{Of: "policy", File: name, Faults: fs}
 	}
 	if len(data) > maxSize {
 		return fail(Fault{Path: "$", Text: "the file is larger than 1 MiB"})

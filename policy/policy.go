@@ -28,6 +28,7 @@ type Policy struct {
 	SubProcessors       []SubProcessor `yaml:"sub_processors"`
 	Egress              []Egress       `yaml:"egress"`
 	PersonalData        PersonalData   `yaml:"personal_data_reporting"`
+	Marketplace         Marketplace    `yaml:"marketplace"`
 	Retention           []Retention    `yaml:"retention"`
 	DeletionDeadline    Period         `yaml:"deletion_deadline"` // from uninstall to gone from live stores
 	DeletionRequests    Requests       `yaml:"deletion_requests"`
@@ -79,6 +80,7 @@ type Vendor struct {
 type FieldRule struct {
 	Name       lifecycle.Field        `yaml:"name"`
 	Source     string                 `yaml:"source"`   // path in the payload, e.g. "principal.links.avatar.href"
+	Label      string                 `yaml:"label"`    // what Marketplace's sheet calls it
 	Category   string                 `yaml:"category"` // fideslang key
 	Purpose    string                 `yaml:"purpose"`
 	Store      string                 `yaml:"store"`
@@ -135,6 +137,7 @@ type SubProcessor struct {
 	Country string `yaml:"country"`
 	Purpose string `yaml:"purpose"`
 	Since   string `yaml:"since"` // date, 2006-01-02
+	Link    string `yaml:"link"`
 }
 
 // Destination names a party that the service talks to.
@@ -172,6 +175,23 @@ type Egress struct {
 // stores. It applies while a field of a person is kept.
 type PersonalData struct {
 	MetBy string `yaml:"met_by"` // how it is met while it applies
+}
+
+// Marketplace holds the answers of the Privacy & Security sheet that no software can
+// give: what lawyers and whoever deploys decided, and who that was.
+type Marketplace struct {
+	Owner            string `yaml:"owner"`   // the role that gave these answers
+	Decided          string `yaml:"decided"` // date, 2006-01-02
+	Controller       string `yaml:"gdpr_controller"`
+	Processor        string `yaml:"gdpr_processor"`
+	OutsideEEA       bool   `yaml:"transferred_outside_eea"`
+	Transfer         string `yaml:"transfer_mechanism"` // "" for none
+	Business         string `yaml:"ccpa_business"`
+	ServiceProvider  string `yaml:"ccpa_service_provider"`
+	DPA              bool   `yaml:"dpa"`
+	DiskEncryption   bool   `yaml:"disk_encryption"`
+	SecurityContact  string `yaml:"security_contact"`
+	SecurityPolicies string `yaml:"security_policies"` // https address
 }
 
 // Role is one role that acts and what it may do.

@@ -1,0 +1,256 @@
+package policy
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"golang.org/x/text/language"
+	"golang.org/x/text/language/display"
+
+	"trakr/internal/lifecycle"
+)
+
+//go:embed statement.yaml
+var defaultStatement []byte
+
+// SecurityStatement is what the vendor says in public, sentence by sentence.
+type SecurityStatement struct {
+	Version   int        `yaml:"version"`
+	Title     string     `yaml:"title"`
+	Sentences []Sentence `yaml:"sentences"`
+
+	hash string
+}
+
+// Sentence is one sentence and the checks that all must pass for it to be true.
+type Sentence struct {
+	ID     string   `yaml:"id"`
+	Text   string   `yaml:"text"` // with words in braces: see Policy.Say
+	Checks []string `yaml:"checks"`
+}
+
+// Hash is the lower-case hex SHA-256 of the file.
+func (s *SecurityStatement) Hash() string { return s.hash }
+
+// LoadStatement loads a security statement from a file; "" is the built-in one. A
+// sentence may be bound only to the checks that are known. Every fault comes back at
+// once, as an *Error.
+func LoadStatement(path string, checks []string) (*SecurityStatement, error) {
+	name, data := "the built-in statement", defaultStatement
+	if path != "" {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading the statement: %w", err)
+		}
+		name, data = path, b
+	}
+	return ParseStatement(name, data, checks)
+}
+
+var (
+	sentenceID = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+	inBraces   = regexp.MustCompile(`\{[^{}]*\}`)
+)
+
+// ParseStatement is LoadStatement for a text; the name stands in the faults.
+func ParseStatement(name string, data []byte, checks []string) (*SecurityStatement, error) {
+	fail := func(fs ...Fault) (*SecurityStatement, error) {
+		slices.SortStableFunc(fs, func(a, b Fault) int { return a.Line - b.Line })
+		return nil, &Error{Of: "statement", File: name, Faults: fs}
+	}
+	if len(data) > maxSize {
+		return fail(Fault{Path: "$", Text: "the file is larger than 1 MiB"})
+	}
+	file, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return fail(syntaxFault(err))
+	}
+	if len(file.Docs) != 1 || file.Docs[0].Body == nil || file.Docs[0].Body.Type() != ast.MappingType {
+		return fail(Fault{Path: "$", Text: "a statement is one YAML document"})
+	}
+	if f := aliases(file.Docs[0].Body); f != nil {
+		return fail(f...)
+	}
+	s := &SecurityStatement{}
+	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(s); err != nil {
+		return fail(syntaxFault(err))
+	}
+	if faults := s.judge(indexLines(file.Docs[0].Body), checks); len(faults) > 0 {
+		return fail(faults...)
+	}
+	sum := sha256.Sum256(data)
+	s.hash = hex.EncodeToString(sum[:])
+	return s, nil
+}
+
+// judge: this form, unique sentences, each bound to checks that exist, and no word in
+// braces that nobody fills.
+func (s *SecurityStatement) judge(lines lineIndex, checks []string) (out []Fault) {
+	fault := func(path, format string, args ...any) {
+		out = append(out, Fault{Line: lines.at(path), Path: path, Text: fmt.Sprintf(format, args...)})
+	}
+	if s.Version != 1 {
+		fault("$.version", "this program reads version 1")
+	}
+	if s.Title == "" {
+		fault("$.title", "the statement has no title")
+	}
+	if len(s.Sentences) == 0 {
+		fault("$.sentences", "the statement says nothing")
+	}
+	seen := map[string]bool{}
+	for i, x := range s.Sentences {
+		at := fmt.Sprintf("$.sentences[%d]", i)
+		switch {
+		case !sentenceID.MatchString(x.ID):
+			fault(at+".id", "an id is lower-case letters, digits and dashes, at most 32")
+		case seen[x.ID]:
+			fault(at+".id", "%s is used twice", x.ID)
+		}
+		seen[x.ID] = true
+		if x.Text == "" {
+			fault(at+".text", "the sentence has no text")
+		}
+		for _, word := range inBraces.FindAllString(x.Text, -1) {
+			if !slices.Contains(words, word) {
+				fault(at+".text", "nothing fills %s; there are: %s", word, strings.Join(words, " "))
+			}
+		}
+		if len(x.Checks) == 0 {
+			fault(at+".checks", "a sentence that nothing checks can never be true: bind it to a check")
+		}
+		for j, c := range x.Checks {
+			if !slices.Contains(checks, c) {
+				fault(fmt.Sprintf("%s.checks[%d]", at, j), "there is no check %q; there are: %s", c, strings.Join(checks, ", "))
+			} else if slices.Contains(x.Checks[:j], c) {
+				fault(fmt.Sprintf("%s.checks[%d]", at, j), "%s is bound twice", c)
+			}
+		}
+	}
+	return out
+}
+
+// words are the words in braces that Say fills.
+var words = []string{"{kept}", "{cities}", "{countries}", "{providers}", "{deadline}", "{backups}", "{sent}", "{scopes}", "{sweeps}", "{due}"}
+
+// Say fills the words in braces of a sentence from the policy.
+func (p *Policy) Say(text string) string {
+	if !strings.Contains(text, "{") {
+		return text
+	}
+	var kept, sent, scopes, cities, countries, providers []string
+	for _, f := range p.Fields {
+		if f.Off || f.Credential {
+			continue
+		}
+		kept = append(kept, f.Spoken())
+		if slices.Contains(f.Egress, ToEndService) {
+			sent = append(sent, "the "+f.Spoken())
+		}
+	}
+	end, _ := p.Destination(ToEndService)
+	if len(end.Details) > 0 {
+		sent = append(sent, "details of the app")
+	}
+	use := "Nothing is"
+	if len(sent) > 0 {
+		verb := " are"
+		if len(sent) == 1 && len(end.Details) == 0 {
+			verb = " is"
+		}
+		use = strings.ToUpper(And(sent)[:1]) + And(sent)[1:] + verb
+	}
+	for _, s := range p.App.Scopes {
+		scopes = append(scopes, s.Name)
+	}
+	for _, s := range p.Stores {
+		if s.HoldsFields {
+			cities, countries, providers = append(cities, s.City), append(countries, Country(s.Country)), append(providers, s.Provider)
+		}
+	}
+	backups := "there are no backups"
+	if _, ok := p.Period(Backups); ok {
+		backups = "backups that still hold it are gone " + p.BackupWindow().Human() + " later"
+	}
+	noun := "the scope "
+	if len(scopes) > 1 {
+		noun = "the scopes "
+	}
+	orphans, _ := p.Sweep("orphans")
+	return strings.NewReplacer("{kept}", And(kept), "{sent}", use, "{scopes}", noun+And(scopes), "{cities}", And(distinct(cities)),
+		"{countries}", And(distinct(countries)), "{providers}", And(distinct(providers)), "{deadline}", p.DeletionDeadline.Human(), "{backups}", backups,
+		"{sweeps}", Cadence(orphans.Schedule), "{due}", p.DeletionRequests.Due.Human()).Replace(text)
+}
+
+// Spoken is the field's name as a sentence has it.
+func (f FieldRule) Spoken() string {
+	switch f.Name {
+	case lifecycle.PrincipalUUID:
+		return "UUID"
+	case lifecycle.AvatarURL:
+		return "avatar"
+	}
+	return strings.ReplaceAll(string(f.Name), "_", " ")
+}
+
+// And joins words as a sentence does.
+func And(list []string) string {
+	switch n := len(list); n {
+	case 0:
+		return "nothing"
+	case 1:
+		return list[0]
+	default:
+		return strings.Join(list[:n-1], ", ") + " and " + list[n-1]
+	}
+}
+
+func distinct(list []string) []string {
+	var out []string
+	for _, s := range list {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Country is the English name of an ISO 3166-1 alpha-2 code, as Marketplace lists it.
+func Country(code string) string {
+	r, err := language.ParseRegion(code)
+	if err != nil {
+		return code
+	}
+	return display.English.Regions().Name(r)
+}
+
+// Cadence says in words how often a schedule comes.
+func Cadence(schedule string) string {
+	f := strings.Fields(schedule)
+	if len(f) != 5 || f[2] != "*" || f[3] != "*" || f[4] != "*" {
+		return "by a schedule"
+	}
+	n, every := strings.CutPrefix(f[0], "*/")
+	_, err := strconv.Atoi(n)
+	_, hour := strconv.Atoi(f[1])
+	switch {
+	case err == nil && f[1] == "*" && every:
+		return "every " + n + " minutes"
+	case err == nil && f[1] == "*":
+		return "every hour"
+	case err == nil && hour == nil && !every:
+		return "every day"
+	}
+	return "by a schedule"
+}

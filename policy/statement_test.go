@@ -1,0 +1,78 @@
+package policy_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"trakr/policy"
+)
+
+const sentence = "version: 1\ntitle: T\nsentences:\n  - id: kept\n    text: \"We keep only {kept}.\"\n    checks: [fields]\n"
+
+func TestASentenceSaysWhatThePolicySays(t *testing.T) {
+	p, err := policy.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"{kept}": "client key, UUID, username and avatar", "{cities}, {countries}, {providers}": "New York, United States, DigitalOcean",
+		"{deadline}": "1 hour", "{backups}": "backups that still hold it are gone 7 days later", "{sent}": "The client key and details of the app are",
+		"{scopes}": "the scopes account and webhook", "{sweeps}": "every hour", "{due}": "30 days", "plain": "plain",
+	} {
+		if got := p.Say(text); got != want {
+			t.Errorf("%s: %q", text, got)
+		}
+	}
+	less, err := policy.Load("f", []byte(strings.NewReplacer("source: principal.username\n", "source: principal.username\n    off: true\n",
+		"source: principal.links.avatar.href\n", "source: principal.links.avatar.href\n    off: true\n",
+		"    egress: [bitbucket, end-service]\n", "    egress: [bitbucket]\n", "    details: [app_key, app_name]\n", "").Replace(string(policy.DefaultYAML()))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := less.Say("{kept}; {sent}"); got != "client key and UUID; Nothing is" {
+		t.Errorf("with two fields off and nothing sent: %q", got)
+	}
+}
+
+func TestCadenceOfASchedule(t *testing.T) {
+	for in, want := range map[string]string{"17 * * * *": "every hour", "*/5 * * * *": "every 5 minutes", "23 2 * * *": "every day", "23 2 * * 1": "by a schedule", "1,2 * * * *": "by a schedule", "*/5 2 * * *": "by a schedule"} {
+		if got := policy.Cadence(in); got != want {
+			t.Errorf("%s: %s", in, got)
+		}
+	}
+}
+
+func TestEachFaultOfAStatementIsNamedWithItsLine(t *testing.T) {
+	for name, c := range map[string]struct {
+		old, replacement string
+		line             int
+		want             string
+	}{
+		"another version":    {"version: 1", "version: 2", 1, "version 1"},
+		"no title":           {"title: T", "title: \"\"", 2, "no title"},
+		"an unknown key":     {"title: T", "title: T\nby: me", 3, "unknown field"},
+		"an id with spaces":  {"id: kept", "id: we keep", 4, "lower-case"},
+		"nobody fills it":    {"{kept}", "{forgot}", 5, "nothing fills {forgot}"},
+		"no text":            {"We keep only {kept}.", "", 5, "no text"},
+		"checked by nothing": {"checks: [fields]", "checks: []", 6, "can never be true"},
+		"an unknown check":   {"checks: [fields]", "checks: [feelings]", 6, `no check "feelings"`},
+		"a check twice":      {"checks: [fields]", "checks: [fields, fields]", 6, "bound twice"},
+		"an id twice":        {"    checks: [fields]\n", "    checks: [fields]\n  - id: kept\n    text: x\n    checks: [fields]\n", 7, "used twice"},
+		"an alias":           {"text: ", "text: &a ", 5, "anchors"},
+		"a list":             {sentence, "- a\n", 0, "one YAML document"},
+		"nothing":            {sentence, "", 0, "one YAML document"},
+		"not YAML":           {"title: T", "title: [", 2, ""},
+		"no sentence":        {sentence[strings.Index(sentence, "sentences"):], "sentences: []\n", 3, "says nothing"},
+	} {
+		_, err := policy.ParseStatement("s.yaml", []byte(strings.Replace(sentence, c.old, c.replacement, 1)), []string{"fields"})
+		var e *policy.Error
+		if !errors.As(err, &e) || e.Of != "statement" {
+			t.Errorf("%s: taken: %v", name, err)
+			continue
+		}
+		if f := e.Faults[0]; !strings.Contains(f.Text, c.want) || f.Line != c.line {
+			t.Errorf("%s: line %d: %s", name, f.Line, f.Text)
+		}
+	}
+}
