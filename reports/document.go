@@ -100,11 +100,19 @@ type Document struct {
 	Notes         []string    `json:"notes"`
 }
 
+// Report is a finished report of any kind.
+type Report interface {
+	// Render writes it in a format. The same report gives the same bytes.
+	Render(f Format) ([]byte, error)
+}
+
 // Kinds lists the reports.
-func Kinds() []string { return []string{"location", "retention", "requests", "attestation"} }
+func Kinds() []string {
+	return []string{"location", "retention", "requests", "attestation", "statement", "marketplace"}
+}
 
 // Build makes the report of a kind.
-func Build(kind string, p *policy.Policy, f Facts, version string) (Document, error) {
+func Build(kind string, p *policy.Policy, s *policy.SecurityStatement, f Facts, version string) (Report, error) {
 	switch kind {
 	case "location":
 		return Location(p, f, version), nil
@@ -114,8 +122,12 @@ func Build(kind string, p *policy.Policy, f Facts, version string) (Document, er
 		return Requests(p, f, version), nil
 	case "attestation":
 		return Attestation(p, f, version), nil
+	case "statement":
+		return SecurityStatementOf(p, s, f, version), nil
+	case "marketplace":
+		return SheetOf(p, f), nil
 	}
-	return Document{}, fmt.Errorf("there is no report of this kind; there are: %s", strings.Join(Kinds(), ", "))
+	return nil, fmt.Errorf("there is no report of this kind; there are: %s", strings.Join(Kinds(), ", "))
 }
 
 func newDocument(kind, title string, p *policy.Policy, f Facts, version string) Document {

@@ -27,7 +27,29 @@ type Facts struct {
 	Requests        []RequestFacts // deletion requests, newest first
 	RequestsLeftOut bool           // there are more than the list has
 	Holds           []HoldFacts    // legal holds in force, newest first
+
+	Disclosures []DisclosureFacts // of the time Lately before AsOf; nil when the log could not be asked
+	Hosts       []HostFacts       // whom the service is set up to talk to; nil when that is not known
+	Scopes      []ScopeFacts      // that the descriptor asks for; nil when that is not known
 }
+
+// Lately is the time in which the statement counts late erasures and disclosures.
+const Lately = 90 * 24 * time.Hour
+
+// DisclosureFacts is how often the log has one field disclosed to one recipient.
+type DisclosureFacts struct {
+	Recipient, Field string
+	Events           int64
+}
+
+// HostFacts is a host that a setting names.
+type HostFacts struct {
+	Setting, Host string
+	Declared      bool // by the policy, or it is this machine
+}
+
+// ScopeFacts is one scope of the descriptor and the call that needs it, "" for none.
+type ScopeFacts struct{ Name, NeededBy string }
 
 // CheckFacts is what one pass said of one column.
 type CheckFacts struct {
@@ -78,6 +100,7 @@ type ErasureFacts struct {
 	Newest     *time.Time
 	LongestLag time.Duration // longest time from the request (uninstall) to gone from live, of all tombstones
 	Late       int64         // erasures that exceeded policy's deletion deadline, done or not
+	LateLately int64         // of these, the ones requested in the time Lately before AsOf or not done, without those a legal hold keeps
 	Open       int64         // begun, and not gone from live stores yet
 }
 

@@ -6,7 +6,6 @@ import (
 	"embed"
 	"encoding/csv"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"html/template"
 	"strings"
@@ -21,10 +20,23 @@ const (
 	HTML Format = "html"
 	JSON Format = "json"
 	CSV  Format = "csv"
+
+	Markdown Format = "md" // of the statement only
 )
 
 // Formats lists the formats.
-func Formats() []Format { return []Format{HTML, JSON, CSV} }
+func Formats() []Format { return []Format{HTML, JSON, CSV, Markdown} }
+
+// FormatsOf lists the formats of one kind of report.
+func FormatsOf(kind string) []Format {
+	switch kind {
+	case "statement":
+		return []Format{HTML, Markdown, JSON}
+	case "marketplace":
+		return []Format{JSON}
+	}
+	return []Format{HTML, JSON, CSV}
+}
 
 // ParseFormat reads a format's name.
 func ParseFormat(s string) (Format, error) {
@@ -33,7 +45,7 @@ func ParseFormat(s string) (Format, error) {
 			return f, nil
 		}
 	}
-	return "", fmt.Errorf("the format is one of html, json, csv")
+	return "", fmt.Errorf("the format is one of html, json, csv, md")
 }
 
 // ContentType is the media type of a format.
@@ -43,32 +55,23 @@ func (f Format) ContentType() string {
 		return "application/json"
 	case CSV:
 		return "text/csv; charset=utf-8"
+	case Markdown:
+		return "text/markdown; charset=utf-8"
 	}
 	return "text/html; charset=utf-8"
 }
 
-// Render writes a document in a format. The same document gives the same bytes.
-func Render(d Document, f Format) ([]byte, error) {
+// Render implements Report.
+func (d Document) Render(f Format) ([]byte, error) {
 	switch f {
 	case JSON:
-		return renderJSON(d)
+		return indented(d)
 	case CSV:
 		return renderCSV(d)
 	case HTML:
 		return renderHTML(d)
 	}
 	return nil, fmt.Errorf("the format is one of html, json, csv")
-}
-
-func renderJSON(d Document) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	if err := e.Encode(d); err != nil {
-		return nil, fmt.Errorf("encoding the report: %w", err)
-	}
-	return b.Bytes(), nil
 }
 
 // renderCSV writes one flat table: section, item (row), property, value.
@@ -115,7 +118,7 @@ func harmless(s string) string {
 	return s
 }
 
-//go:embed templates/report.html
+//go:embed templates/report.html templates/statement.html
 var templates embed.FS
 
 var page = template.Must(template.New("report.html").Funcs(template.FuncMap{
@@ -134,7 +137,7 @@ func loud(s string) bool {
 }
 
 func renderHTML(d Document) ([]byte, error) {
-	j, err := renderJSON(d)
+	j, err := indented(d)
 	if err != nil {
 		return nil, err
 	}

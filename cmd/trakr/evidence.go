@@ -23,14 +23,19 @@ import (
 )
 
 func (a *app) reportCommand() *cobra.Command {
-	var format, out, asOf string
+	var format, out, asOf, published string
 	var why reasonFlags
 	c := &cobra.Command{
 		Use: "report KIND", Short: "Issue a report: " + strings.Join(reports.Kinds(), ", "), Args: cobra.ExactArgs(1), ValidArgs: reports.Kinds(),
 		Long: "Builds a report from the policy and what the database really holds, and records that it was issued.\n" +
-			"The same --as-of, state and version give the same bytes.",
+			"The same --as-of, state and version give the same bytes.\n" +
+			"Formats: statement has html, md and json; marketplace has json; the others have html, json and csv.\n" +
+			"marketplace is Atlassian's Privacy & Security sheet; --compare FILE lists where a downloaded one differs, and exits 1 when it does:\n" +
+			"  curl -o live.json 'https://marketplace.atlassian.com/rest/2/addons/APP-KEY/privacy-and-security?state=live'",
 		Example: "  trakr report location --format html --out location.html\n" +
-			"  trakr report retention --format csv --as-of 2026-11-24T12:00:00Z --out -",
+			"  trakr report retention --format csv --as-of 2026-11-24T12:00:00Z --out -\n" +
+			"  trakr report statement --format md\n" +
+			"  trakr report marketplace --compare live.json",
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
 			var at time.Time
 			if asOf != "" {
@@ -39,18 +44,55 @@ func (a *app) reportCommand() *cobra.Command {
 					return usageError{errors.New("--as-of is a time such as 2026-11-24T12:00:00Z")}
 				}
 			}
+			if published != "" && args[0] != "marketplace" {
+				return usageError{errors.New("--compare is for the report marketplace")}
+			}
+			if format == "" {
+				format = string(reports.FormatsOf(args[0])[0])
+			}
 			b, _, err := s.reports.Issue(ctx, why.access(), args[0], format, at)
 			if err != nil {
 				return err
 			}
+			if published != "" {
+				return a.compareSheets(published, b)
+			}
 			return a.write(out, b)
 		}),
 	}
-	c.Flags().StringVar(&format, "format", "html", "html, json or csv")
+	c.Flags().StringVar(&format, "format", "", "html, json, csv or md (default html, of marketplace json)")
 	c.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
 	c.Flags().StringVar(&asOf, "as-of", "", "the moment the report speaks about, RFC 3339 (default now)")
+	c.Flags().StringVar(&published, "compare", "", "file with the published sheet, as downloaded from Marketplace")
 	why.register(c, lifecycle.ReviewerExport)
 	return c
+}
+
+// compareSheets lists where the published sheet says another thing than the derived one.
+func (a *app) compareSheets(file string, derived []byte) error {
+	published, err := os.ReadFile(file)
+	if err != nil {
+		return usageError{fmt.Errorf("--compare: %w", err)}
+	}
+	found, err := reports.CompareSheets(published, derived)
+	if err != nil {
+		return usageError{fmt.Errorf("--compare %s: %w", file, err)}
+	}
+	if a.json {
+		err = a.printJSON(map[string]any{"differences": found})
+	} else if len(found) == 0 {
+		_, err = fmt.Fprintln(a.out, "The published sheet says what this service does.")
+	} else {
+		err = a.table("PLACE\tPUBLISHED\tDERIVED", func(line func(...any)) {
+			for _, d := range found {
+				line(d.Path, d.Published, d.Derived)
+			}
+		})
+	}
+	if err == nil && len(found) > 0 {
+		return errFinding
+	}
+	return err
 }
 
 // write puts b into a file, whole or not at all, or on standard output.

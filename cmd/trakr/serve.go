@@ -18,11 +18,13 @@ import (
 	"trakr/internal/config"
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
+	"trakr/internal/location"
 	"trakr/internal/schedule"
 	"trakr/internal/sequencer"
 	"trakr/internal/store"
 	"trakr/internal/sweep"
 	"trakr/internal/telemetry"
+	"trakr/reports"
 )
 
 func (a *app) serveCommand() *cobra.Command {
@@ -214,7 +216,11 @@ func (a *app) handlers(s *service, tel *telemetry.Telemetry, seq *sequencer.Sequ
 	if !s.cfg.DevSkipProof {
 		prover = s.client
 	}
-	public, err = httpapi.NewPublic(httpapi.Public{Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Eraser: s.eraser, Prover: prover,
+	var statement func(context.Context) (reports.SecurityStatement, error)
+	if s.cfg.PublicStatement {
+		statement = (&location.PublicStatement{Reporter: s.reports}).Get
+	}
+	public, err = httpapi.NewPublic(httpapi.Public{Statement: statement, Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Eraser: s.eraser, Prover: prover,
 		TrustedProxies: s.cfg.TrustedProxies, Now: a.now, Log: s.log, Meter: tel.Meter, Observe: tel.ObserveStrangers})
 	if err != nil {
 		return nil, nil, err

@@ -21,6 +21,7 @@ import (
 
 	"trakr/internal/bitbucket"
 	"trakr/internal/config"
+	"trakr/internal/connect"
 	"trakr/internal/deletion"
 	"trakr/internal/devpg"
 	"trakr/internal/erasure"
@@ -43,6 +44,7 @@ import (
 	"trakr/internal/store/tokens"
 	"trakr/internal/sweep"
 	"trakr/policy"
+	"trakr/reports"
 )
 
 // version is set by the linker; a plain build takes it from the build's record.
@@ -62,6 +64,7 @@ func toolVersion() string {
 type service struct {
 	cfg       config.Config
 	policy    *policy.Policy
+	statement *policy.SecurityStatement
 	db        *store.DB
 	postgres  *devpg.Server // nil with a database of the operator's own
 	log       *slog.Logger
@@ -207,6 +210,9 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if s.policy, err = policy.LoadFile(s.cfg.Policy); err != nil {
 		return err
 	}
+	if s.statement, err = policy.LoadStatement(s.cfg.Statement, reports.Checks()); err != nil {
+		return err
+	}
 	if err := s.schema(ctx); err != nil {
 		return err
 	}
@@ -257,7 +263,15 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err := s.requests(now); err != nil {
 		return err
 	}
-	s.reports = &location.Reporter{Policy: s.policy, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
+	descriptor, err := connect.Descriptor(s.policy, s.cfg.BaseURL)
+	if err != nil {
+		return err
+	}
+	scopes, err := location.Scopes(descriptor, s.policy)
+	if err != nil {
+		return err
+	}
+	s.reports = &location.Reporter{Policy: s.policy, Statement: s.statement, Scopes: scopes, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
 		Jobs: s.jobNames(), Heartbeats: s.beats}
 	return nil
 }

@@ -43,6 +43,12 @@ type Config struct {
 	PostgresBin string `env:"TRAKR_POSTGRES_BIN"`
 	// Policy is the policy file. Default: the one built in.
 	Policy string `env:"TRAKR_POLICY"`
+	// Statement is the file of the security statement's sentences. Default: the one
+	// built in.
+	Statement string `env:"TRAKR_STATEMENT"`
+	// PublicStatement shows the security statement to customers on the public address,
+	// at /security-statement: sentences, states and times only.
+	PublicStatement bool `env:"TRAKR_PUBLIC_STATEMENT"`
 	// Keys is the keyring's file or, where there are no files, its JSON. Default:
 	// keys.json in DataDir, generated on first use.
 	Keys lifecycle.Secret `env:"TRAKR_KEYS"`
@@ -133,6 +139,8 @@ func parseFaults(err error) []error {
 	}
 	var out []error
 	forms := map[string]string{"DevSkipProof": "TRAKR_DEV_SKIP_PROOF must be true or false",
+		"PublicStatement": "TRAKR_PUBLIC_STATEMENT must be true or false",
+
 		"TrustedProxies": "TRAKR_TRUSTED_PROXIES must be networks such as 10.0.0.0/8,127.0.0.1/32", "LogLevel": "TRAKR_LOG_LEVEL must be debug, info, warn or error"}
 	for _, e := range all.Errors {
 		var p env.ParseError

@@ -17,6 +17,7 @@ import (
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
+	"trakr/reports"
 )
 
 // Roles that several routes share.
@@ -364,8 +365,8 @@ func (a *admin) findingRoutes() {
 
 func (a *admin) reportRoutes() {
 	type reportIn struct {
-		Kind       string    `path:"kind" doc:"location, retention, requests or attestation"`
-		Format     string    `query:"format" enum:"html,json,csv" default:"html"`
+		Kind       string    `path:"kind" doc:"location, retention, requests, attestation, statement or marketplace"`
+		Format     string    `query:"format" enum:"html,json,csv,md" default:"html" doc:"statement: html, md or json; marketplace: json; the others: html, json or csv"`
 		AsOf       time.Time `query:"as_of" doc:"the moment the report speaks about; default now"`
 		ReasonCode string    `query:"reason_code" maxLength:"64"`
 		ReasonRef  string    `query:"reason_ref" maxLength:"128"`
@@ -382,6 +383,18 @@ func (a *admin) reportRoutes() {
 				return nil, err
 			}
 			return &reportOut{form.ContentType(), `inline; filename="` + in.Kind + "." + string(form) + `"`, b}, nil
+		})
+	type statementIn struct {
+		ReasonCode string `query:"reason_code" maxLength:"64"`
+		ReasonRef  string `query:"reason_ref" maxLength:"128"`
+	}
+	add(a, http.MethodGet, "/v1/statement", "The security statement, each sentence with what its checks say now; its issue is audited", reviews,
+		func(ctx context.Context, in *statementIn) (*reportOut, error) {
+			b, form, err := a.Reports.Issue(ctx, access(ctx, reason{in.ReasonCode, in.ReasonRef}, lifecycle.ReviewerExport), "statement", string(reports.JSON), time.Time{})
+			if err != nil {
+				return nil, err
+			}
+			return &reportOut{form.ContentType(), `inline; filename="statement.json"`, b}, nil
 		})
 	type policyOut struct {
 		Hash   string          `json:"hash" doc:"SHA-256 of the policy file"`

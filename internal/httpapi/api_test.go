@@ -318,13 +318,21 @@ func TestSweepsReportsPolicyAndReadiness(t *testing.T) {
 	if r := w.call(http.MethodPost, "/v1/sweeps/MARKER/runs", reviewer, nil); r.status != http.StatusNotFound || strings.Contains(r.body, "MARKER") {
 		t.Errorf("an unknown sweep: %d %s", r.status, r.body)
 	}
-	for format, start := range map[string]string{"html": "<!doctype html>", "json": "{\n", "csv": "section,item"} {
-		for _, kind := range reports.Kinds() {
-			r := w.call(http.MethodGet, "/v1/reports/"+kind+"?format="+format, reviewer, nil)
-			if r.status != http.StatusOK || !strings.HasPrefix(r.body, start) {
+	starts := map[reports.Format]string{reports.HTML: "<!doctype html>", reports.JSON: "{\n", reports.CSV: "section,item", reports.Markdown: "# Trakr"}
+	for _, kind := range reports.Kinds() {
+		for format, start := range starts {
+			r := w.call(http.MethodGet, "/v1/reports/"+kind+"?format="+string(format), reviewer, nil)
+			if !slices.Contains(reports.FormatsOf(kind), format) {
+				if r.status != http.StatusBadRequest || !strings.Contains(r.body, "/format") {
+					t.Errorf("%s as %s, which it has not: %d %.80s", kind, format, r.status, r.body)
+				}
+			} else if r.status != http.StatusOK || !strings.HasPrefix(r.body, start) {
 				t.Errorf("%s as %s: %d %.80s", kind, format, r.status, r.body)
 			}
 		}
+	}
+	if r := w.call(http.MethodGet, "/v1/statement", reviewer, nil); r.status != http.StatusOK || !strings.Contains(r.body, `"state": "not_verified"`) {
+		t.Errorf("the statement: %d %.80s", r.status, r.body)
 	}
 	if r := w.call(http.MethodGet, "/v1/policy", reviewer, nil); r.status != http.StatusOK || !strings.Contains(r.body, w.Policy.Hash()) {
 		t.Errorf("policy: %d", r.status)

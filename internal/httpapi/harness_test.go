@@ -32,6 +32,8 @@ import (
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
 	"trakr/internal/telemetry"
+	"trakr/policy"
+	"trakr/reports"
 )
 
 func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
@@ -127,7 +129,10 @@ func newWorld(t *testing.T) *world {
 	w.public = httptest.NewUnstartedServer(nil)
 	base := "http://" + w.public.Listener.Addr().String()
 	w.eraser = erasuretest.New(t, w.Env)
-	handler, err := httpapi.NewPublic(httpapi.Public{Policy: w.Policy, BaseURL: base, Door: w.Door, Eraser: w.eraser.Eraser, Prover: prover, Now: w.Clock.Now,
+	said, err := policy.LoadStatement("", reports.Checks())
+	must(err)
+	reporter := &location.Reporter{Policy: w.Policy, Statement: said, Inventory: inventory.New(w.DB), Now: w.Clock.Now, Version: "test"}
+	handler, err := httpapi.NewPublic(httpapi.Public{Statement: (&location.PublicStatement{Reporter: reporter}).Get, Policy: w.Policy, BaseURL: base, Door: w.Door, Eraser: w.eraser.Eraser, Prover: prover, Now: w.Clock.Now,
 		Log: w.telemetry.Logger, Meter: w.telemetry.Meter, Observe: w.telemetry.Observe})
 	must(err)
 	w.public.Config.Handler = handler
@@ -138,6 +143,7 @@ func newWorld(t *testing.T) *world {
 	}
 	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweeptest.Fill(w.Policy, sweep.NewOrphans(sweeps.New(w.DB), w.Policy), sweep.NewErasures(w.eraser.Eraser, w.Policy))...)
 	must(err)
+	reporter.Sweeps = runner
 	w.tokens = tokens.New(w.DB, w.Clock.Now)
 	seq, err := w.Log.NewSequencer()
 	must(err)
@@ -157,7 +163,7 @@ func newWorld(t *testing.T) *world {
 	must(err)
 	w.deletions = deletions
 	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Holds: held, Deletions: deletions, Erasures: w.eraser.Config.Erasures, Certifier: w.eraser.Eraser, Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),
-		Runner: runner, Reports: &location.Reporter{Policy: w.Policy, Inventory: inventory.New(w.DB), Sweeps: runner, Now: w.Clock.Now, Version: "test"},
+		Runner: runner, Reports: reporter,
 		Ready:   func(context.Context) []httpapi.ReadyCheck { return w.ready },
 		Metrics: w.telemetry.MetricsHandler(), Version: "test", Log: w.telemetry.Logger, Observe: w.telemetry.Observe})
 	must(err)

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
+	"trakr/reports"
 )
 
 // Public is what the public listener needs.
@@ -29,7 +31,9 @@ type Public struct {
 	Now            func() time.Time
 	Log            *slog.Logger
 	Meter          metric.MeterProvider
-	Observe        func(route func(*http.Request) string) func(http.Handler) http.Handler // telemetry's middleware
+	// Statement is the security statement for customers; nil when it is not public.
+	Statement func(context.Context) (reports.SecurityStatement, error)
+	Observe   func(route func(*http.Request) string) func(http.Handler) http.Handler // telemetry's middleware
 }
 
 // Route is one route and who may use it. Guard says what stands in front of it:
@@ -41,11 +45,20 @@ type Route struct {
 	Roles        []lifecycle.Role
 }
 
+// Paths for customers and researchers.
+const (
+	SecurityTextPath = "/.well-known/security.txt" // RFC 9116
+	StatementPath    = "/security-statement"
+)
+
 // PublicRoutes lists the routes of the public listener.
 func PublicRoutes() []Route {
 	return []Route{
 		{http.MethodGet, connect.DescriptorPath, "public", nil},
 		{http.MethodGet, "/healthz", "public", nil},
+		{http.MethodGet, SecurityTextPath, "public", nil},
+		{http.MethodGet, StatementPath, "public", nil},
+		{http.MethodGet, StatementPath + ".json", "public", nil},
 		{http.MethodPost, connect.InstalledPath, "signature", nil},
 		{http.MethodPost, connect.UninstalledPath, "signature", nil},
 	}
@@ -82,6 +95,9 @@ func NewPublic(p Public) (http.Handler, error) {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			_, _ = w.Write([]byte("ok\n"))
 		},
+		SecurityTextPath:        p.securityText,
+		StatementPath:           p.statement(reports.HTML),
+		StatementPath + ".json": p.statement(reports.JSON),
 	}
 	return chain(p.Log, p.Observe, routeTable(PublicRoutes(), handlers)), nil
 }
@@ -134,4 +150,38 @@ func (t *table) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	writeProblem(w, r, lifecycle.Fail(lifecycle.MethodNotAllowed, "This address takes another method; see the Allow header."))
+}
+
+// securityText tells researchers whom to write to (RFC 9116). It never expires while
+// the service runs.
+func (p Public) securityText(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	contact := p.Policy.Marketplace.SecurityContact
+	if strings.Contains(contact, "@") {
+		contact = "mailto:" + contact
+	}
+	fmt.Fprintf(w, "Contact: %s\nExpires: %s\nPreferred-Languages: en\nCanonical: %s\nPolicy: %s\n", contact,
+		p.Now().UTC().AddDate(0, 6, 0).Truncate(24*time.Hour).Format(time.RFC3339), p.BaseURL+SecurityTextPath, p.Policy.Marketplace.SecurityPolicies)
+}
+
+// statement shows the security statement where that is switched on.
+func (p Public) statement(f reports.Format) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if p.Statement == nil {
+			writeProblem(w, r, lifecycle.Fail(lifecycle.NotFound, "There is nothing at this address."))
+			return
+		}
+		s, err := p.Statement(r.Context())
+		if err != nil {
+			writeProblem(w, r, err)
+			return
+		}
+		b, err := s.Render(f)
+		if err != nil {
+			writeProblem(w, r, err)
+			return
+		}
+		w.Header().Set("Content-Type", f.ContentType())
+		_, _ = w.Write(b)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 // Reporter builds and issues reports.
 type Reporter struct {
 	Policy    *policy.Policy
+	Statement *policy.SecurityStatement
 	Inventory *inventory.Store
 	Sweeps    *sweep.Runner
 	Now       func() time.Time
@@ -34,8 +36,9 @@ type Reporter struct {
 	// Jobs are what a running service schedules; each is a control, judged by its
 	// heartbeat at the time the report is made.
 	Jobs       []string
-	Heartbeats Heartbeats // may be nil when there are no Jobs
-	BaseURL    string
+	Heartbeats Heartbeats           // may be nil when there are no Jobs
+	Hosts      []reports.HostFacts  // whom the settings name; nil when they are not at hand
+	Scopes     []reports.ScopeFacts // that the descriptor asks for
 }
 
 // Heartbeats tells when each scheduled job last ran.
@@ -49,19 +52,22 @@ func (r *Reporter) Issue(ctx context.Context, a lifecycle.Access, kind, format s
 	if err := a.CheckReason(); err != nil {
 		return nil, "", err
 	}
-	f, err := reports.ParseFormat(format)
-	if err != nil {
-		return nil, "", lifecycle.Fail(lifecycle.RequestInvalid, "The format is one of html, json, csv.", lifecycle.At("/format", "unknown format"))
+	f := reports.Format(format)
+	if !slices.Contains(reports.Kinds(), kind) {
+		return nil, "", lifecycle.Fail(lifecycle.NotFound, "There is no report of this kind; there are: "+strings.Join(reports.Kinds(), ", ")+".")
+	}
+	if forms := reports.FormatsOf(kind); !slices.Contains(forms, f) {
+		return nil, "", lifecycle.Fail(lifecycle.RequestInvalid, fmt.Sprintf("The format of this report is one of %v.", forms), lifecycle.At("/format", "not a format of this report"))
 	}
 	facts, err := r.Facts(ctx, asOf)
 	if err != nil {
 		return nil, "", err
 	}
-	doc, err := reports.Build(kind, r.Policy, facts, r.Version)
+	doc, err := reports.Build(kind, r.Policy, r.Statement, facts, r.Version)
 	if err != nil {
-		return nil, "", lifecycle.Fail(lifecycle.NotFound, "There is no report of this kind; there are: "+strings.Join(reports.Kinds(), ", ")+".")
+		return nil, "", err
 	}
-	body, err := reports.Render(doc, f)
+	body, err := doc.Render(f)
 	if err != nil {
 		return nil, "", fmt.Errorf("rendering the report: %w", err)
 	}
@@ -93,13 +99,14 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 			declared[t.Name] = inventory.Declaration{TimeColumn: t.TimeCol, AgeColumn: t.AgeColumn(), Columns: t.Columns}
 		}
 	}
-	inv, err := r.Inventory.Collect(ctx, declared, asOf, r.Policy.DeletionDeadline.Duration())
+	inv, err := r.Inventory.Collect(ctx, declared, asOf, r.Policy.DeletionDeadline.Duration(), reports.Lately)
 	if err != nil {
 		return reports.Facts{}, err
 	}
 	f := reports.Facts{AsOf: asOf, Began: inv.Began, LiveTenants: inv.Live, ErasedTenants: inv.Erased,
 		Erasures: reports.ErasureFacts{Total: inv.Erasure.Total, Oldest: inv.Erasure.Oldest, Newest: inv.Erasure.Newest,
-			LongestLag: inv.Erasure.Longest, Late: inv.Erasure.Late, Open: inv.Erasure.Open},
+			LongestLag: inv.Erasure.Longest, Late: inv.Erasure.Late, LateLately: inv.Erasure.LateLately, Open: inv.Erasure.Open},
+		Hosts: r.Hosts, Scopes: r.Scopes,
 		Observations: r.observe(inv.Server), Controls: append(r.controls(inv.Server), guards(r.Inventory.Controls(ctx))...)}
 	f.Controls = append(f.Controls, r.jobs(ctx, clock)...)
 	for _, t := range inv.Tables {
@@ -147,6 +154,14 @@ func (r *Reporter) lifecycleFacts(ctx context.Context, asOf time.Time, f *report
 			Submitted: q.Submitted.UTC(), Received: q.Received.UTC(), Due: q.Due.UTC(), DeletedAt: q.DeletedAt, BackupsClear: q.BackupsClear, CertificateID: q.CertificateID}
 		x.Overdue = x.Open && asOf.After(x.Due)
 		f.Requests = append(f.Requests, x)
+	}
+	sent, err := r.Inventory.Disclosures(ctx, asOf.Add(-reports.Lately), asOf)
+	if err != nil {
+		return err
+	}
+	f.Disclosures = []reports.DisclosureFacts{}
+	for _, d := range sent {
+		f.Disclosures = append(f.Disclosures, reports.DisclosureFacts{Recipient: d.Recipient, Field: d.Field, Events: d.Events})
 	}
 	held, err := r.Inventory.Holds(ctx, asOf)
 	for _, h := range held {

@@ -120,10 +120,12 @@ func build(t *testing.T, e *storetest.Env, asOf time.Time) map[string]reports.Do
 		t.Fatal(err)
 	}
 	out := map[string]reports.Document{}
-	for _, kind := range reports.Kinds() {
-		if out[kind], err = reports.Build(kind, e.Policy, f, "test"); err != nil {
+	for _, kind := range []string{"location", "retention", "requests", "attestation"} {
+		r, err := reports.Build(kind, e.Policy, nil, f, "test")
+		if err != nil {
 			t.Fatal(err)
 		}
+		out[kind] = r.(reports.Document)
 	}
 	return out
 }

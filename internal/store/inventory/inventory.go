@@ -52,6 +52,9 @@ type Erasures struct {
 	Longest time.Duration // from the request to gone from live stores
 	Late    int64         // took longer than the deadline, or are not done and older than it
 	Open    int64         // begun, and not gone from live stores yet
+	// LateLately are those of Late that were requested lately or are not done, without
+	// the ones a legal hold keeps.
+	LateLately int64
 }
 
 // Server is what the database says about itself.
@@ -92,7 +95,7 @@ func (s *Store) Clock(ctx context.Context) (time.Time, error) {
 }
 
 // Collect looks at everything as of the moment asked for.
-func (s *Store) Collect(ctx context.Context, declared Declared, asOf time.Time, deadline time.Duration) (Inventory, error) {
+func (s *Store) Collect(ctx context.Context, declared Declared, asOf time.Time, deadline, lately time.Duration) (Inventory, error) {
 	var inv Inventory
 	err := pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		var found []struct {
@@ -135,7 +138,7 @@ func (s *Store) Collect(ctx context.Context, declared Declared, asOf time.Time, 
 		if err := tenantsAsOf(ctx, tx, &inv, asOf); err != nil {
 			return err
 		}
-		if err := erasuresAsOf(ctx, tx, &inv.Erasure, asOf, deadline); err != nil {
+		if err := erasuresAsOf(ctx, tx, &inv.Erasure, asOf, deadline, lately); err != nil {
 			return err
 		}
 		return server(ctx, tx, &inv.Server)
@@ -182,17 +185,21 @@ func tenantsAsOf(ctx context.Context, tx bun.Tx, inv *Inventory, asOf time.Time)
 	return err
 }
 
-func erasuresAsOf(ctx context.Context, tx bun.Tx, e *Erasures, asOf time.Time, deadline time.Duration) error {
+func erasuresAsOf(ctx context.Context, tx bun.Tx, e *Erasures, asOf time.Time, deadline, lately time.Duration) error {
 	var row struct {
-		Total, Open, Late, Microseconds int64
-		Oldest, Newest                  *time.Time
+		Total, Open, Late, Lately, Microseconds int64
+		Oldest, Newest                          *time.Time
 	}
 	err := tx.NewRaw(`SELECT count(*) FILTER (WHERE gone) AS total, count(*) FILTER (WHERE NOT gone) AS open,
 		min(erased_at) FILTER (WHERE gone) AS oldest, max(erased_at) FILTER (WHERE gone) AS newest,
-		count(*) FILTER (WHERE (CASE WHEN gone THEN erased_at ELSE ?1 END) - requested_at > make_interval(secs => ?0)) AS late,
+		count(*) FILTER (WHERE late) AS late,
+		count(*) FILTER (WHERE late AND NOT (gone AND requested_at < ?1::timestamptz - make_interval(secs => ?2)) AND NOT EXISTS (SELECT FROM trakr.legal_holds AS h WHERE h.tenant_id = x.tenant_id
+			AND h.placed_at < coalesce(x.erased_at, ?1) AND least(h.until, h.released_at) > x.requested_at)) AS lately,
 		coalesce((extract(epoch FROM max(erased_at - requested_at) FILTER (WHERE gone)) * 1000000)::bigint, 0) AS microseconds
-		FROM (SELECT *, coalesce(erased_at <= ?1, false) AS gone FROM trakr.erasures WHERE begun_at <= ?1) AS x`, deadline.Seconds(), asOf).Scan(ctx, &row)
+		FROM (SELECT *, (CASE WHEN gone THEN erased_at ELSE ?1 END) - requested_at > make_interval(secs => ?0) AS late
+			FROM (SELECT *, coalesce(erased_at <= ?1, false) AS gone FROM trakr.erasures WHERE begun_at <= ?1) AS e) AS x`, deadline.Seconds(), asOf, lately.Seconds()).Scan(ctx, &row)
 	e.Total, e.Open, e.Late, e.Longest = row.Total, row.Open, row.Late, time.Duration(row.Microseconds)*time.Microsecond
+	e.LateLately = row.Lately
 	e.Oldest, e.Newest = utc(row.Oldest), utc(row.Newest)
 	return err
 }
@@ -209,6 +216,23 @@ func server(ctx context.Context, tx bun.Tx, s *Server) error {
 		current_setting('data_checksums') = 'on' AS checksums`).Scan(ctx, &row)
 	*s = Server{Version: row.Version, UnixSocket: row.Socket, Address: row.Address, TLS: row.TLS, DataChecksums: row.Checksums}
 	return err
+}
+
+// Disclosure is how often one field was disclosed to one recipient.
+type Disclosure struct {
+	Recipient, Field string
+	Events           int64
+}
+
+// Disclosures adds up what the log has as handed to another party, in a time.
+func (s *Store) Disclosures(ctx context.Context, from, to time.Time) ([]Disclosure, error) {
+	var out []Disclosure
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT e.recipient, n.field, count(*) AS events FROM trakr.audit_events AS e, unnest(e.field_names) AS n (field)
+		WHERE e.recipient IS NOT NULL AND e.outcome = 'success' AND e.recorded_at > ? AND e.recorded_at <= ? GROUP BY 1, 2 ORDER BY 1, 2 LIMIT 1000`, from, to).Scan(ctx, &out))
+	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return nil, fmt.Errorf("adding up disclosures: %w", err)
+	}
+	return out, nil
 }
 
 // Finding is an open finding as of a moment.

@@ -1,0 +1,359 @@
+package reports
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"trakr/internal/lifecycle"
+	"trakr/policy"
+)
+
+// Sheet is Atlassian Marketplace's Privacy & Security document, as its PUT takes it:
+// https://developer.atlassian.com/platform/marketplace/rest/v2/. What software can know
+// comes from the live state, and where that is not known the sheet says the worse; what
+// lawyers decide comes from the policy.
+type Sheet struct {
+	App sheetApp `json:"appTrustInformation"`
+}
+
+type sheetApp struct {
+	Data      sheetData      `json:"dataAccessAndStorage"`
+	Third     sheetThird     `json:"thirdPartyInformation"`
+	Logs      sheetLogs      `json:"logDetails"`
+	Residency sheetResidency `json:"dataResidency"`
+	Retention sheetRetention `json:"dataRetention"`
+	Privacy   sheetPrivacy   `json:"privacy"`
+	Security  sheetSecurity  `json:"security"`
+}
+
+type sheetData struct {
+	Same      bool     `json:"isSameDataProcessedAndStored"`
+	Processes bool     `json:"appProcessEUDOutsideAtlassian"`
+	Accessed  []string `json:"typesOfDataAccessed"`
+	Stores    bool     `json:"appStoresEUDOutsideAtlassian"`
+	Stored    []string `json:"typesOfDataStored"`
+}
+
+type sheetThird struct {
+	Shared     bool         `json:"isEndUserDataShared"`
+	Processors string       `json:"dataSubProcessors,omitempty"`
+	Details    []sheetParty `json:"thirdPartyDetails,omitempty"`
+}
+
+type sheetParty struct {
+	Name      string   `json:"name"`
+	Link      string   `json:"link"`
+	Purpose   string   `json:"purpose"`
+	Countries []string `json:"thirdPartyCountries"`
+}
+
+type sheetLogs struct {
+	EndUserData bool `json:"logEndUserData"`
+	Outside     bool `json:"logProcessAndOrStoreEUDOutsideAtlassian"`
+	Shared      bool `json:"logEUDShareWithThirdParty"`
+	Integral    bool `json:"logsIntegralForAppFunctionality"`
+}
+
+type sheetResidency struct {
+	Supported string   `json:"isDataResidencySupported"`
+	Countries []string `json:"countriesWhereEndUserDataStored"`
+	Migration bool     `json:"realmMigrationSupported"`
+	InScope   []string `json:"inScopeDataTypes"`
+}
+
+type sheetRetention struct {
+	Supported  bool       `json:"isDataRetentionSupported"`
+	Days       *sheetDays `json:"retentionDurationInDays,omitempty"`
+	Custom     bool       `json:"isCustomRetentionPeriodAllowed"`
+	Indefinite bool       `json:"isRetentionDurationIndefinite"`
+}
+
+type sheetDays struct {
+	Min int `json:"min"`
+	Max int `json:"max"`
+}
+
+type sheetPrivacy struct {
+	Techniques struct {
+		Supported bool     `json:"arePrivacyEnhancingTechniquesSupported"`
+		List      []string `json:"privacyEnhancingTechniquesSupported"`
+	} `json:"privacyEnhancingTechniques"`
+	GDPR struct {
+		Controller struct {
+			Is string `json:"isAppDataController"`
+		} `json:"dataController"`
+		Processor struct {
+			Is    string   `json:"isAppDataProcessor"`
+			Types []string `json:"endUserDataTypes"`
+		} `json:"dataProcessor"`
+		Transfer struct {
+			Outside   bool `json:"isEndUserDataTransferredOutsideEEA"`
+			Mechanism bool `json:"isTransferComplianceMechanismsAdhered"`
+		} `json:"dataTransfer"`
+	} `json:"gdpr"`
+	CCPA struct {
+		Business struct {
+			Is string `json:"isAppBusiness"`
+		} `json:"business"`
+		Provider struct {
+			Is    string   `json:"isAppServiceProvider"`
+			Types []string `json:"endUserDataTypes"`
+		} `json:"serviceProvider"`
+	} `json:"ccpa"`
+	DPA struct {
+		Supported bool `json:"isDPASupported"`
+	} `json:"dataProcessingAgreement"`
+}
+
+type sheetSecurity struct {
+	DiskEncryption bool   `json:"isDiskEncryptionSupported"`
+	PATs           bool   `json:"requiresUsersToProvidePATs"`
+	Contact        string `json:"securityContact"`
+	Policies       string `json:"publicSecurityPoliciesLink"`
+	Permissions    string `json:"permissionsJustification"`
+}
+
+// SheetOf derives the sheet from the policy and the live state.
+func SheetOf(p *policy.Policy, f Facts) Sheet {
+	var s Sheet
+	types := storedTypes(p, f)
+	s.App.Data = sheetData{Same: true, Processes: true, Accessed: types, Stores: true, Stored: types}
+	s.App.Third = thirdParties(p, f)
+	// Unless a pass just looked and found nothing, the logs are not sworn clean.
+	clean := bySweep("minimisation")(p, f).State == True
+	s.App.Logs = sheetLogs{EndUserData: !clean, Outside: !clean, Shared: !clean}
+	s.App.Residency = sheetResidency{Supported: "APP_DOES_NOT_SUPPORT_DR", Countries: storedCountries(p, f), InScope: []string{}}
+	s.App.Retention = outlives(p, f)
+	m := p.Marketplace
+	s.App.Privacy.Techniques.List = []string{}
+	s.App.Privacy.GDPR.Controller.Is = m.Controller
+	s.App.Privacy.GDPR.Processor.Is, s.App.Privacy.GDPR.Processor.Types = m.Processor, types
+	s.App.Privacy.GDPR.Transfer.Outside, s.App.Privacy.GDPR.Transfer.Mechanism = m.OutsideEEA, m.Transfer != ""
+	s.App.Privacy.CCPA.Business.Is = m.Business
+	s.App.Privacy.CCPA.Provider.Is, s.App.Privacy.CCPA.Provider.Types = m.ServiceProvider, types
+	s.App.Privacy.DPA.Supported = m.DPA
+	s.App.Security = sheetSecurity{DiskEncryption: m.DiskEncryption, Contact: m.SecurityContact, Policies: m.SecurityPolicies, Permissions: permissions(p, f)}
+	return s
+}
+
+// storedTypes are the kept fields, and whatever else lies in the database.
+func storedTypes(p *policy.Policy, f Facts) []string {
+	var out []string
+	for _, x := range p.Fields {
+		if !x.Off {
+			out = append(out, x.Label)
+		}
+	}
+	for _, x := range f.OpenFindings {
+		if r, ok := p.Field(lifecycle.Field(x.Column)); x.Table == "trakr.tenant_fields" && ok && r.Off {
+			out = append(out, r.Label+" (switched off, and still stored)")
+		}
+	}
+	for _, t := range f.Tables {
+		if !t.Declared {
+			out = append(out, "Not declared: the table "+t.Name)
+		}
+		for _, c := range t.Undeclared {
+			out = append(out, "Not declared: the column "+t.Name+"."+c)
+		}
+	}
+	return out
+}
+
+func thirdParties(p *policy.Policy, f Facts) sheetThird {
+	var out sheetThird
+	var names []string
+	for _, x := range p.SubProcessors {
+		names = append(names, x.Name+" ("+policy.Country(x.Country)+")")
+		out.Details = append(out.Details, sheetParty{Name: x.Name, Link: x.Link, Purpose: strings.TrimSuffix(x.Purpose, ".") + ", in " + cities(p, x.Name), Countries: []string{policy.Country(x.Country)}})
+	}
+	undeclared := func(name, purpose string) {
+		out.Details = append(out.Details, sheetParty{Name: name, Link: name, Purpose: purpose, Countries: []string{"Not declared"}})
+	}
+	for _, h := range f.Hosts {
+		if !h.Declared {
+			undeclared(h.Host, "Not declared: the setting "+h.Setting+" names it")
+		}
+	}
+	for _, d := range f.Disclosures {
+		to, ok := recipient(p, d.Recipient)
+		signs := to == policy.ToBitbucket && d.Field == string(lifecycle.SharedSecret)
+		if !ok || (!signs && !p.Releases(lifecycle.Field(d.Field), to)) {
+			undeclared(d.Recipient, "Not declared: was sent the field "+d.Field)
+		}
+	}
+	out.Processors, out.Shared = strings.Join(names, ", "), len(out.Details) > 0
+	return out
+}
+
+// cities are where a sub-processor's stores lie: the sheet has no field for a city.
+func cities(p *policy.Policy, name string) string {
+	var list []string
+	for _, s := range p.Stores {
+		if at := s.City + ", " + policy.Country(s.Country); s.SubProcessor == name && !slices.Contains(list, at) {
+			list = append(list, at)
+		}
+	}
+	return policy.And(list)
+}
+
+func storedCountries(p *policy.Policy, f Facts) []string {
+	var out []string
+	for _, s := range p.Stores {
+		if c := policy.Country(s.Country); s.HoldsFields && !slices.Contains(out, c) {
+			out = append(out, c)
+		}
+	}
+	for _, o := range f.Observations {
+		if c := "Not known: the store " + o.Store + " is not where it is declared"; o.Conflict && !slices.Contains(out, c) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// outlives: data outlives the uninstall by the backups, and by what an erasure was late.
+func outlives(p *policy.Policy, f Facts) sheetRetention {
+	longest := p.BackupWindow().Duration()
+	if f.Erasures.LateLately > 0 {
+		longest += max(f.Erasures.LongestLag, 24*time.Hour)
+	}
+	if nothingRemains(f).State == Fails {
+		return sheetRetention{Supported: true, Indefinite: true} // rows of tenants that are gone lie there
+	}
+	if longest == 0 {
+		return sheetRetention{}
+	}
+	return sheetRetention{Supported: true, Days: &sheetDays{Max: int(math.Ceil(longest.Hours() / 24))}}
+}
+
+func permissions(p *policy.Policy, f Facts) string {
+	var out []string
+	for _, s := range p.App.Scopes {
+		why := s.Why
+		for _, x := range f.Scopes {
+			if x.Name == s.Name && x.NeededBy == "" {
+				why = "no call needs it."
+			}
+		}
+		out = append(out, s.Name+": "+why)
+	}
+	for _, x := range f.Scopes {
+		if !slices.ContainsFunc(p.App.Scopes, func(s policy.Scope) bool { return s.Name == x.Name }) {
+			out = append(out, x.Name+": not declared.")
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// Render implements Report.
+func (s Sheet) Render(f Format) ([]byte, error) {
+	if f != JSON {
+		return nil, errors.New("the Marketplace sheet comes as json")
+	}
+	return indented(s)
+}
+
+// Difference is one place where a published sheet says another thing than this one.
+type Difference struct {
+	Path      string `json:"path"`      // dotted, below appTrustInformation
+	Published string `json:"published"` // JSON; "" when it is not there
+	Derived   string `json:"derived"`
+}
+
+// CompareSheets lists where a published sheet says another thing than a derived one, in
+// the order of paths. Each may be what GET answers (bare) or what PUT takes. Lists are
+// compared as sets, and TRUE as true. What only the published sheet has, and the derived
+// one does not speak of, is no difference.
+func CompareSheets(published, derived []byte) ([]Difference, error) {
+	theirs, err := bareSheet(published)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := bareSheet(derived)
+	if err != nil {
+		return nil, err
+	}
+	out := []Difference{}
+	compare("", theirs, ours, &out)
+	slices.SortFunc(out, func(a, b Difference) int { return strings.Compare(a.Path, b.Path) })
+	return out, nil
+}
+
+func bareSheet(b []byte) (map[string]any, error) {
+	var sheet map[string]any
+	if err := json.Unmarshal(b, &sheet); err != nil {
+		return nil, errors.New("it is not a JSON object")
+	}
+	if inner, ok := sheet["appTrustInformation"].(map[string]any); ok {
+		sheet = inner
+	}
+	if _, ok := sheet["dataAccessAndStorage"]; !ok {
+		return nil, errors.New("it is not a Privacy & Security document: it has no dataAccessAndStorage")
+	}
+	return sheet, nil
+}
+
+func compare(path string, theirs, ours any, out *[]Difference) {
+	if o, ok := ours.(map[string]any); ok {
+		t, ok := theirs.(map[string]any)
+		if theirs != nil && !ok {
+			*out = append(*out, Difference{path, asJSON(theirs), asJSON(ours)})
+			return
+		}
+		for k, v := range o {
+			compare(strings.TrimPrefix(path+"."+k, "."), t[k], v, out)
+		}
+		return
+	}
+	if plainly(theirs) != plainly(ours) {
+		*out = append(*out, Difference{path, asJSON(theirs), asJSON(ours)})
+	}
+}
+
+// plainly is a value in a form in which equal things are equal.
+func plainly(v any) string {
+	switch x := v.(type) {
+	case nil:
+		return "false" // what is left out is not claimed
+	case string:
+		if l := strings.ToLower(x); l == "true" || l == "false" {
+			return l
+		}
+	case []any:
+		parts := make([]string, len(x))
+		for i, e := range x {
+			parts[i] = partly(e)
+		}
+		slices.Sort(parts)
+		if len(parts) == 0 {
+			return "false"
+		}
+		return strings.Join(parts, "\n")
+	}
+	return asJSON(v)
+}
+
+func partly(v any) string {
+	if m, ok := v.(map[string]any); ok {
+		b, _ := json.Marshal(m) // keys come sorted; it was just read from JSON
+		return string(b)
+	}
+	return plainly(v)
+}
+
+func asJSON(v any) string {
+	if v == nil {
+		return ""
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(b)
+}
