@@ -322,7 +322,7 @@ func TestAnErasureAfterARestoreHidesNoneBeforeIt(t *testing.T) {
 	if _, err := r.Erase(t.Context(), storetest.Ingress(), e.Install(storetest.Values("other"), "in other"), order(e, "other")); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := r.CameBack(t.Context()); err != nil || n != 1 {
+	if n, _, err := r.CameBack(t.Context()); err != nil || n != 1 {
 		t.Errorf("%d tenants came back, %v", n, err)
 	}
 	if got, err := r.Replay(t.Context(), scheduler, false); err != nil || got.Erased != 1 || answers(t, e, back) {

@@ -123,9 +123,9 @@ func (p *ErasurePass) replay(ctx context.Context, a lifecycle.Access, dry bool) 
 		_, err := p.eraser.Replay(ctx, a, false)
 		return err
 	}
-	n, err := p.eraser.CameBack(ctx)
-	if err == nil && n > 0 {
-		err = &erasure.Refused{Why: fmt.Sprintf("%d tenants of the erasure ledger are live: a backup was restored. Run: trakr restore replay", n)}
+	n, held, err := p.eraser.CameBack(ctx)
+	if err == nil && n+held > 0 {
+		err = &erasure.Refused{Why: fmt.Sprintf("%d tenants of the erasure ledger are live, and %d legal holds in it are missing: a backup was restored. Run: trakr restore replay", n, held)}
 	}
 	return err
 }

@@ -50,7 +50,7 @@ func With(t testing.TB, e *storetest.Env, l ledger.Ledger, path string) *Rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	held, err := holds.New(e.DB, e.Log, e.Policy)
+	held, err := holds.New(e.DB, e.Log, e.Policy, erasure.Outside{Ledger: l, Keys: e.Keys})
 	if err != nil {
 		t.Fatal(err)
 	}
