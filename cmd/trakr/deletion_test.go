@@ -6,10 +6,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/uuid"
-
-	"trakr/internal/lifecycle"
 )
 
 // What support and the operator do at the command line, without the API: the same
@@ -47,8 +43,7 @@ func TestDeletionRequestsAndHoldsAtTheCommandLine(t *testing.T) {
 		t.Error(s)
 	}
 
-	w := customer{m: m, key: "connection:alone", secret: lifecycle.NewSecret("a secret of the test's own, long enough"), uuid: uuid.NewString()}
-	w.install()
+	w := m.customer("connection:alone")
 	var r struct {
 		RequestID string `json:"request_id"`
 		TenantID  string `json:"tenant_id"`

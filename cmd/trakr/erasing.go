@@ -16,6 +16,7 @@ import (
 	"trakr/internal/merkle"
 	"trakr/internal/sequencer"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/holds"
 	"trakr/internal/sweep"
 )
 
@@ -23,6 +24,9 @@ import (
 // can look at a tenant: what a restored backup brought back is erased again first.
 func (s *service) erasing(ctx context.Context, keys *keyring.Keyring, now func() time.Time) (err error) {
 	if s.ledger, err = s.openLedger(ctx, now); err != nil {
+		return err
+	}
+	if s.holds, err = holds.New(s.db, s.audit, s.policy, erasure.Outside{Ledger: s.ledger, Keys: keys}); err != nil {
 		return err
 	}
 	c := erasure.Config{Door: s.door, Erasures: s.erasures, Sweeps: s.sweeps, Holds: s.holds, Log: s.audit, Keys: keys, Policy: s.policy, Ledger: s.ledger,
@@ -43,14 +47,14 @@ func (s *service) erasing(ctx context.Context, keys *keyring.Keyring, now func()
 	case s.anyway, s.unplayed: // a command that judges: it says what is wrong and changes nothing
 		return nil
 	case s.serving || s.replaying:
-		if s.replayed, err = s.eraser.Replay(ctx, starting(), false); err == nil && s.replayed.Erased > 0 {
-			s.log.WarnContext(ctx, "a restored backup had brought erased tenants back; they are erased again", "tenants", s.replayed.Erased)
+		if s.replayed, err = s.eraser.Replay(ctx, starting(), false); err == nil && s.replayed.Erased+s.replayed.Held > 0 {
+			s.log.WarnContext(ctx, "a restored backup had brought erased tenants back, or had forgotten legal holds; they are erased again, and placed again", "tenants", s.replayed.Erased, "holds", s.replayed.Held)
 		}
 		return err
 	}
-	n, err := s.eraser.CameBack(ctx)
-	if err == nil && n > 0 {
-		err = fmt.Errorf("%d tenants that the erasure ledger knows as erased are live: a backup was restored. Run: trakr restore replay (where a legal hold was placed since that backup, place it anew first: trakr hold place)", n)
+	n, held, err := s.eraser.CameBack(ctx)
+	if err == nil && n+held > 0 {
+		err = fmt.Errorf("%d tenants that the erasure ledger knows as erased are live, and %d legal holds that it knows are missing: a backup was restored. Run: trakr restore replay", n, held)
 	}
 	return err
 }
@@ -101,7 +105,8 @@ func (a *app) restoreCommand() *cobra.Command {
 	replay := &cobra.Command{
 		Use: "replay", Short: "Erase again what a restored backup brought back", Args: cobra.NoArgs,
 		Long: "Holds every line of the erasure ledger (TRAKR_LEDGER) against the database and erases again, with the\n" +
-			"trigger restore_replay, each tenant that was erased before and is there again. Every start of the service\n" +
+			"trigger restore_replay, each tenant that was erased before and is there again. Legal holds that the backup\n" +
+			"did not know are placed again first, under their own ids, and keep what they kept. Every start of the service\n" +
 			"does the same for the lines the database does not know, before it serves. A ledger that is missing, was\n" +
 			"cut, or is another one is refused. Running it again changes nothing.\n\n" +
 			"A restored database has lost the newest events of the audit, and its sequencer signs nothing as long as\n" +
@@ -124,10 +129,11 @@ func (a *app) restoreCommand() *cobra.Command {
 			}
 			// What the start itself had to erase was brought back by the same backup.
 			r.Erased, r.Delayed = r.Erased+s.replayed.Erased, r.Delayed+s.replayed.Delayed
+			r.Held, r.Released = r.Held+s.replayed.Held, r.Released+s.replayed.Released
 			if a.json {
-				return a.printJSON(map[string]any{"ledger_id": r.LedgerID, "entries": r.Entries, "compared": r.Compared, "erased": r.Erased, "delayed": r.Delayed, "checkpoint_set_aside": aside})
+				return a.printJSON(map[string]any{"ledger_id": r.LedgerID, "entries": r.Entries, "compared": r.Compared, "erased": r.Erased, "delayed": r.Delayed, "held": r.Held, "released": r.Released, "checkpoint_set_aside": aside})
 			}
-			_, err = fmt.Fprintf(a.out, "%d erasures in the ledger; %d tenants had come back and are erased again", r.Entries, r.Erased)
+			_, err = fmt.Fprintf(a.out, "%d lines in the ledger; %d legal holds were missing and are placed again, %d are released again; %d tenants had come back and are erased again", r.Entries, r.Held, r.Released, r.Erased)
 			if err == nil && r.Delayed > 0 {
 				_, err = fmt.Fprintf(a.out, "; of %d a legal hold keeps the values", r.Delayed)
 			}

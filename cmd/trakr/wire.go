@@ -237,9 +237,6 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	}
 	s.sweeps, s.inventory, s.tokens = sweeps.New(s.db), inventory.New(s.db), tokens.New(s.db, now)
 	s.erasures = erasures.New(s.db, now)
-	if s.holds, err = holds.New(s.db, s.audit, s.policy); err != nil {
-		return err
-	}
 	if s.serving {
 		// After a long rest, or in a restored database, the running month may lack its
 		// place; without it nothing could be recorded and so nothing erased or read.

@@ -151,7 +151,7 @@ func open(t *testing.T, change ...func(*policy.Policy)) *office {
 		f(&p)
 	}
 	o.erasures = &erasures{e: o.Env, certs: map[string]string{}}
-	o.holds = storetest.Must(t)(holds.New(o.DB, o.Log, &p)).(*holds.Store)
+	o.holds = storetest.Must(t)(holds.New(o.DB, o.Log, &p, &storetest.Outside{})).(*holds.Store)
 	o.Service = storetest.Must(t)(deletion.New(deletion.Config{Requests: storetest.Must(t)(requests.New(o.DB, o.Log)).(*requests.Store), Holds: o.holds, Door: o.Door,
 		Sweeps: sweeps.New(o.DB), Policy: &p, Erasures: o.erasures, Log: slog.New(slog.DiscardHandler), After: func(s requests.State) error { return o.stop(s) }})).(*deletion.Service)
 	return o

@@ -22,7 +22,7 @@ import (
 const countingRole = "trakr_sweep"
 
 // certify issues the certificate of a verified erasure.
-func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ string) error {
+func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ word) error {
 	events, err := e.evidence(ctx, x.Tenant, x.ID.String(), x.BegunAt, audit.ErasureBegin, audit.TenantErase, audit.ErasureVerify)
 	if err != nil {
 		return err

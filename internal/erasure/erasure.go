@@ -120,7 +120,7 @@ func (e *Eraser) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.Ten
 		e.c.After(Begin)
 	}
 	out.ErasureID = begun.String()
-	x, err := e.goOn(ctx, a, begun, Delete, "")
+	x, err := e.goOn(ctx, a, begun, Delete, word{})
 	out.Deleted, out.Delay = !x.DeletedAt.IsZero(), err
 	e.c.Begun()
 	if errors.Is(err, lifecycle.OnHold) && !out.Already {
@@ -141,18 +141,59 @@ func (e *Eraser) heldBack(ctx context.Context, a lifecycle.Access, tenant lifecy
 	return e.c.Log.Record(ctx, ev)
 }
 
-// Finish takes every step that an erasure lacks, up to its certificate. The run is
-// the sweep that counts in the verifying step.
+// Finish takes every step that an erasure lacks, up to its certificate. The run is the
+// sweep on whose word the verifying step rests: it is over, and did not fail.
 func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, id uuid.UUID, run string) error {
-	_, err := e.goOn(ctx, a, id, Certify, run)
+	_, err := e.goOn(ctx, a, id, Certify, word{run: run})
 	return err
+}
+
+// Counted is an erasure of whose tenant nothing was found any more, which is not
+// entered yet.
+type Counted struct {
+	ID     uuid.UUID
+	counts []sweeps.Check
+}
+
+// Count takes the steps up to the deletion, and lets the role that counts look what is
+// left. It enters nothing: the sweep that asks can still fail, and no certificate may
+// rest on one that did. Settle goes on when its run is stored. An erasure that was
+// verified before goes on to its certificate here, and nil is returned.
+func (e *Eraser) Count(ctx context.Context, a lifecycle.Access, id uuid.UUID) (*Counted, error) {
+	x, err := e.goOn(ctx, a, id, Delete, word{})
+	if err != nil {
+		return nil, err
+	}
+	if !x.VerifiedAt.IsZero() {
+		_, err := e.goOn(ctx, a, id, Certify, word{})
+		return nil, err
+	}
+	counts, err := e.count(ctx, x)
+	if err != nil {
+		return nil, &stuck{Verify, err}
+	}
+	return &Counted{id, counts}, nil
+}
+
+// Settle verifies and certifies an erasure by what a run counted that is over now. A
+// crash before it loses the counts, and the next run counts again.
+func (e *Eraser) Settle(ctx context.Context, a lifecycle.Access, c Counted, run string) error {
+	_, err := e.goOn(ctx, a, c.ID, Certify, word{run, c.counts})
+	return err
+}
+
+// word is what the verifying step rests on: a sweep's run, and what it counted where
+// it has.
+type word struct {
+	run    string
+	counts []sweeps.Check
 }
 
 // step is one step of an erasure.
 type step struct {
 	name string
 	done func(erasures.Erasure) bool
-	take func(ctx context.Context, a lifecycle.Access, x erasures.Erasure, run string) error
+	take func(ctx context.Context, a lifecycle.Access, x erasures.Erasure, w word) error
 }
 
 // steps is the whole erasure after its tombstone, in order.
@@ -166,8 +207,8 @@ func (e *Eraser) steps() []step {
 		// Values, rows, registry, event and counts go in one transaction. A crash
 		// before its commit leaves everything, after it nothing.
 		{Delete, func(x erasures.Erasure) bool { return !x.DeletedAt.IsZero() }, e.delete},
-		// Another role counts, in every table of the catalog. A crash before the
-		// counts are entered: they are counted again.
+		// Another role counts, in every table of the catalog, for a run that is over
+		// before the counts are entered. A crash before that: they are counted again.
 		{Verify, func(x erasures.Erasure) bool { return !x.VerifiedAt.IsZero() }, e.verify},
 		// The certificate is stored once. A crash before: another one is made, with
 		// another id, and nobody has seen the first.
@@ -197,14 +238,14 @@ func StepOf(err error) string {
 }
 
 // goOn takes the steps that an erasure lacks up to the one named.
-func (e *Eraser) goOn(ctx context.Context, a lifecycle.Access, id uuid.UUID, until, run string) (erasures.Erasure, error) {
+func (e *Eraser) goOn(ctx context.Context, a lifecycle.Access, id uuid.UUID, until string, w word) (erasures.Erasure, error) {
 	x, err := e.c.Erasures.Get(ctx, id)
 	if err != nil {
 		return x, err
 	}
 	for _, s := range e.steps() {
 		if !s.done(x) {
-			if err := s.take(ctx, a, x, run); err != nil {
+			if err := s.take(ctx, a, x, w); err != nil {
 				return x, &stuck{s.name, err}
 			}
 			e.c.After(s.name)
@@ -219,7 +260,7 @@ func (e *Eraser) goOn(ctx context.Context, a lifecycle.Access, id uuid.UUID, unt
 	return x, nil
 }
 
-func (e *Eraser) note(ctx context.Context, _ lifecycle.Access, x erasures.Erasure, _ string) error {
+func (e *Eraser) note(ctx context.Context, _ lifecycle.Access, x erasures.Erasure, _ word) error {
 	digest, err := e.c.Keys.Digest(keyring.Tenant, lifecycle.NewSecret(x.Tenant.String()))
 	if err != nil {
 		return err
@@ -245,7 +286,7 @@ func hash32(s string) (out [32]byte, err error) {
 	return out, nil
 }
 
-func (e *Eraser) delete(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ string) error {
+func (e *Eraser) delete(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ word) error {
 	return e.c.Door.Delete(ctx, a, x.ID)
 }
 
@@ -270,13 +311,22 @@ func (r *Remains) Error() string {
 	return s
 }
 
-// verify lets another role than the one that deletes count what names the tenant, in
+func (e *Eraser) verify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, w word) (err error) {
+	if w.counts == nil {
+		if w.counts, err = e.count(ctx, x); err != nil {
+			return err
+		}
+	}
+	return e.c.Erasures.Verified(ctx, a, x, w.run, w.counts)
+}
+
+// count lets another role than the one that deletes count what names the tenant, in
 // every table of the live catalog. The certificate waits until that is nothing but
 // what the policy retains.
-func (e *Eraser) verify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, run string) error {
+func (e *Eraser) count(ctx context.Context, x erasures.Erasure) ([]sweeps.Check, error) {
 	checks, _, err := e.c.Sweeps.Tenant(ctx, x.Tenant, sweeps.DeclaredBy(e.c.Policy))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var left []sweeps.Check
 	for _, c := range checks {
@@ -285,7 +335,7 @@ func (e *Eraser) verify(ctx context.Context, a lifecycle.Access, x erasures.Eras
 		}
 	}
 	if left != nil {
-		return &Remains{left}
+		return nil, &Remains{left}
 	}
-	return e.c.Erasures.Verified(ctx, a, x, run, checks)
+	return checks, nil
 }

@@ -38,7 +38,7 @@ func order(e *storetest.Env, token string) erasure.Order {
 // finish takes an erasure to its certificate, as the sweep does.
 func finish(t *testing.T, r *erasuretest.Rig, id string) {
 	t.Helper()
-	run := uuid.NewString()
+	run := r.Run(t)
 	err := r.Finish(t.Context(), scheduler, uuid.MustParse(id), run)
 	if errors.Is(err, lifecycle.NotFound) { // the counts have no place in the log yet
 		r.AwaitPlaces(t.Context())
@@ -160,7 +160,7 @@ func TestARowThatRemainsKeepsTheCertificateBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), uuid.NewString())
+	err = r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), r.Run(t))
 	var left *erasure.Remains
 	if !errors.As(err, &left) || !strings.Contains(err.Error(), "public.notes.tenant_id (1 rows)") {
 		t.Fatalf("the row was not named: %v", err)
@@ -322,7 +322,7 @@ func TestAnErasureAfterARestoreHidesNoneBeforeIt(t *testing.T) {
 	if _, err := r.Erase(t.Context(), storetest.Ingress(), e.Install(storetest.Values("other"), "in other"), order(e, "other")); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := r.CameBack(t.Context()); err != nil || n != 1 {
+	if n, _, err := r.CameBack(t.Context()); err != nil || n != 1 {
 		t.Errorf("%d tenants came back, %v", n, err)
 	}
 	if got, err := r.Replay(t.Context(), scheduler, false); err != nil || got.Erased != 1 || answers(t, e, back) {
@@ -342,10 +342,11 @@ func TestTwoThatDeleteAtOnceBothSucceed(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.broken = false
+		run := r.Run(t)
 		var all sync.WaitGroup
 		for range 4 {
 			all.Go(func() {
-				err := r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), uuid.NewString())
+				err := r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), run)
 				if err != nil && !errors.Is(err, lifecycle.NotFound) {
 					t.Error(err)
 				}

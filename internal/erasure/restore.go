@@ -15,9 +15,11 @@ import (
 // Replayed is what a comparison of ledger and database led to.
 type Replayed struct {
 	LedgerID string
-	Entries  int64 // erasures in the ledger
-	Compared int64 // of these, entries held against the database's live tenants
-	Erased   int64 // tenants a restored backup had brought back
+	Entries  int64 // in the ledger: erasures, and steps of legal holds
+	Compared int64 // of these, entries held against the database
+	Held     int64 // legal holds that a restored backup had forgotten, put back
+	Released int64 // legal holds that it had brought back, released again
+	Erased   int64 // tenants that it had brought back
 	Delayed  int64 // of these, those whose values could not be deleted yet: the sweep goes on
 }
 
@@ -94,22 +96,22 @@ func (e *Eraser) Compare(ctx context.Context) error {
 	return nil
 }
 
-// lost reads the entries of the ledger that the database does not know: erasures that
-// a restored backup forgot. Without all it begins after the line up to which this very
-// database was replayed; a restored one has forgotten that too. They come by the
-// keyed digest of their tenant.
-func (e *Eraser) lost(ctx context.Context, all bool, r *Replayed) (map[string]ledger.Entry, error) {
+// lost reads the entries of the ledger that the database does not know: what a
+// restored backup forgot. Without all it begins after the line up to which this very
+// database was replayed; a restored one has forgotten that too.
+func (e *Eraser) lost(ctx context.Context, all bool, r *Replayed) (forgotten, error) {
+	f := forgotten{map[string]ledger.Entry{}, map[string][]ledger.Entry{}, map[string]int64{}}
 	from, err := e.c.Erasures.LastReplayed(ctx)
 	if err != nil {
-		return nil, err
+		return f, err
 	}
 	if all {
 		from.Seq = 0
 	}
 	if r.Entries <= from.Seq {
-		return nil, nil
+		return f, nil
 	}
-	found := map[string]ledger.Entry{}
+	held := holdSteps{map[string]ledger.Entry{}, map[string]ledger.Entry{}}
 	var page []ledger.Entry
 	judge := func() error {
 		ids := make([]string, len(page))
@@ -122,7 +124,7 @@ func (e *Eraser) lost(ctx context.Context, all bool, r *Replayed) (map[string]le
 		}
 		for _, x := range page {
 			if r.Compared++; !known[x.ErasureID] {
-				found[x.TenantDigest] = x
+				f.erased[x.TenantDigest] = x
 			}
 		}
 		page = page[:0]
@@ -132,6 +134,10 @@ func (e *Eraser) lost(ctx context.Context, all bool, r *Replayed) (map[string]le
 		if x.Seq <= from.Seq || x.Seq > r.Entries {
 			return nil
 		}
+		if x.Hold != nil {
+			r.Compared++
+			return held.take(x)
+		}
 		if page = append(page, x); len(page) < 1000 {
 			return nil
 		}
@@ -140,36 +146,52 @@ func (e *Eraser) lost(ctx context.Context, all bool, r *Replayed) (map[string]le
 	if err == nil {
 		err = judge()
 	}
-	return found, err
+	if err == nil {
+		err = held.judge(ctx, e, &f)
+	}
+	return f, err
 }
 
-// CameBack counts the live tenants that the ledger says were erased: a backup was
-// restored, and nothing may be served before a replay.
-func (e *Eraser) CameBack(ctx context.Context) (n int64, err error) {
+// CameBack counts the live tenants that the ledger says were erased, and the legal
+// holds on a tenant that is here which only the ledger knows: a backup was restored,
+// and nothing may be served before a replay.
+func (e *Eraser) CameBack(ctx context.Context) (tenants, held int64, err error) {
 	if err := e.Compare(ctx); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	head, err := e.c.Ledger.Head(ctx)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	found, err := e.lost(ctx, false, &Replayed{Entries: head.Seq})
-	if err != nil || len(found) == 0 {
-		return 0, err
+	f, err := e.lost(ctx, false, &Replayed{Entries: head.Seq})
+	if err != nil || len(f.erased)+len(f.held) == 0 {
+		return 0, 0, err
 	}
-	return n, e.c.Erasures.Live(ctx, func(id lifecycle.TenantID) error {
-		x, err := e.entry(id, found)
+	err = e.c.Erasures.Live(ctx, func(id lifecycle.TenantID) error {
+		x, err := e.entry(id, f.erased)
 		if x != nil {
-			n++
+			tenants++
+		}
+		return err
+	})
+	if err != nil || len(f.held) == 0 {
+		return tenants, 0, err
+	}
+	return tenants, held, e.c.Erasures.Holdable(ctx, func(id lifecycle.TenantID) error {
+		digests, err := e.c.Keys.Digests(keyring.Tenant, lifecycle.NewSecret(id.String()))
+		for _, d := range digests {
+			held += int64(len(f.held[d.String()]))
 		}
 		return err
 	})
 }
 
-// Replay holds the ledger against the database and erases again, with the trigger
-// restore_replay, every tenant in it that is live: a restored backup brought it back.
-// It must have ended before anything is served. A crash on the way leaves the mark
-// where it was, and the next one looks at the same lines again.
+// Replay holds the ledger against the database. What a restored backup forgot comes
+// first: legal holds that are neither released nor expired are placed again, so that
+// what the law keeps is not erased in the next step. Then every live tenant in it is
+// erased again, with the trigger restore_replay. It must have ended before anything is
+// served. A crash on the way leaves the mark where it was, and the next one looks at
+// the same lines again.
 func (e *Eraser) Replay(ctx context.Context, a lifecycle.Access, all bool) (Replayed, error) {
 	if err := e.Compare(ctx); err != nil {
 		return Replayed{}, err
@@ -179,16 +201,22 @@ func (e *Eraser) Replay(ctx context.Context, a lifecycle.Access, all bool) (Repl
 		return Replayed{}, err
 	}
 	r := Replayed{LedgerID: head.LedgerID, Entries: head.Seq}
-	found, err := e.lost(ctx, all, &r)
+	f, err := e.lost(ctx, all, &r)
 	if err != nil {
 		return r, err
 	}
-	if len(found) > 0 {
-		if err := e.c.Erasures.Live(ctx, func(id lifecycle.TenantID) error { return e.again(ctx, a, id, found, &r) }); err != nil {
+	if err := e.putBack(ctx, a, f, &r); err != nil {
+		return r, err
+	}
+	if len(f.erased) > 0 {
+		if err := e.c.Erasures.Live(ctx, func(id lifecycle.TenantID) error { return e.again(ctx, a, id, f.erased, &r) }); err != nil {
 			return r, err
 		}
 	}
-	if all || r.Erased > 0 {
+	if err := e.noteHolds(ctx); err != nil {
+		return r, err
+	}
+	if all || r.Erased+r.Held+r.Released > 0 {
 		if err := e.c.Erasures.Replayed(ctx, a, r.Compared, r.Erased); err != nil {
 			return r, err
 		}

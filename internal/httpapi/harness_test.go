@@ -23,7 +23,6 @@ import (
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
 	"trakr/internal/location"
-	"trakr/internal/store/holds"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/requests"
 	"trakr/internal/store/storetest"
@@ -154,8 +153,7 @@ func newWorld(t *testing.T) *world {
 		_, err := seq.Pass(ctx)
 		return err
 	}
-	held, err := holds.New(w.DB, w.Log, w.Policy)
-	must(err)
+	held := w.eraser.Config.Holds
 	asked, err := requests.New(w.DB, w.Log)
 	must(err)
 	deletions, err := deletion.New(deletion.Config{Requests: asked, Holds: held, Door: w.Door, Sweeps: sweeps.New(w.DB), Policy: w.Policy, Log: w.telemetry.Logger,

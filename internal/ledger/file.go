@@ -137,6 +137,12 @@ func (l *File) Contains(ctx context.Context, seq int64, hash string) (there bool
 	return there, err
 }
 
+// Lacks implements Ledger.
+func (l *File) Lacks(ctx context.Context, all []Entry) (out []Entry, err error) {
+	err = l.locked(ctx, func() error { out = l.chain.lacks(all); return nil })
+	return out, err
+}
+
 // Append implements Ledger.
 func (l *File) Append(ctx context.Context, e Entry) (h Head, err error) {
 	if err := e.appendable(); err != nil {
@@ -148,7 +154,7 @@ func (l *File) Append(ctx context.Context, e Entry) (h Head, err error) {
 		if err := l.settle(); err != nil {
 			return err
 		}
-		if seq, ok := l.chain.erasures[e.ErasureID]; ok {
+		if seq, ok := l.chain.known[e.key()]; ok {
 			h = l.chain.head(seq)
 			return nil
 		}

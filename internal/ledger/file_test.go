@@ -198,6 +198,57 @@ func story(t *testing.T, create func() ledger.Ledger) {
 	}
 }
 
+// hold is a step of a legal hold.
+func hold(n int, s ledger.Step) ledger.Entry {
+	e := entry(n)
+	return ledger.Entry{TenantDigest: e.TenantDigest, At: e.At, Hold: &ledger.Hold{ID: e.ErasureID, Step: s, Ground: "legal_claim", Until: began.Add(time.Hour)}}
+}
+
+// A ledger from before it kept holds goes on with them, in the same chain.
+func TestTheStepsOfAHoldAreLinesToo(t *testing.T) {
+	path := filled(t, 2)
+	l := open(t, path)
+	steps := []ledger.Entry{hold(1, ledger.Placed), entry(3), hold(1, ledger.Released)}
+	if lacks, err := l.Lacks(t.Context(), append([]ledger.Entry{entry(1)}, steps...)); err != nil || len(lacks) != 3 {
+		t.Errorf("lacks %d, %v", len(lacks), err)
+	}
+	for range 2 { // once more changes nothing
+		for i, e := range steps {
+			if h, err := l.Append(t.Context(), e); err != nil || h.Seq != int64(3+i) {
+				t.Fatalf("line %d: %+v, %v", 3+i, h, err)
+			}
+		}
+	}
+	if lacks, err := l.Lacks(t.Context(), steps); err != nil || len(lacks) != 0 {
+		t.Errorf("lacks %d, %v", len(lacks), err)
+	}
+	var got []ledger.Entry
+	if err := open(t, path).Entries(t.Context(), func(e ledger.Entry) error { got = append(got, e); return nil }); err != nil || len(got) != 5 {
+		t.Fatalf("%d entries, %v", len(got), err)
+	}
+	for i, want := range steps {
+		g := got[2+i]
+		if (g.Hold == nil) != (want.Hold == nil) || g.Hold != nil && *g.Hold != *want.Hold || g.TenantDigest != want.TenantDigest || g.ErasureID != want.ErasureID || !g.At.Equal(want.At) {
+			t.Errorf("line %d is %+v, want %+v", 3+i, g, want)
+		}
+	}
+	for name, spoil := range map[string]func(*ledger.Entry){
+		"no id": func(e *ledger.Entry) { e.Hold.ID = "" }, "an invented step": func(e *ledger.Entry) { e.Hold.Step = "forgotten" }, "no end": func(e *ledger.Entry) { e.Hold.Until = time.Time{} },
+		"text for a ground": func(e *ledger.Entry) { e.Hold.Ground = "Ms Miller asked" }, "an erasure as well": func(e *ledger.Entry) { e.ErasureID = uuid.NewString() }, "no digest": func(e *ledger.Entry) { e.TenantDigest = "" },
+	} {
+		e := hold(9, ledger.Placed)
+		spoil(&e)
+		if _, err := l.Append(t.Context(), e); err == nil {
+			t.Errorf("%s: was taken", name)
+		}
+	}
+	edit(t, path, func(b []byte) []byte { return bytes.Replace(b, []byte(`"released"`), []byte(`"released "`), 1) })
+	var broken ledger.ErrBroken
+	if _, err := ledger.OpenFile(path); !errors.As(err, &broken) || broken.Line != 6 {
+		t.Errorf("an edited step: %v", err)
+	}
+}
+
 func TestACrashInTheMiddleOfAWriteIsRepaired(t *testing.T) {
 	whole := filled(t, 4)
 	b, err := os.ReadFile(whole)
@@ -557,7 +608,12 @@ func FuzzLine(f *testing.F) {
 	defer func() { _ = l.Close() }()
 	var b bytes.Buffer
 	b.WriteString("{}\n")
-	ledger.WriteLines(&b, 2, entry)
+	ledger.WriteLines(&b, 4, func(n int) ledger.Entry {
+		if n > 2 {
+			return hold(n, ledger.Placed)
+		}
+		return entry(n)
+	})
 	for _, line := range bytes.Split(b.Bytes(), []byte("\n")) {
 		f.Add(line)
 	}

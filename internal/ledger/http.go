@@ -148,6 +148,16 @@ func (l *HTTP) Contains(ctx context.Context, seq int64, hash string) (bool, erro
 	return l.chain.contains(seq, hash), nil
 }
 
+// Lacks implements Ledger.
+func (l *HTTP) Lacks(ctx context.Context, all []Entry) ([]Entry, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.catchUp(ctx, 1); err != nil {
+		return nil, err
+	}
+	return l.chain.lacks(all), nil
+}
+
 // Append implements Ledger. When the answer to a write is lost, the line may be
 // there: appended again, it is found.
 func (l *HTTP) Append(ctx context.Context, e Entry) (Head, error) {
@@ -160,7 +170,7 @@ func (l *HTTP) Append(ctx context.Context, e Entry) (Head, error) {
 		if err := l.catchUp(ctx, 1); err != nil {
 			return Head{}, err
 		}
-		if seq, ok := l.chain.erasures[e.ErasureID]; ok {
+		if seq, ok := l.chain.known[e.key()]; ok {
 			return l.chain.head(seq), nil
 		}
 		raw, err := l.chain.next(e)

@@ -1,6 +1,7 @@
-// Package ledger keeps the erasure ledger: one line for each erasure, outside the
-// database and its backups, so that a backup that comes back cannot bring erased
-// tenants back with it.
+// Package ledger keeps the erasure ledger: one line for each erasure, and for the
+// placing and the release of each legal hold, outside the database and its backups, so
+// that a backup that comes back cannot bring erased tenants back with it, nor forget
+// what the law obliges us to keep.
 //
 // It only grows. Each line holds the hash of the one before it, so a line that is
 // edited, swapped or taken out of the middle is found at open and named; what is cut
@@ -15,16 +16,35 @@ import (
 	"time"
 )
 
-// Entry is one erasure.
+// Entry is one erasure, or one step of a legal hold.
 type Entry struct {
 	Seq           int64  // from 1, without gaps; the header has 0
 	Prev, Hash    string // hex SHA-256 of the line before and of this one, without their newlines
-	ErasureID     string // UUID
 	TenantDigest  string // keyed digest, hex
+	At            time.Time
+	ErasureID     string // UUID
 	SubjectDigest string // keyed digest, hex
 	Trigger       string // a word of lifecycle.Triggers
-	At            time.Time
+	Hold          *Hold  // nil for an erasure; then the three above are empty
 }
+
+// Hold is a legal hold that was placed or released at the entry's time. Its expiry has
+// no line of its own: the end stands in both.
+type Hold struct {
+	ID     string // UUID
+	Step   Step
+	Ground string // a word
+	Until  time.Time
+}
+
+// Step is what became of a hold.
+type Step string
+
+// The steps.
+const (
+	Placed   Step = "placed"
+	Released Step = "released"
+)
 
 // Head is the newest line of a ledger, or the line of one entry.
 type Head struct {
@@ -40,8 +60,11 @@ type Ledger interface {
 	Head(ctx context.Context) (Head, error)
 	// Append adds an entry (its Seq, Prev and Hash are given by the ledger). It is
 	// durable when the error is nil, and may or may not be there otherwise: append it
-	// again. An erasure that is there already is returned as it stands.
+	// again. An erasure, or a step of a hold, that is there already is returned as it
+	// stands.
 	Append(ctx context.Context, e Entry) (Head, error)
+	// Lacks returns those of the entries that are not there.
+	Lacks(ctx context.Context, all []Entry) ([]Entry, error)
 	// Entries visits every entry, oldest first, until visit fails.
 	Entries(ctx context.Context, visit func(Entry) error) error
 	// Contains reports whether the line of that number has that hash.

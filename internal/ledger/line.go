@@ -18,6 +18,7 @@ import (
 
 const (
 	formatVersion = 1
+	holdVersion   = 2       // of a hold's line, which programs before it do not know
 	maxLine       = 4 << 10 // bytes; a line is about 500
 )
 
@@ -29,7 +30,7 @@ type header struct {
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// line is each later one, members in this order.
+// line is each erasure's, members in this order.
 type line struct {
 	V             int       `json:"v"`
 	Seq           int64     `json:"seq"`
@@ -39,6 +40,19 @@ type line struct {
 	SubjectDigest string    `json:"subject_digest"`
 	Trigger       string    `json:"trigger"`
 	At            time.Time `json:"at"`
+}
+
+// holdLine is each hold's.
+type holdLine struct {
+	V            int       `json:"v"`
+	Seq          int64     `json:"seq"`
+	Prev         string    `json:"prev"`
+	HoldID       string    `json:"hold_id"`
+	Step         Step      `json:"step"`
+	TenantDigest string    `json:"tenant_digest"`
+	Ground       string    `json:"ground"`
+	Until        time.Time `json:"until"`
+	At           time.Time `json:"at"`
 }
 
 func newHeader(now time.Time) ([]byte, error) {
@@ -66,34 +80,65 @@ func parseHeader(raw []byte) (header, error) {
 }
 
 func (e Entry) encode() ([]byte, error) {
+	if h := e.Hold; h != nil {
+		return json.Marshal(holdLine{holdVersion, e.Seq, e.Prev, h.ID, h.Step, e.TenantDigest, h.Ground, h.Until.UTC().Truncate(time.Microsecond), e.At.UTC().Truncate(time.Microsecond)})
+	}
 	return json.Marshal(line{formatVersion, e.Seq, e.Prev, e.ErasureID, e.TenantDigest, e.SubjectDigest, e.Trigger, e.At.UTC().Truncate(time.Microsecond)})
 }
 
 // parseEntry takes the exact bytes that encode writes and no others, so that one
 // entry has one hash.
 func parseEntry(raw []byte) (Entry, error) {
-	var l line
-	if err := decode(raw, &l); err != nil {
-		return Entry{}, err
+	var form struct {
+		V int `json:"v"`
 	}
-	if l.V != formatVersion {
-		return Entry{}, fmt.Errorf("it has format version %d; this program reads %d", l.V, formatVersion)
+	if json.Unmarshal(raw, &form) != nil {
+		return Entry{}, errors.New("it is not a line of a ledger")
 	}
-	e := Entry{l.Seq, l.Prev, hashOf(raw).String(), l.ErasureID, l.TenantDigest, l.SubjectDigest, l.Trigger, l.At}
+	e := Entry{Hash: hashOf(raw).String()}
+	switch form.V {
+	case formatVersion:
+		var l line
+		if err := decode(raw, &l); err != nil {
+			return Entry{}, err
+		}
+		e.Seq, e.Prev, e.TenantDigest, e.At = l.Seq, l.Prev, l.TenantDigest, l.At
+		e.ErasureID, e.SubjectDigest, e.Trigger = l.ErasureID, l.SubjectDigest, l.Trigger
+	case holdVersion:
+		var l holdLine
+		if err := decode(raw, &l); err != nil {
+			return Entry{}, err
+		}
+		e.Seq, e.Prev, e.TenantDigest, e.At = l.Seq, l.Prev, l.TenantDigest, l.At
+		e.Hold = &Hold{ID: l.HoldID, Step: l.Step, Ground: l.Ground, Until: l.Until}
+	default:
+		return Entry{}, fmt.Errorf("it has format version %d; this program reads %d and %d", form.V, formatVersion, holdVersion)
+	}
 	if e.Seq < 1 {
 		return Entry{}, errors.New("it has no number")
 	}
 	return e, e.check()
 }
 
-// check judges the form; a trigger of a later version is read and kept.
+// key is what there is one line of.
+func (e Entry) key() string {
+	if e.Hold != nil {
+		return string(e.Hold.Step) + " " + e.Hold.ID
+	}
+	return e.ErasureID
+}
+
+// check judges the form; a trigger, ground or step of a later version is read and kept.
 func (e Entry) check() error {
+	if e.Hold != nil {
+		return e.checkHold()
+	}
 	switch {
 	case !isUUID(e.ErasureID):
 		return errors.New("erasure_id is not a UUID")
 	case !isDigest(e.TenantDigest) || !isDigest(e.SubjectDigest):
 		return errors.New("a digest is not hexadecimal of 32 to 64 bytes")
-	case e.Trigger == "" || len(e.Trigger) > 32 || strings.Trim(e.Trigger, "abcdefghijklmnopqrstuvwxyz_") != "":
+	case !isWord(e.Trigger):
 		return errors.New("the trigger is not a word")
 	case e.At.IsZero():
 		return errors.New("it has no time")
@@ -101,11 +146,36 @@ func (e Entry) check() error {
 	return nil
 }
 
+func (e Entry) checkHold() error {
+	switch h := e.Hold; {
+	case e.ErasureID != "" || e.SubjectDigest != "" || e.Trigger != "":
+		return errors.New("it is an erasure and a hold")
+	case !isUUID(h.ID):
+		return errors.New("hold_id is not a UUID")
+	case !isDigest(e.TenantDigest):
+		return errors.New("a digest is not hexadecimal of 32 to 64 bytes")
+	case !isWord(string(h.Step)) || !isWord(h.Ground):
+		return errors.New("the step or the ground is not a word")
+	case e.At.IsZero() || h.Until.IsZero():
+		return errors.New("it has no time")
+	}
+	return nil
+}
+
+// isWord keeps text out: no line can name anybody.
+func isWord(s string) bool {
+	return s != "" && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") == ""
+}
+
 // appendable is check for what this version writes.
 func (e Entry) appendable() error {
 	err := e.check()
-	if err == nil && !slices.Contains(lifecycle.Triggers(), lifecycle.Trigger(e.Trigger)) {
+	switch {
+	case err != nil:
+	case e.Hold == nil && !slices.Contains(lifecycle.Triggers(), lifecycle.Trigger(e.Trigger)):
 		err = errors.New("there is no such trigger")
+	case e.Hold != nil && e.Hold.Step != Placed && e.Hold.Step != Released:
+		err = errors.New("there is no such step of a hold")
 	}
 	if err != nil {
 		return fmt.Errorf("an entry of the erasure ledger was refused: %w", err)
@@ -145,9 +215,9 @@ func (h hash) String() string { return hex.EncodeToString(h[:]) }
 
 // chain is what was read and verified so far.
 type chain struct {
-	id       string
-	hashes   []hash // of each line, by its number
-	erasures map[string]int64
+	id     string
+	hashes []hash           // of each line, by its number
+	known  map[string]int64 // by the entry's key
 }
 
 // add verifies the next line and takes it.
@@ -159,7 +229,7 @@ func (c *chain) add(raw []byte) (Entry, error) {
 		if err != nil {
 			return broken(err.Error())
 		}
-		c.id, c.hashes, c.erasures = h.LedgerID, []hash{hashOf(raw)}, map[string]int64{}
+		c.id, c.hashes, c.known = h.LedgerID, []hash{hashOf(raw)}, map[string]int64{}
 		return Entry{}, nil
 	}
 	e, err := parseEntry(raw)
@@ -171,11 +241,11 @@ func (c *chain) add(raw []byte) (Entry, error) {
 	case e.Prev != c.hashes[next-1].String():
 		return broken("it does not follow from the line before it")
 	}
-	if n, ok := c.erasures[e.ErasureID]; ok {
-		return broken(fmt.Sprintf("its erasure is entry %d already", n))
+	if n, ok := c.known[e.key()]; ok {
+		return broken(fmt.Sprintf("its erasure, or step of a hold, is entry %d already", n))
 	}
 	c.hashes = append(c.hashes, hashOf(raw))
-	c.erasures[e.ErasureID] = next
+	c.known[e.key()] = next
 	return e, nil
 }
 
@@ -183,6 +253,16 @@ func (c *chain) add(raw []byte) (Entry, error) {
 func (c *chain) next(e Entry) ([]byte, error) {
 	e.Seq, e.Prev = int64(len(c.hashes)), c.hashes[len(c.hashes)-1].String()
 	return e.encode()
+}
+
+// lacks returns the entries that are not there.
+func (c *chain) lacks(all []Entry) (out []Entry) {
+	for _, e := range all {
+		if _, ok := c.known[e.key()]; !ok {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 func (c *chain) last() int64 { return int64(len(c.hashes)) - 1 }

@@ -31,14 +31,14 @@ func TestAnIdThatStaysSomewhereOrCannotBeLookedForIsNotCertifiedAway(t *testing.
 				t.Fatal(err)
 			}
 			var left *erasure.Remains
-			if err := r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), uuid.NewString()); !errors.As(err, &left) || len(left.Checks) != 1 || left.Checks[0].Table != "public.notes" {
+			if err := r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), r.Run(t)); !errors.As(err, &left) || len(left.Checks) != 1 || left.Checks[0].Table != "public.notes" {
 				t.Errorf("%v", err)
 			}
 			e.Exec(`DELETE FROM public.notes; ALTER TABLE public.notes DISABLE ROW LEVEL SECURITY`)
-			err = r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), uuid.NewString())
+			err = r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), r.Run(t))
 			if errors.Is(err, lifecycle.NotFound) { // the counts have no place in the log yet
 				r.AwaitPlaces(t.Context())
-				err = r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), uuid.NewString())
+				err = r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), r.Run(t))
 			}
 			if err != nil {
 				t.Error(err)

@@ -16,7 +16,8 @@ import (
 const Erasures = "erasures"
 
 // ErasurePass takes every erasure up to its certificate: what a crash, a full disk or
-// a legal hold kept from going on. It is the pass that counts in the verifying step.
+// a legal hold kept from going on. It is the pass that counts in the verifying step,
+// which is entered, and certified, when its own run is stored.
 type ErasurePass struct {
 	eraser *erasure.Eraser
 	policy *policy.Policy
@@ -89,32 +90,52 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 		}
 		return nil
 	}
-	// What only waits for its place in the log gets it within seconds: those are tried
-	// once more at the end, all after one wait.
-	var unplaced []erasures.Erasure
+	var counted []erasure.Counted
 	err = p.eraser.EachUnfinished(ctx, func(x erasures.Erasure) error {
-		if o.DryRun {
+		if o.DryRun || len(counted) == maxCounted {
 			return judge(x, errNotFinished)
 		}
-		err := p.eraser.Finish(ctx, a, x.ID, o.RunID)
-		if errors.Is(err, lifecycle.NotFound) && len(unplaced) < 1000 {
-			unplaced = append(unplaced, x)
-			return ctx.Err()
+		c, err := p.eraser.Count(ctx, a, x.ID)
+		if err == nil && c != nil {
+			counted = append(counted, *c)
 		}
 		return judge(x, err)
 	})
 	if err != nil {
 		return Found{}, err
 	}
-	if len(unplaced) > 0 {
+	f := found()
+	f.Then = func(ctx context.Context) error { return p.settle(ctx, a, counted, o.RunID) }
+	return f, nil
+}
+
+// maxCounted is how many erasures one pass verifies; their counts are kept in memory
+// until its run is stored.
+const maxCounted = 2000
+
+// settle certifies what the run counted. What only waits for its place in the log gets
+// it within seconds: those are tried once more, all after one wait.
+func (p *ErasurePass) settle(ctx context.Context, a lifecycle.Access, counted []erasure.Counted, run string) error {
+	var failed error
+	for again := range 2 {
+		var unplaced []erasure.Counted
+		for _, c := range counted {
+			err := p.eraser.Settle(ctx, a, c, run)
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case errors.Is(err, lifecycle.NotFound) && again == 0:
+				unplaced = append(unplaced, c)
+			case err != nil:
+				failed = errors.Join(failed, fmt.Errorf("erasure %s: %w", c.ID, err))
+			}
+		}
+		if counted = unplaced; len(counted) == 0 {
+			break
+		}
 		p.eraser.AwaitPlaces(ctx)
 	}
-	for _, x := range unplaced {
-		if err := judge(x, p.eraser.Finish(ctx, a, x.ID, o.RunID)); err != nil {
-			return Found{}, err
-		}
-	}
-	return found(), nil
+	return failed
 }
 
 // replay erases again what a restore brought back, or in a dry run says that it would.
@@ -123,9 +144,9 @@ func (p *ErasurePass) replay(ctx context.Context, a lifecycle.Access, dry bool) 
 		_, err := p.eraser.Replay(ctx, a, false)
 		return err
 	}
-	n, err := p.eraser.CameBack(ctx)
-	if err == nil && n > 0 {
-		err = &erasure.Refused{Why: fmt.Sprintf("%d tenants of the erasure ledger are live: a backup was restored. Run: trakr restore replay", n)}
+	n, held, err := p.eraser.CameBack(ctx)
+	if err == nil && n+held > 0 {
+		err = &erasure.Refused{Why: fmt.Sprintf("%d tenants of the erasure ledger are live, and %d legal holds in it are missing: a backup was restored. Run: trakr restore replay", n, held)}
 	}
 	return err
 }

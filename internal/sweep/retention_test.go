@@ -62,7 +62,7 @@ const history = `
 		('00000000-0000-4000-8000-000000000401', 'connect', 'erased', $old - interval '1 year', $old, $old),
 		('00000000-0000-4000-8000-000000000402', 'connect', 'erased', $old - interval '1 year', $young, $young);
 	INSERT INTO trakr.erasures (erasure_id, tenant_id, ingress, trigger, subject_digest, requested_at, erased_at) SELECT gen_random_uuid(), tenant_id, 'connect', 'uninstall', decode(repeat('00', 36), 'hex'), erased_at, erased_at FROM trakr.tenants WHERE state = 'erased';
-	UPDATE trakr.erasures SET noted_at = erased_at, ledger_seq = 1, ledger_hash = sha256('a'); UPDATE trakr.erasures SET verified_at = erased_at, verified_by = gen_random_uuid();
+	UPDATE trakr.erasures SET noted_at = erased_at, ledger_seq = 1, ledger_hash = sha256('a'); UPDATE trakr.erasures SET verified_at = erased_at, verified_by = '00000000-0000-4000-8000-000000000201';
 	INSERT INTO trakr.certificates (certificate_id, erasure_id, issued_at, document) SELECT gen_random_uuid(), erasure_id, erased_at, '{}' FROM trakr.erasures`
 
 func seeded(t *testing.T) *storetest.Env {

@@ -44,6 +44,9 @@ type Order struct {
 type Found struct {
 	Checks     []sweeps.Check
 	SnapshotAt time.Time // the database's clock when what was judged was read
+	// Then is what rests on the run's word and waits until that is stored; nil for
+	// nothing. What it leaves undone is the next pass's.
+	Then func(context.Context) error
 }
 
 // Runner runs sweeps on one database.
@@ -184,6 +187,12 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 	run.Checks, run.SnapshotAt, run.Result = found.Checks, &found.SnapshotAt, judge(found.Checks)
 	if err := r.sweeps.Finish(ctx, a, &run, r.now()); err != nil {
 		return run, r.fail(a, &run, err)
+	}
+	// A crash here leaves a run that is over, and what rests on it to the next one.
+	if found.Then != nil {
+		if err := found.Then(ctx); err != nil {
+			r.log.WarnContext(ctx, "what a sweep found could not all be acted upon; the next one goes on", "kind", kind, "error", err)
+		}
 	}
 	r.log.InfoContext(ctx, "sweep finished", "kind", kind, "result", string(run.Result), "dry_run", dry, "checks", len(found.Checks), "findings", len(run.Findings))
 	return run, nil

@@ -570,7 +570,7 @@ func TestASweepThatDidNotRunIsOverdueAfterTwiceItsInterval(t *testing.T) {
 		}
 	}
 	run(t, e)
-	e.Exec(`UPDATE trakr.sweep_runs SET result = 'failed'`)
+	e.Exec(`ALTER TABLE trakr.sweep_runs DISABLE TRIGGER run_is_over; UPDATE trakr.sweep_runs SET result = 'failed'`)
 	if !overdue() {
 		t.Error("a pass that failed counts as done")
 	}

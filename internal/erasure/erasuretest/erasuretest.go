@@ -11,6 +11,7 @@ import (
 
 	"trakr/internal/erasure"
 	"trakr/internal/ledger"
+	"trakr/internal/lifecycle"
 	"trakr/internal/store/erasures"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/storetest"
@@ -50,7 +51,7 @@ func With(t testing.TB, e *storetest.Env, l ledger.Ledger, path string) *Rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	held, err := holds.New(e.DB, e.Log, e.Policy)
+	held, err := holds.New(e.DB, e.Log, e.Policy, erasure.Outside{Ledger: l, Keys: e.Keys})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,6 +68,22 @@ func With(t testing.TB, e *storetest.Env, l ledger.Ledger, path string) *Rig {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// Run is a sweep that is over, on whose word an erasure can be verified.
+func (r *Rig) Run(t testing.TB) string {
+	t.Helper()
+	a := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "sweep", Role: lifecycle.RoleScheduler},
+		Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}, RequestID: "req-test"}
+	run, err := r.Config.Sweeps.Begin(t.Context(), "erasures", "command", false, r.Config.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	run.Result = sweeps.Clean
+	if err := r.Config.Sweeps.Finish(t.Context(), a, &run, r.Config.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return run.ID
 }
 
 // opened keeps a nil pointer from becoming a ledger.

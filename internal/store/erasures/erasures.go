@@ -168,8 +168,9 @@ func (s *Store) Note(ctx context.Context, id uuid.UUID, seq int64, hash [32]byte
 	return nil
 }
 
-// Verified enters what the verifying step counted, with its audit event. Done before
-// is a success and changes nothing.
+// Verified enters what the verifying step counted, with its audit event, by a sweep's
+// run that is over and did not fail; the database refuses any other. Done before is a
+// success and changes nothing.
 func (s *Store) Verified(ctx context.Context, a lifecycle.Access, x Erasure, run string, counts []sweeps.Check) error {
 	now := s.now().UTC()
 	if now.Before(x.DeletedAt) { // replicas' clocks differ; the order of the steps does not

@@ -113,10 +113,19 @@ func (s *Store) ReplayedTo(ctx context.Context, l Line) error {
 
 // Live calls yield with the id of every tenant whose erasure has not begun.
 func (s *Store) Live(ctx context.Context, yield func(lifecycle.TenantID) error) error {
+	return s.each(ctx, []lifecycle.State{lifecycle.Live}, yield)
+}
+
+// Holdable calls yield with the id of every tenant that is not erased.
+func (s *Store) Holdable(ctx context.Context, yield func(lifecycle.TenantID) error) error {
+	return s.each(ctx, []lifecycle.State{lifecycle.Live, lifecycle.Erasing}, yield)
+}
+
+func (s *Store) each(ctx context.Context, states []lifecycle.State, yield func(lifecycle.TenantID) error) error {
 	const page = 5000
 	for after := (lifecycle.TenantID{}); ; {
 		var rows []struct{ TenantID string }
-		err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT tenant_id FROM trakr.tenants WHERE state = 'live' AND tenant_id > ? ORDER BY tenant_id LIMIT ?`, after.String(), page).Scan(ctx, &rows))
+		err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT tenant_id FROM trakr.tenants WHERE state IN (?) AND tenant_id > ? ORDER BY tenant_id LIMIT ?`, bun.List(states), after.String(), page).Scan(ctx, &rows))
 		if err != nil && !errors.Is(err, pg.ErrNoRows) {
 			return fmt.Errorf("listing tenants: %w", err)
 		}

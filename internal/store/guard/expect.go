@@ -120,8 +120,9 @@ var functions = []struct {
 	{"trakr.judge_request()", owner, true, []string{fixedPath}, nil, "af07f5489aff2e27"},
 	{"trakr.judge_hold()", owner, true, []string{fixedPath}, nil, "4dd0a4e34670fd7d"},
 	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
+	{"trakr.run_is_over()", owner, false, []string{fixedPath}, nil, "7eb65d05a20823c5"},
 	{"trakr.tenant_goes_on()", owner, false, []string{fixedPath}, nil, "93cddced1aa96797"},
-	{"trakr.erasure_goes_on()", owner, false, []string{fixedPath}, nil, "2d958f9072eec6e7"},
+	{"trakr.erasure_goes_on()", owner, false, []string{fixedPath}, nil, "bc2ba265b5229e76"},
 	{"trakr.refuse_change()", owner, false, []string{fixedPath}, nil, "cad4aee4743b0031"},
 }
 
@@ -317,6 +318,7 @@ func expectTriggers(found facts) expected {
 // moves lists the tables whose rows may change only as a trigger allows.
 var moves = []struct{ table, trigger string }{
 	{"erasures", "erasure_goes_on"},
+	{"sweep_runs", "run_is_over"},
 	{"tenants", "tenant_goes_on"},
 }
 

@@ -5,6 +5,9 @@
 // Whoever deletes asks Active in the deleting transaction, after locking the tenant's
 // row in the registry. Place locks the same row, so that a hold either comes before
 // the deletion or is refused after it.
+//
+// A backup does not know the holds placed after it. So each step of a hold is also
+// noted outside the database, and whoever restores one puts back what it forgot.
 package holds
 
 import (
@@ -58,19 +61,27 @@ func (h Hold) Active(now time.Time) bool { return h.ReleasedAt == nil && now.Bef
 
 const columns = `hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until, released_at, released_by`
 
+// Outside remembers holds where no backup of the database reaches: the erasure ledger.
+type Outside interface {
+	// Note makes the placing of a hold durable, or its release when it is released.
+	// Noted before is a success.
+	Note(ctx context.Context, h Hold) error
+}
+
 // Store keeps the holds of one database.
 type Store struct {
 	db      *store.DB
 	log     *audit.Log
+	outside Outside
 	longest time.Duration
 }
 
 // New returns the store of db; the policy says how long a hold may last.
-func New(db *store.DB, log *audit.Log, p *policy.Policy) (*Store, error) {
-	if db == nil || log == nil || p == nil {
-		return nil, errors.New("holds need a database, an audit log and a policy")
+func New(db *store.DB, log *audit.Log, p *policy.Policy, outside Outside) (*Store, error) {
+	if db == nil || log == nil || p == nil || outside == nil {
+		return nil, errors.New("holds need a database, an audit log, a policy, and a ledger outside the database")
 	}
-	return &Store{db, log, p.LegalHolds.Longest.Duration()}, nil
+	return &Store{db, log, outside, p.LegalHolds.Longest.Duration()}, nil
 }
 
 // Active returns the hold that keeps a tenant's data longest at that time, and
@@ -104,6 +115,12 @@ type Order struct {
 // Place holds a tenant's data back from deletion. The tenant may be live, or its
 // erasure may have begun and not yet have deleted; an erased one is tenant-erased.
 // It takes a person, who names a ticket.
+//
+// The note outside is the last thing before the commit. When it fails, nothing was
+// placed and the caller is told so. A crash, or a failure, between it and the commit
+// leaves a hold that is known outside alone: nobody was told that it stands, and the
+// next replay of the ledger puts it back, so that it keeps data rather than loses it.
+// The row that is locked all the while keeps that replay from coming in between.
 func (s *Store) Place(ctx context.Context, a lifecycle.Access, o Order) (Hold, error) {
 	now := s.log.Now().UTC().Truncate(time.Microsecond)
 	e := audit.New(ctx, now, a, audit.HoldPlace, audit.Success)
@@ -140,7 +157,14 @@ func (s *Store) Place(ctx context.Context, a lifecycle.Access, o Order) (Hold, e
 		}
 		_, err = tx.NewRaw(`INSERT INTO trakr.legal_holds (hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 			h.ID, h.TenantID, string(h.Ground), h.Ref, h.PlacedBy, h.PlacedAt, h.Until).Exec(ctx)
-		return err
+		if err != nil {
+			return err
+		}
+		if err := s.outside.Note(ctx, h); err != nil {
+			return lifecycle.Fail(lifecycle.StoreUnavailable, "The erasure ledger, which keeps holds from being forgotten with a backup, cannot be written; the hold was not placed. Try again, or see why: trakr doctor.",
+				lifecycle.After(10*time.Second), lifecycle.Cause(err))
+		}
+		return nil
 	})
 	if errors.Is(err, lifecycle.TenantErased) {
 		return Hold{}, s.deny(ctx, e, err)
@@ -153,6 +177,10 @@ func (s *Store) Place(ctx context.Context, a lifecycle.Access, o Order) (Hold, e
 
 // Release ends a hold before its time; an erasure that waited for it goes on. One
 // that was released before stays so.
+//
+// Its note outside follows the commit. A crash, or a failure, in between leaves a hold
+// that is released here and not outside: a backup restored in that time would put it
+// back, which keeps data rather than loses it, and the next replay notes it.
 func (s *Store) Release(ctx context.Context, a lifecycle.Access, id string) (Hold, error) {
 	now := s.log.Now().UTC().Truncate(time.Microsecond)
 	e := audit.New(ctx, now, a, audit.HoldRelease, audit.Success)
@@ -162,9 +190,18 @@ func (s *Store) Release(ctx context.Context, a lifecycle.Access, id string) (Hol
 	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
 		return Hold{}, unknown()
 	}
+	h, err := s.end(ctx, e, id, now)
+	if err != nil {
+		return Hold{}, err
+	}
+	_ = s.outside.Note(ctx, h) // the next replay makes up for it
+	return h, nil
+}
+
+// end ends a hold in the name of who stands in the event.
+func (s *Store) end(ctx context.Context, e audit.Event, id string, now time.Time) (h Hold, err error) {
 	e.CorrelationID = id
-	var h Hold
-	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+	err = pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		err := pg.Map(tx.NewRaw(`SELECT `+columns+` FROM trakr.legal_holds WHERE hold_id = ? FOR UPDATE`, id).Scan(ctx, &h))
 		if errors.Is(err, pg.ErrNoRows) {
 			return unknown()
@@ -179,8 +216,8 @@ func (s *Store) Release(ctx context.Context, a lifecycle.Access, id string) (Hol
 		if err := audit.Append(ctx, tx, e); err != nil {
 			return err
 		}
-		h.ReleasedAt, h.ReleasedBy = &now, a.Caller.ID
-		res, err := tx.NewRaw(`UPDATE trakr.legal_holds SET released_at = ?, released_by = ? WHERE hold_id = ? AND released_at IS NULL`, now, a.Caller.ID, id).Exec(ctx)
+		h.ReleasedAt, h.ReleasedBy = &now, e.ActorID
+		res, err := tx.NewRaw(`UPDATE trakr.legal_holds SET released_at = ?, released_by = ? WHERE hold_id = ? AND released_at IS NULL`, now, e.ActorID, id).Exec(ctx)
 		if err != nil {
 			return err
 		}
@@ -202,6 +239,89 @@ func (s *Store) List(ctx context.Context, tenant lifecycle.TenantID, activeAt ti
 	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.legal_holds
 		WHERE (?0 OR tenant_id = ?1) AND (?2 OR (released_at IS NULL AND until > ?3)) ORDER BY placed_at DESC, hold_id LIMIT 1000`,
 		tenant.IsZero(), tenant.String(), activeAt.IsZero(), activeAt.UTC()).Scan(ctx, &out))
+	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return nil, fmt.Errorf("listing holds: %w", err)
+	}
+	for i := range out {
+		out[i] = out[i].utc()
+	}
+	return out, nil
+}
+
+// AtRestore is who placed or released a hold when it was the erasure ledger that knew
+// of it: a restored backup had forgotten. The ticket is then the ledger's line.
+const AtRestore = "ledger-at-restore"
+
+func atRestore(a lifecycle.Access, line int64) lifecycle.Access {
+	a.Caller.ID, a.Reason.Ref = AtRestore, fmt.Sprintf("ledger:%d", line)
+	return a
+}
+
+// PutBack places a hold that is known outside, with its own id, beginning and end, and
+// says whether it was missing. Of a tenant that is erased or was never here, there is
+// nothing to hold. line is its line of the ledger.
+func (s *Store) PutBack(ctx context.Context, a lifecycle.Access, h Hold, line int64) (missing bool, err error) {
+	a = atRestore(a, line)
+	e := audit.New(ctx, s.log.Now(), a, audit.HoldPlace, audit.Success)
+	e.CorrelationID, e.StatusDetail = h.ID, string(h.Ground)
+	if e.TenantID, err = lifecycle.ParseTenantID(h.TenantID); err != nil {
+		return false, err
+	}
+	err = pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		// Whoever places it just now holds this lock until it stands.
+		var row struct{ State string }
+		err := pg.Map(tx.NewRaw(`SELECT state FROM trakr.tenants WHERE tenant_id = ? FOR UPDATE`, h.TenantID).Scan(ctx, &row))
+		if errors.Is(err, pg.ErrNoRows) || err == nil && row.State == string(lifecycle.Erased) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var known struct{ Holds int64 }
+		if err := tx.NewRaw(`SELECT count(*) AS holds FROM trakr.legal_holds WHERE hold_id = ?`, h.ID).Scan(ctx, &known); err != nil || known.Holds > 0 {
+			return err
+		}
+		if err := audit.Append(ctx, tx, e); err != nil {
+			return err
+		}
+		missing = true
+		_, err = tx.NewRaw(`INSERT INTO trakr.legal_holds (hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			h.ID, h.TenantID, string(h.Ground), a.Reason.Ref, a.Caller.ID, h.PlacedAt.UTC(), h.Until.UTC()).Exec(ctx)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("putting a hold back: %w", err)
+	}
+	return missing, nil
+}
+
+// EndAgain releases a hold that is known outside to be released.
+func (s *Store) EndAgain(ctx context.Context, a lifecycle.Access, id string, line int64) error {
+	now := s.log.Now().UTC().Truncate(time.Microsecond)
+	_, err := s.end(ctx, audit.New(ctx, now, atRestore(a, line), audit.HoldRelease, audit.Success), id, now)
+	return err
+}
+
+// Known returns those of the holds that are here, by their ids.
+func (s *Store) Known(ctx context.Context, ids []string) (map[string]Hold, error) {
+	out := map[string]Hold{}
+	if len(ids) == 0 {
+		return out, nil
+	}
+	var rows []Hold
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.legal_holds WHERE hold_id IN (?)`, bun.List(ids)).Scan(ctx, &rows))
+	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return nil, fmt.Errorf("reading which holds are known: %w", err)
+	}
+	for _, h := range rows {
+		out[h.ID] = h.utc()
+	}
+	return out, nil
+}
+
+// Unexpired lists every hold that ends after that time, released ones too.
+func (s *Store) Unexpired(ctx context.Context, at time.Time) (out []Hold, err error) {
+	err = pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.legal_holds WHERE until > ? ORDER BY placed_at, hold_id`, at.UTC()).Scan(ctx, &out))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return nil, fmt.Errorf("listing holds: %w", err)
 	}

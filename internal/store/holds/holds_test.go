@@ -22,7 +22,7 @@ func lawyer() lifecycle.Access {
 
 func open(t *testing.T) (*storetest.Env, *holds.Store) {
 	e := storetest.New(t)
-	return e, storetest.Must(t)(holds.New(e.DB, e.Log, e.Policy)).(*holds.Store)
+	return e, storetest.Must(t)(holds.New(e.DB, e.Log, e.Policy, &storetest.Outside{})).(*holds.Store)
 }
 
 func active(t *testing.T, e *storetest.Env, s *holds.Store, id lifecycle.TenantID) int {
@@ -160,5 +160,35 @@ func TestNoHoldWithoutItsEvent(t *testing.T) {
 				t.Errorf("placed without its event: %v", err)
 			}
 		})
+	}
+}
+
+// What a backup would forget is noted outside the database: a hold that cannot be is
+// not placed, and a release that cannot be stands all the same.
+func TestAHoldStandsOnlyWhenItIsNotedOutsideTheDatabase(t *testing.T) {
+	e := storetest.New(t)
+	out := &storetest.Outside{}
+	s := storetest.Must(t)(holds.New(e.DB, e.Log, e.Policy, out)).(*holds.Store)
+	id := e.Install(storetest.Values("noted"), "one")
+	o := holds.Order{Tenant: id, Ground: holds.LegalClaim, Until: e.Clock.Now().Add(time.Hour)}
+	out.Broken = errors.New("the disk is full")
+	if _, err := s.Place(t.Context(), lawyer(), o); !errors.Is(err, lifecycle.StoreUnavailable) || !strings.Contains(err.Error(), "ledger") {
+		t.Errorf("placed without its note: %v", err)
+	}
+	if n := active(t, e, s, id); n != 0 {
+		t.Errorf("%d holds stand", n)
+	}
+	out.Broken = nil
+	h := storetest.Must(t)(s.Place(t.Context(), lawyer(), o)).(holds.Hold)
+	out.Broken = errors.New("the disk is full")
+	if got, err := s.Release(t.Context(), lawyer(), h.ID); err != nil || got.ReleasedAt == nil || active(t, e, s, id) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	out.Broken = nil
+	if _, err := s.Release(t.Context(), lawyer(), h.ID); err != nil { // once more
+		t.Error(err)
+	}
+	if len(out.Noted) != 2 || out.Noted[0] != h || out.Noted[1].ID != h.ID || out.Noted[1].ReleasedAt == nil {
+		t.Errorf("noted: %+v", out.Noted)
 	}
 }

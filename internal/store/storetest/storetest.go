@@ -27,6 +27,7 @@ import (
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"
+	"trakr/internal/store/holds"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
 )
@@ -229,6 +230,20 @@ func (e *Env) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.Tenant
 		return "", err
 	}
 	return result, e.Door.Delete(ctx, a, erasure)
+}
+
+// Outside stands in for the erasure ledger where a test looks at holds alone.
+type Outside struct {
+	Broken error        // what Note fails with
+	Noted  []holds.Hold // oldest first
+}
+
+// Note implements holds.Outside.
+func (o *Outside) Note(_ context.Context, h holds.Hold) error {
+	if o.Broken == nil {
+		o.Noted = append(o.Noted, h)
+	}
+	return o.Broken
 }
 
 // Must returns a function that fails the test on an error.

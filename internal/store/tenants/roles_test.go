@@ -334,7 +334,7 @@ const (
 // that a legal hold keeps.
 func TestALegalHoldKeepsTheValuesFromTheServicesLogin(t *testing.T) {
 	e := storetest.New(t)
-	held := storetest.Must(t)(holds.New(e.DB, e.Log, e.Policy)).(*holds.Store)
+	held := storetest.Must(t)(holds.New(e.DB, e.Log, e.Policy, &storetest.Outside{})).(*holds.Store)
 	e.Clock.Add(-2 * time.Hour)
 	lawyer := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorStaff, ID: "token:lawyer", Role: lifecycle.RoleReviewer},
 		Reason: lifecycle.Reason{Code: lifecycle.LegalRequest, Ref: "LEG-1"}, RequestID: "req-test"}

@@ -1,0 +1,153 @@
+package erasure
+
+import (
+	"context"
+	"errors"
+
+	"trakr/internal/keyring"
+	"trakr/internal/ledger"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/holds"
+)
+
+// Outside notes legal holds in an erasure ledger: their ids, the keyed digest of
+// their tenant, ground, beginning and end. The ticket and who placed it stay in the
+// database; they could name somebody.
+type Outside struct {
+	Ledger ledger.Ledger
+	Keys   *keyring.Keyring
+}
+
+// Note implements holds.Outside.
+func (o Outside) Note(ctx context.Context, h holds.Hold) error {
+	steps, err := o.lines(h)
+	if err != nil {
+		return err
+	}
+	_, err = o.Ledger.Append(ctx, steps[len(steps)-1])
+	return err
+}
+
+// lines are a hold's entries: its placing, and its release if it is released.
+func (o Outside) lines(h holds.Hold) ([]ledger.Entry, error) {
+	digest, err := o.Keys.Digest(keyring.Tenant, lifecycle.NewSecret(h.TenantID))
+	if err != nil {
+		return nil, err
+	}
+	out := []ledger.Entry{{TenantDigest: digest.String(), At: h.PlacedAt, Hold: &ledger.Hold{ID: h.ID, Step: ledger.Placed, Ground: string(h.Ground), Until: h.Until}}}
+	if h.ReleasedAt != nil {
+		out = append(out, ledger.Entry{TenantDigest: digest.String(), At: *h.ReleasedAt, Hold: &ledger.Hold{ID: h.ID, Step: ledger.Released, Ground: string(h.Ground), Until: h.Until}})
+	}
+	return out, nil
+}
+
+// noteHolds enters in the ledger what it lacks of the database's holds that are not
+// over: those from before it kept holds, and releases after whose commit it was not
+// there.
+func (e *Eraser) noteHolds(ctx context.Context) error {
+	all, err := e.c.Holds.Unexpired(ctx, e.c.Now())
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	var lines []ledger.Entry
+	for _, h := range all {
+		steps, err := Outside{e.c.Ledger, e.c.Keys}.lines(h)
+		if err != nil {
+			return err
+		}
+		lines = append(lines, steps...)
+	}
+	if lines, err = e.c.Ledger.Lacks(ctx, lines); err != nil {
+		return err
+	}
+	for _, x := range lines {
+		if _, err := e.c.Ledger.Append(ctx, x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putBack places the holds that the database has forgotten and releases those that
+// came back, before anything is erased. Of a tenant that is not here any more there is
+// nothing to hold.
+func (e *Eraser) putBack(ctx context.Context, a lifecycle.Access, f forgotten, r *Replayed) error {
+	for id, line := range f.released {
+		if err := e.c.Holds.EndAgain(ctx, a, id, line); err != nil {
+			return err
+		}
+		r.Released++
+	}
+	if len(f.held) == 0 {
+		return nil
+	}
+	return e.c.Erasures.Holdable(ctx, func(id lifecycle.TenantID) error {
+		digests, err := e.c.Keys.Digests(keyring.Tenant, lifecycle.NewSecret(id.String()))
+		if err != nil {
+			return err
+		}
+		for _, d := range digests {
+			for _, x := range f.held[d.String()] {
+				missing, err := e.c.Holds.PutBack(ctx, a, holds.Hold{ID: x.Hold.ID, TenantID: id.String(), Ground: holds.Ground(x.Hold.Ground), PlacedAt: x.At, Until: x.Hold.Until}, x.Seq)
+				if err != nil {
+					return err
+				}
+				if missing {
+					r.Held++
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// forgotten is what the ledger knows and this database does not: it was restored from
+// a backup made before.
+type forgotten struct {
+	erased   map[string]ledger.Entry   // erasures, by the keyed digest of their tenant
+	held     map[string][]ledger.Entry // holds in force, by the same
+	released map[string]int64          // holds that are in force here alone, with the line of their release
+}
+
+// holdSteps collects the steps of holds in the ledger's order.
+type holdSteps struct{ placed, released map[string]ledger.Entry }
+
+func (s holdSteps) take(x ledger.Entry) error {
+	switch x.Hold.Step {
+	case ledger.Placed:
+		s.placed[x.Hold.ID] = x
+	case ledger.Released:
+		delete(s.placed, x.Hold.ID)
+		s.released[x.Hold.ID] = x
+	default:
+		return errors.New("the erasure ledger has a step of a legal hold that this version does not know; use the version that wrote it, or a later one")
+	}
+	return nil
+}
+
+// judge holds the steps against the database's holds.
+func (s holdSteps) judge(ctx context.Context, e *Eraser, f *forgotten) error {
+	var ids []string
+	for id := range s.placed {
+		ids = append(ids, id)
+	}
+	for id := range s.released {
+		ids = append(ids, id)
+	}
+	known, err := e.c.Holds.Known(ctx, ids)
+	if err != nil {
+		return err
+	}
+	now := e.c.Now()
+	for id, x := range s.placed {
+		if _, ok := known[id]; !ok && now.Before(x.Hold.Until) {
+			f.held[x.TenantDigest] = append(f.held[x.TenantDigest], x)
+		}
+	}
+	for id, x := range s.released {
+		if h, ok := known[id]; ok && h.Active(now) {
+			f.released[id] = x.Seq
+		}
+	}
+	return nil
+}

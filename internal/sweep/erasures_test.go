@@ -1,0 +1,76 @@
+package sweep_test
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"trakr/internal/certificate"
+	"trakr/internal/erasure"
+	"trakr/internal/erasure/erasuretest"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/storetest"
+	"trakr/internal/store/sweeps"
+	"trakr/internal/sweep"
+	"trakr/internal/sweep/sweeptest"
+)
+
+// A run counts, finds nothing, and then fails to store what it saw. No certificate may
+// cite it: the next run counts again, and is the one that is cited.
+func TestNoCertificateRestsOnASweepThatFailed(t *testing.T) {
+	e := storetest.New(t)
+	rig := erasuretest.New(t, e)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewErasures(rig.Eraser, e.Policy))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := e.Install(storetest.Values("gone"), "b")
+	out, err := rig.Erase(t.Context(), storetest.Ingress(), gone, erasure.Order{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("bye")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Exec(`CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$;
+		CREATE TRIGGER no BEFORE INSERT ON trakr.sweep_results FOR EACH ROW EXECUTE FUNCTION public.no()`)
+	failed, err := r.RunOnce(t.Context(), scheduler, sweep.Erasures, sweep.ByCommand)
+	if err == nil {
+		t.Fatal("the run was stored")
+	}
+	if n := e.Int(`SELECT count(*) FROM trakr.sweep_runs WHERE run_id = $1 AND result = 'failed'`, failed.ID); n != 1 {
+		t.Error("the run that failed is not stored as failed")
+	}
+	x, err := rig.Config.Erasures.Get(t.Context(), uuid.MustParse(out.ErasureID))
+	if err != nil || !x.VerifiedAt.IsZero() || x.CertificateID != "" {
+		t.Errorf("a run that failed verified: %+v, %v", x, err)
+	}
+	// Nor by hand, nor by a run that is not over, nor by one that nobody ran.
+	open, err := rig.Config.Sweeps.Begin(t.Context(), sweep.Erasures, "command", false, e.Clock.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, run := range map[string]string{"failed": failed.ID, "not over": open.ID, "invented": uuid.NewString()} {
+		if err := rig.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), run); err == nil || erasure.StepOf(err) != erasure.Verify {
+			t.Errorf("a run that is %s verified: %v", name, err)
+		}
+	}
+	if err := e.TryExec(`UPDATE trakr.sweep_runs SET result = 'clean' WHERE run_id = $1`, failed.ID); err == nil || !strings.Contains(err.Error(), "is over") {
+		t.Errorf("the run that failed was made clean: %v", err)
+	}
+
+	e.Exec(`DROP TRIGGER no ON trakr.sweep_results`)
+	e.Clock.Add(time.Minute)
+	good, err := r.RunOnce(t.Context(), scheduler, sweep.Erasures, sweep.ByCommand)
+	if err != nil || good.Result != sweeps.Clean {
+		t.Fatalf("%+v, %v", good, err)
+	}
+	stored, err := rig.Config.Erasures.CertificateOf(t.Context(), uuid.MustParse(out.ErasureID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := certificate.Parse([]byte(stored.Document))
+	if err != nil || c.Verification.SweepRunID != good.ID {
+		t.Errorf("the certificate cites %s, want %s; %v", c.Verification.SweepRunID, good.ID, err)
+	}
+}
