@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,11 +16,13 @@ import (
 func judge(p *Policy, lines lineIndex) []Fault {
 	j := &judgement{p: p, lines: lines}
 	j.fields()
+	j.sources()
 	j.stores()
 	j.egress()
 	j.retention()
 	j.requests()
 	j.sweeps()
+	j.jobs()
 	j.liveness()
 	j.roles()
 	j.reasons()
@@ -92,6 +95,48 @@ func (j *judgement) fields() {
 	}
 }
 
+// sourceForm is a path of plain names, as deep as the decoder goes.
+var sourceForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,39}(\.[A-Za-z_][A-Za-z0-9_-]{0,39}){0,7}$`)
+
+// callbackKeys are the payload's members that name the callback and are not kept.
+var callbackKeys = []string{"key", "eventType"}
+
+// sources: each field comes from a place of its own, which the decoder can read and
+// the policy does not say is left out.
+func (j *judgement) sources() {
+	for i, f := range j.p.Fields {
+		at := "$.fields[" + strconv.Itoa(i) + "].source"
+		lower := strings.ToLower(f.Source)
+		switch {
+		case !sourceForm.MatchString(f.Source):
+			j.fault(at, "a source is a path in the payload of up to eight plain names, such as principal.uuid")
+			continue
+		case strings.Contains(lower, "mail") || strings.Contains(lower, "phone"):
+			j.fault(at, "no e-mail address and no telephone number is read")
+		}
+		for _, k := range callbackKeys {
+			if overlap(f.Source, k) {
+				j.fault(at, "%s names the callback itself", k)
+			}
+		}
+		for _, other := range j.p.Fields[:i] {
+			if overlap(f.Source, other.Source) {
+				j.fault(at, "it is, or lies on the way to, what %s is read from", other.Name)
+			}
+		}
+		for _, k := range j.p.KnownPayloadKeys {
+			if !strings.HasSuffix(k, "*") && (f.Source == k || strings.HasPrefix(f.Source, k+".")) {
+				j.fault(at, "known_payload_keys says that %s is not kept", k)
+			}
+		}
+	}
+}
+
+// overlap reports whether one path is the other or lies below it.
+func overlap(a, b string) bool {
+	return a == b || strings.HasPrefix(a, b+".") || strings.HasPrefix(b, a+".")
+}
+
 // canBeOff reports whether the service works without a field.
 func canBeOff(f lifecycle.Field) bool { return f == lifecycle.Username || f == lifecycle.AvatarURL }
 
@@ -159,19 +204,17 @@ func (j *judgement) roles() {
 	}
 }
 
-// stores: unique names; sub-processors exist; the values and the replay guard
-// are declared and never outlive their tenant.
+// stores: each kind, unique names; sub-processors and classes exist; the values and
+// the replay guard are declared and never outlive their tenant.
 func (j *judgement) stores() {
-	names, tables := map[string]bool{}, map[string]bool{}
+	names, tables, kinds := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for i, s := range j.p.Stores {
 		at := "$.stores[" + strconv.Itoa(i) + "]"
 		if names[s.Name] {
 			j.fault(at+".name", "the store %q is declared twice", s.Name)
 		}
-		names[s.Name] = true
-		if s.Kind == "backup" && !j.class(Backups) {
-			j.fault(at+".kind", "there are backups, and no retention class %q says how long they are kept", Backups)
-		}
+		names[s.Name], kinds[s.Kind] = true, true
+		j.kind(at, s)
 		if !slices.ContainsFunc(j.p.SubProcessors, func(x SubProcessor) bool { return x.Name == s.SubProcessor }) && s.SubProcessor != "" {
 			j.fault(at+".sub_processor", "there is no sub-processor of this name")
 		}
@@ -203,6 +246,35 @@ func (j *judgement) stores() {
 			j.fault("$.stores", "the table %s is not declared", t)
 		}
 	}
+	for _, k := range StoreKinds() {
+		if !kinds[k] {
+			j.fault("$.stores", "no store of the kind %s says where such data lies", k)
+		}
+	}
+}
+
+// kind: what only a database has, where values may lie, and what ends by a period.
+func (j *judgement) kind(at string, s Store) {
+	if s.Kind != StoreDatabase && (len(s.Tables) > 0 || len(s.Hosts) > 0 || s.Connection != "") {
+		j.fault(at, "tables, hosts and connection are for a %s only", StoreDatabase)
+	}
+	switch s.Kind {
+	case StoreDatabase, StoreReplica:
+	case StoreBackup:
+		if !j.class(Backups) {
+			j.fault(at+".kind", "there are backups, and no retention class %q says how long they are kept", Backups)
+		}
+	default:
+		if s.HoldsFields {
+			j.fault(at+".holds_fields", "the service puts no tenant value into a store of the kind %s", s.Kind)
+		}
+	}
+	if s.Retention != "" && !j.class(s.Retention) {
+		j.fault(at+".retention", "there is no retention class %q", s.Retention)
+	}
+	if s.Retention == "" && (s.Kind == StoreBackup || s.Kind == StoreLog || s.Kind == StoreTelemetry) {
+		j.fault(at, "a store of the kind %s needs a retention class", s.Kind)
+	}
 }
 
 // columns: what tells a row's age is one of them, and a tenant's column is owned up to.
@@ -223,16 +295,27 @@ const canaries = "trakr.sweep_canaries"
 
 const day = 24 * time.Hour
 
-// floors are the shortest periods that are taken, whatever is written: what goes
-// sooner proves nothing. The database has them too (migrations 10 and 14). A class that is
-// not here cannot be executed by the sweep.
-var floors = map[string]time.Duration{
-	"registry":   365 * day,
-	"tombstones": 365 * day,
-	"evidence":   365 * day,
-	"requests":   365 * day,
-	"operations": 30 * day,
-	"audit":      365 * day,
+// classes are the classes of retention there are: the shortest period that is taken,
+// whatever is written, and who executes it. What goes sooner proves nothing, or lets
+// a captured callback work twice. The database has the floors of what it removes too
+// (migrations 10 and 14).
+var classes = map[string]struct {
+	floor time.Duration
+	by    string
+}{
+	"tenant-fields": {0, ByUninstall},
+	"liveness":      {0, ByUninstall},
+	"replay-guard":  {2 * time.Hour, ByReplayGuard}, // as long as a token can be presented
+	"registry":      {365 * day, ByRetention},
+	"tombstones":    {365 * day, ByRetention},
+	"evidence":      {365 * day, ByRetention},
+	"requests":      {365 * day, ByRetention},
+	"operations":    {30 * day, ByRetention},
+	"audit":         {365 * day, ByOperator},
+	Backups:         {day, ByOperator},
+	"logs":          {day, ByOperator},
+	"canaries":      {time.Hour, ByCanary}, // a few plantings
+	"installation":  {0, ByServiceEnd},
 }
 
 // afterBackups is how much longer than the backups a tombstone stays: a backup
@@ -241,29 +324,41 @@ const afterBackups = 30 * day
 
 // floor is the shortest period of a class.
 func (j *judgement) floor(class string) time.Duration {
-	f := floors[class]
+	f := classes[class].floor
 	for _, r := range j.p.Retention {
-		if r.Class == "backups" && (class == "tombstones" || class == "registry") {
+		if r.Class == Backups && (class == "tombstones" || class == "registry") {
 			f = max(f, r.Period.Duration()+afterBackups)
 		}
 	}
 	return f
 }
 
-// period: each has one unless its rows stay, and none is shorter than its floor or
-// executed by what cannot.
+// period: each has one unless its rows stay, none is shorter than its floor, and none
+// is said to be executed by what cannot.
 func (j *judgement) period(at string, r Retention) {
 	left := r.Period.String() == ""
-	switch _, swept := floors[r.Class]; {
+	c, known := classes[r.Class]
+	switch {
 	case left != (r.ExecutedBy == ByServiceEnd):
 		j.fault(at, "a class has a period, or is executed by %s and has none", ByServiceEnd)
+	case !known:
+		j.fault(at+".class", "the service knows no class of retention of this name")
 	case !left && r.Period.Duration() < j.floor(r.Class):
-		j.fault(at+".period", "%s is kept for at least %d days", r.Class, int(j.floor(r.Class)/day))
-	case r.ExecutedBy == ByRetention && (!swept || r.Class == "audit"):
+		j.fault(at+".period", "%s is kept for at least %s", r.Class, atLeast(j.floor(r.Class)))
+	case c.by == ByUninstall && r.Period.Duration() > 0:
+		j.fault(at+".period", "what goes with the uninstall goes at once: P0D")
+	case r.ExecutedBy == ByRetention && c.by != ByRetention:
 		j.fault(at+".executed_by", "the retention sweep cannot remove rows of this class")
-	case swept && r.Class != "audit" && r.ExecutedBy != ByRetention:
-		j.fault(at+".executed_by", "this class is executed by %s, and by nothing else", ByRetention)
+	case r.ExecutedBy != c.by && (r.ExecutedBy != ByNobody || c.by != ByOperator):
+		j.fault(at+".executed_by", "this class is executed by %s, and by nothing else", c.by)
 	}
+}
+
+func atLeast(d time.Duration) string {
+	if d < day {
+		return fmt.Sprintf("%d hours", int(d/time.Hour))
+	}
+	return fmt.Sprintf("%d days", int(d/day))
 }
 
 // retention: unique classes with periods; a deadline above zero.
@@ -321,6 +416,17 @@ func (j *judgement) sweeps() {
 		if s.Timeout.Duration() < time.Second {
 			j.fault(at+".timeout", "a pass needs at least a second")
 		}
+	}
+}
+
+// jobs: each once.
+func (j *judgement) jobs() {
+	seen := map[string]bool{}
+	for i, x := range j.p.Jobs {
+		if seen[x.Name] {
+			j.fault("$.jobs["+strconv.Itoa(i)+"].name", "the job %q is declared twice", x.Name)
+		}
+		seen[x.Name] = true
 	}
 }
 

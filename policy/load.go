@@ -54,9 +54,9 @@ func LoadFile(path string) (*Policy, error) {
 
 // Fault is one thing wrong with a policy file.
 type Fault struct {
-	Line int    // from 1; 0 when no line is to blame
-	Path string // e.g. "$.fields[0].name"
-	Text string
+	Line int    `json:"line"` // from 1; 0 when no line is to blame
+	Path string `json:"path"` // e.g. "$.fields[0].name"
+	Text string `json:"text"`
 }
 
 // Error is everything wrong with a file.

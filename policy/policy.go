@@ -35,6 +35,7 @@ type Policy struct {
 	LegalHolds          LegalHolds     `yaml:"legal_holds"`
 	Liveness            Liveness       `yaml:"liveness"`
 	Sweeps              []Sweep        `yaml:"sweeps"`
+	Jobs                []Job          `yaml:"jobs"`
 	KnownPayloadKeys    []string       `yaml:"known_payload_keys"` // seen in payloads and not kept; see KnownPayloadKey
 	Roles               []Role         `yaml:"roles"`
 	Reasons             []Reason       `yaml:"reasons"`
@@ -93,10 +94,26 @@ type FieldRule struct {
 	DropHosts  []string               `yaml:"drop_hosts"` // values that are URLs on these hosts (or below) are not kept
 }
 
+// The kinds of stores.
+const (
+	StoreDatabase  = "database"
+	StoreReplica   = "replica"
+	StoreBackup    = "backup"
+	StoreLedger    = "ledger"
+	StoreLog       = "log"
+	StoreTelemetry = "telemetry"
+	StoreExport    = "export"
+)
+
+// StoreKinds lists them. A policy says of each where it lies.
+func StoreKinds() []string {
+	return []string{StoreDatabase, StoreReplica, StoreBackup, StoreLedger, StoreLog, StoreTelemetry, StoreExport}
+}
+
 // Store is a place where data lies.
 type Store struct {
 	Name         string   `yaml:"name"`
-	Kind         string   `yaml:"kind"` // database, backup, log, telemetry, export
+	Kind         string   `yaml:"kind"` // one of StoreKinds
 	Purpose      string   `yaml:"purpose"`
 	Provider     string   `yaml:"provider"`
 	Product      string   `yaml:"product"`
@@ -107,6 +124,8 @@ type Store struct {
 	Encryption   string   `yaml:"encryption"`
 	HoldsFields  bool     `yaml:"holds_fields"` // tenant values may lie here
 	Connection   string   `yaml:"connection"`   // how the service reaches it: "network" or "local"; "" says nothing
+	Hosts        []string `yaml:"hosts"`        // of kind database: hosts it may be reached at, "*.example.com" for any below
+	Retention    string   `yaml:"retention"`    // class of Retention, of a store that has no tables; "" where nothing lasts
 	Tables       []Table  `yaml:"tables"`       // of kind database
 	Notes        []string `yaml:"notes"`
 }
@@ -286,6 +305,14 @@ type Sweep struct {
 	Timeout  Period `yaml:"timeout"`
 }
 
+// Job is what the service does at set times beside the sweeps. Its schedule is the
+// code's; it is declared so that nothing runs that is not said.
+type Job struct {
+	Name     string `yaml:"name"`
+	Schedule string `yaml:"schedule"` // five-field cron, UTC
+	Does     string `yaml:"does"`
+}
+
 // Reason is one reason code and what it is for.
 type Reason struct {
 	Code lifecycle.ReasonCode `yaml:"code"`
@@ -316,6 +343,21 @@ func (p *Policy) Field(f lifecycle.Field) (FieldRule, bool) {
 func (p *Policy) Keeps(f lifecycle.Field) bool {
 	r, ok := p.Field(f)
 	return ok && !r.Off
+}
+
+// PersonalDataDuty tells whether Atlassian's duty to report accounts whose personal
+// data an app stores applies, and why not, or how it is met.
+func (p *Policy) PersonalDataDuty() (applies bool, text string) {
+	var kept []string
+	for _, f := range []lifecycle.Field{lifecycle.Username, lifecycle.AvatarURL} {
+		if p.Keeps(f) {
+			kept = append(kept, string(f))
+		}
+	}
+	if kept == nil {
+		return false, "Not applicable: the policy switches username and avatar_url off, so no field that can name or show a person is stored."
+	}
+	return true, "Applies while " + strings.Join(kept, " and ") + " can name or show a person. " + p.PersonalData.MetBy
 }
 
 // Destination returns what is declared of a destination.
@@ -361,8 +403,14 @@ func CarriesTenant(column string) bool {
 }
 
 // KnownPayloadKey reports whether a member of a payload is known to come, although
-// it is not kept.
+// it is not kept. Where a field comes from is known: its value may be off, or of a
+// form that is not kept.
 func (p *Policy) KnownPayloadKey(path string) bool {
+	for _, f := range p.Fields {
+		if f.Source == path {
+			return true
+		}
+	}
 	for _, k := range p.KnownPayloadKeys {
 		if below, ok := strings.CutSuffix(k, "*"); k == path || (ok && strings.HasPrefix(path, below)) {
 			return true

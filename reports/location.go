@@ -11,7 +11,7 @@ import (
 func Location(p *policy.Policy, f Facts, version string) Document {
 	d := newDocument("location", "Data Location Statement", p, f, version)
 	d.conclude(declaredTables(p, f), observedAgrees(f), noUndeclaredPlace(p), nothingRemains(f), nothingElseFound(f), controlsPass(f))
-	d.Sections = []Section{stores(p), fields(p), observations(f), tables(p, f), controls(f), subProcessors(p)}
+	d.Sections = []Section{stores(p), fields(p), observations(f), tables(p, f), controls(f), subProcessors(p), personalData(p)}
 	d.Notes = []string{
 		"“Declared” comes from the policy file whose SHA-256 stands below. “Observed” and “Controls” were asked of the running system when this report was made, also when it speaks about an earlier moment.",
 		"City and region of a store are declared by the vendor and its contract with the provider. Software cannot prove where a disk stands, and this report does not claim to.",
@@ -181,15 +181,26 @@ func controlsPass(f Facts) Statement {
 func stores(p *policy.Policy) Section {
 	s := Section{ID: "stores", Title: "Stores", Intro: "Declared by the vendor.", Columns: []Column{{Key: "store", Title: "Store"}, {Key: "purpose", Title: "Purpose"},
 		{Key: "provider", Title: "Provider"}, {Key: "storage_city", Title: "City"}, {Key: "storage_region", Title: "Region"}, {Key: "storage_country", Title: "Country"},
-		{Key: "holds_tenant_values", Title: "Tenant values"}, {Key: "security_measures", Title: "Encryption"}}}
+		{Key: "holds_tenant_values", Title: "Tenant values"}, {Key: "security_measures", Title: "Encryption"}, {Key: "retention_period", Title: "Kept"}}}
 	for _, x := range p.Stores {
-		s.Rows = append(s.Rows, []string{x.Name, x.Purpose, x.Provider + ", " + x.Product, x.City, x.Region, x.Country, yesNo(x.HoldsFields), x.Encryption})
+		s.Rows = append(s.Rows, []string{x.Name, x.Purpose, x.Provider + ", " + x.Product, x.City, x.Region, x.Country, yesNo(x.HoldsFields), x.Encryption, lasts(p, x)})
 	}
 	return s
 }
 
+// lasts says how long what is in a store is kept.
+func lasts(p *policy.Policy, s policy.Store) string {
+	switch {
+	case len(s.Tables) > 0:
+		return "by table, see Tables"
+	case s.Kind == policy.StoreReplica:
+		return "as in the database"
+	}
+	return kept(p, s.Retention)
+}
+
 func fields(p *policy.Policy) Section {
-	s := Section{ID: "fields", Title: "What is kept of a tenant", Intro: "These fields and no others; each is encrypted before it is stored.", Columns: []Column{{Key: "field", Title: "Field"},
+	s := Section{ID: "fields", Title: "What is kept of a tenant", Intro: "These fields and no others; each is encrypted before it is stored. One that is switched off is not stored at all.", Columns: []Column{{Key: "field", Title: "Field"},
 		{Key: "data_categories", Title: "Category"}, {Key: "data_use", Title: "Used for"}, {Key: "store", Title: "Store"}, {Key: "readers", Title: "May be read by"}, {Key: "retention_period", Title: "Kept"}}}
 	for _, x := range p.Fields {
 		readers := make([]string, len(x.Readers))
@@ -199,6 +210,10 @@ func fields(p *policy.Policy) Section {
 		who := strings.Join(readers, ", ")
 		if x.Credential {
 			who = "nobody (credential)"
+		}
+		if x.Off {
+			s.Rows = append(s.Rows, []string{string(x.Name), x.Category, "–", "none", "nobody", "not kept: switched off"})
+			continue
 		}
 		s.Rows = append(s.Rows, []string{string(x.Name), x.Category, x.Purpose, x.Store, orDash(who), kept(p, x.Retention)})
 	}
@@ -287,4 +302,12 @@ func subProcessors(p *policy.Policy) Section {
 		s.Rows = append(s.Rows, []string{x.Name, x.Country, x.Purpose, x.Since})
 	}
 	return s
+}
+
+// personalData states Atlassian's duty to report accounts whose personal data an app
+// stores.
+func personalData(p *policy.Policy) Section {
+	applies, text := p.PersonalDataDuty()
+	return Section{ID: "personal-data-reporting", Title: "Personal data reporting", Intro: "Atlassian asks apps that store personal data of its users to report their accounts.",
+		Columns: []Column{{Key: "applies", Title: "Applies"}, {Key: "why", Title: "Why, and how it is met"}}, Rows: [][]string{{yesNo(applies), text}}}
 }

@@ -14,7 +14,6 @@ import (
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
-	"trakr/policy"
 )
 
 func (a *app) versionCommand() *cobra.Command {
@@ -82,65 +81,6 @@ func (a *app) migrate(ctx context.Context, status bool) error {
 	}
 	_, err = fmt.Fprintf(a.out, "%d applied now\n", len(applied))
 	return err
-}
-
-func (a *app) policyCommand() *cobra.Command {
-	var file string
-	check := &cobra.Command{
-		Use: "check", Short: "Check a policy file; every fault with its line", Args: cobra.NoArgs,
-		Example: "  trakr policy check --policy my-policy.yaml",
-		RunE: func(*cobra.Command, []string) error {
-			p, err := a.loadPolicy(file)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(map[string]string{"hash": p.Hash()})
-			}
-			_, err = fmt.Fprintf(a.out, "sound; SHA-256 %s\n", p.Hash())
-			return err
-		},
-	}
-	show := &cobra.Command{
-		Use: "show", Short: "Print the policy the service acts by", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			p, err := a.loadPolicy(file)
-			if err != nil {
-				return err
-			}
-			text := p.Source()
-			if a.json {
-				if text, err = p.JSON(); err != nil {
-					return err
-				}
-			}
-			_, err = a.out.Write(text)
-			return err
-		},
-	}
-	schema := &cobra.Command{
-		Use: "schema", Short: "Print the policy's JSON Schema, for an editor", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { _, err := a.out.Write(policy.Schema()); return err },
-	}
-	c := &cobra.Command{Use: "policy", Short: "Check or show the policy"}
-	c.PersistentFlags().StringVar(&file, "policy", "", "policy file (default: TRAKR_POLICY, else the one built in)")
-	c.AddCommand(check, show, schema)
-	return c
-}
-
-func (a *app) loadPolicy(file string) (*policy.Policy, error) {
-	if file == "" {
-		cfg, err := a.config(false)
-		if err != nil {
-			return nil, err
-		}
-		file = cfg.Policy
-	}
-	p, err := policy.LoadFile(file)
-	if err != nil && !errors.As(err, new(*policy.Error)) {
-		err = usageError{err}
-	}
-	return p, err
 }
 
 func (a *app) keysCommand() *cobra.Command {

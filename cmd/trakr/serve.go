@@ -24,6 +24,7 @@ import (
 	"trakr/internal/store"
 	"trakr/internal/sweep"
 	"trakr/internal/telemetry"
+	"trakr/policy"
 	"trakr/reports"
 )
 
@@ -60,8 +61,16 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 		err = errors.Join(err, tel.Shutdown(ctx))
 	}()
 
-	// The addresses come first: a port that is taken should not cost a start of
-	// the database.
+	// What the service promises comes first, and its hash into the log: without a sound
+	// policy nothing starts.
+	s := &service{cfg: cfg, log: tel.Logger, serving: true}
+	if s.policy, err = policy.LoadFile(cfg.Policy); err != nil {
+		return err
+	}
+	s.log.InfoContext(ctx, "policy loaded", "policy_hash", s.policy.Hash(), "version", toolVersion())
+
+	// The addresses are next: a port that is taken should not cost a start of the
+	// database.
 	public, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return inUse("TRAKR_LISTEN", err)
@@ -73,7 +82,6 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	}
 	defer func() { _ = private.Close() }()
 
-	s := &service{cfg: cfg, log: tel.Logger, serving: true}
 	defer s.close()
 	if err := s.connect(ctx, startOnly, cfg.DatabaseURL, tel.Tracer); err != nil {
 		if ctx.Err() != nil {
@@ -85,7 +93,6 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	if err := s.wire(ctx, a.now); err != nil {
 		return err
 	}
-	s.log.InfoContext(ctx, "policy loaded", "policy_hash", s.policy.Hash(), "version", toolVersion())
 
 	seq, err := s.sequencer(tel.Meter, a.now)
 	if err != nil {

@@ -207,8 +207,10 @@ func (s *service) ownerURL(ctx context.Context) (string, error) {
 // wire checks that the tables are of this version and that the guards are in
 // place, and builds everything on them.
 func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
-	if s.policy, err = policy.LoadFile(s.cfg.Policy); err != nil {
-		return err
+	if s.policy == nil {
+		if s.policy, err = policy.LoadFile(s.cfg.Policy); err != nil {
+			return err
+		}
 	}
 	if s.statement, err = policy.LoadStatement(s.cfg.Statement, reports.Checks()); err != nil {
 		return err
