@@ -31,7 +31,10 @@ type finding struct {
 func (a *app) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "doctor", Short: "Check the controls the promises rest on", Args: cobra.NoArgs,
-		Long:    "Checks settings, keys, the database's guards, its schema, proof of possession and the sweeps.\nExits 0 when all pass, 1 when one fails, 3 when one cannot be told.",
+		Long: "Checks settings, keys, the database's guards, its schema, proof of possession and the sweeps;\n" +
+			"and what Atlassian's Marketplace requires of an app, by asking the service's own handlers in this process:\n" +
+			"forged callbacks are refused like a stranger's, and recorded as such.\n" +
+			"States: pass, fail, warn (a person answers for it), unknown (cannot tell).\nExits 0 when all pass, 1 when one fails, 3 when one cannot be told.",
 		Example: "  trakr doctor\n  trakr doctor --json",
 		RunE:    func(c *cobra.Command, _ []string) error { return a.doctor(c.Context()) },
 	}
@@ -126,6 +129,7 @@ func (a *app) examine(ctx context.Context) []finding {
 		found = append(found, check("the schema is of this version", len(pending) == 0, "run: trakr migrate"))
 	}
 	found = append(found, guards(s.inventory.Controls(ctx))...)
+	found = append(found, a.selfScan(ctx, s)...)
 	facts, err := s.reports.Facts(ctx, a.now().Add(-1e9))
 	if err != nil {
 		found = append(found, finding{"what the database holds", "unknown", err.Error()})

@@ -56,7 +56,7 @@ func newHouse(t *testing.T, back time.Duration) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, admin, err := h.app.handlers(h.service, tel, seq)
+	_, admin, _, err := h.app.handlers(h.service, h.service.prover(), tel, seq)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,7 +98,7 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	if err != nil {
 		return err
 	}
-	publicHandler, adminHandler, err := a.handlers(s, tel, seq)
+	publicHandler, adminHandler, _, err := a.handlers(s, s.prover(), tel, seq)
 	if err != nil {
 		return err
 	}
@@ -218,11 +218,15 @@ func start(l net.Listener, h http.Handler, failed chan<- error, log *slog.Logger
 	return srv
 }
 
-func (a *app) handlers(s *service, tel *telemetry.Telemetry, seq *sequencer.Sequencer) (public, admin http.Handler, err error) {
-	var prover httpapi.Prover
-	if !s.cfg.DevSkipProof {
-		prover = s.client
+// prover asks Bitbucket about a first install, unless that is switched off.
+func (s *service) prover() httpapi.Prover {
+	if s.cfg.DevSkipProof {
+		return nil
 	}
+	return s.client
+}
+
+func (a *app) handlers(s *service, prover httpapi.Prover, tel *telemetry.Telemetry, seq *sequencer.Sequencer) (public, admin http.Handler, routes []httpapi.Route, err error) {
 	var statement func(context.Context) (reports.SecurityStatement, error)
 	if s.cfg.PublicStatement {
 		statement = (&location.PublicStatement{Reporter: s.reports}).Get
@@ -230,11 +234,11 @@ func (a *app) handlers(s *service, tel *telemetry.Telemetry, seq *sequencer.Sequ
 	public, err = httpapi.NewPublic(httpapi.Public{Statement: statement, Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Eraser: s.eraser, Prover: prover,
 		TrustedProxies: s.cfg.TrustedProxies, Now: a.now, Log: s.log, Meter: tel.Meter, Observe: tel.ObserveStrangers})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	admin, _, err = httpapi.NewAdmin(httpapi.Admin{Holds: s.holds, Deletions: s.deletions, Erasures: s.erasures, Certifier: s.eraser, Policy: s.policy, Door: s.door, Audit: s.audit, Tokens: s.tokens, Sweeps: s.sweeps,
+	admin, routes, err = httpapi.NewAdmin(httpapi.Admin{Holds: s.holds, Deletions: s.deletions, Erasures: s.erasures, Certifier: s.eraser, Policy: s.policy, Door: s.door, Audit: s.audit, Tokens: s.tokens, Sweeps: s.sweeps,
 		Runner: s.runner, Reports: s.reports, Ready: a.ready(s, seq), Metrics: tel.MetricsHandler(), Version: toolVersion(), Log: s.log, Observe: tel.Observe})
-	return public, admin, err
+	return public, admin, routes, err
 }
 
 // ready judges whether this replica should get traffic: the database answers,
