@@ -102,6 +102,7 @@ func (j *judgement) stores() {
 		if !slices.ContainsFunc(j.p.SubProcessors, func(x SubProcessor) bool { return x.Name == s.SubProcessor }) && s.SubProcessor != "" {
 			j.fault(at+".sub_processor", "there is no sub-processor of this name")
 		}
+		j.kept(at, s)
 		for k, t := range s.Tables {
 			at := at + ".tables[" + strconv.Itoa(k) + "]"
 			if tables[t.Name] {
@@ -129,6 +130,21 @@ func (j *judgement) stores() {
 		if !tables[t] {
 			j.fault("$.stores", "the table %s is not declared", t)
 		}
+	}
+}
+
+// kept: what a store keeps of an erased tenant has a ground and a period, and a ledger
+// keeps something.
+func (j *judgement) kept(at string, s Store) {
+	switch {
+	case s.Kind == "ledger" && s.Retained == nil:
+		j.fault(at, "an erasure ledger keeps keyed digests of erased tenants: give the ground under retained")
+	case (s.Retained == nil) != (s.Class == ""):
+		j.fault(at+".class", "a store has a class of retention when it keeps something of an erased tenant (retained), and only then")
+	case s.Retained != nil && len(s.Tables) > 0:
+		j.fault(at+".retained", "of a store with tables, each table says for itself what it keeps")
+	case s.Class != "" && !j.class(s.Class):
+		j.fault(at+".class", "there is no retention class %q", s.Class)
 	}
 }
 
