@@ -228,7 +228,7 @@ func TestALedgerThatIsNotTheDatabasesStopsTheStart(t *testing.T) {
 				return nil, err
 			}
 			return f, nil
-		}, func() (ledger.Ledger, error) { t.Error("a new ledger was made"); return nil, errors.New("made") })
+		}, func() (ledger.Ledger, error) { t.Error("a new ledger was made"); return nil, errors.New("made") }, nil)
 		if err != nil {
 			return err
 		}
