@@ -218,6 +218,7 @@ func (j *judgement) stores() {
 		if !slices.ContainsFunc(j.p.SubProcessors, func(x SubProcessor) bool { return x.Name == s.SubProcessor }) && s.SubProcessor != "" {
 			j.fault(at+".sub_processor", "there is no sub-processor of this name")
 		}
+		j.kept(at, s)
 		for k, t := range s.Tables {
 			at := at + ".tables[" + strconv.Itoa(k) + "]"
 			if tables[t.Name] {
@@ -277,6 +278,19 @@ func (j *judgement) kind(at string, s Store) {
 	}
 }
 
+// kept: what a store keeps of an erased tenant has a ground and a period, and a ledger
+// keeps something.
+func (j *judgement) kept(at string, s Store) {
+	switch {
+	case s.Kind == StoreLedger && s.Retained == nil:
+		j.fault(at, "an erasure ledger keeps keyed digests of erased tenants: give the ground under retained")
+	case s.Retained != nil && s.Retention == "":
+		j.fault(at+".retention", "what a store keeps of an erased tenant has a class of retention")
+	case s.Retained != nil && len(s.Tables) > 0:
+		j.fault(at+".retained", "of a store with tables, each table says for itself what it keeps")
+	}
+}
+
 // columns: what tells a row's age is one of them, and a tenant's column is owned up to.
 func (j *judgement) columns(at string, t Table) {
 	if t.TimeCol != "" && !slices.Contains(t.Columns, t.TimeCol) {
@@ -315,6 +329,7 @@ var classes = map[string]struct {
 	Backups:         {day, ByOperator},
 	"logs":          {day, ByOperator},
 	"canaries":      {time.Hour, ByCanary}, // a few plantings
+	"ledger":        {0, ByServiceEnd},     // its chain does not let a line go
 	"installation":  {0, ByServiceEnd},
 }
 

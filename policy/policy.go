@@ -128,6 +128,10 @@ type Store struct {
 	Retention    string   `yaml:"retention"`    // class of Retention, of a store that has no tables; "" where nothing lasts
 	Tables       []Table  `yaml:"tables"`       // of kind database
 	Notes        []string `yaml:"notes"`
+
+	// Retained says what a store without tables keeps of an erased tenant; one of kind
+	// ledger keeps something.
+	Retained *Retained `yaml:"retained"`
 }
 
 // Table declares one table of a database store. A table with a tenant column
@@ -429,6 +433,30 @@ func (p *Policy) Table(name string) (Table, Store, bool) {
 		}
 	}
 	return Table{}, Store{}, false
+}
+
+// Kept is a place where something of an erased tenant stays.
+type Kept struct {
+	Where string // a table, or a store
+	Class string // of Retention
+	Retained
+}
+
+// Outlives lists what stays of a tenant after its erasure, in the file's order. The
+// canary's rows are not among it: they are nobody's.
+func (p *Policy) Outlives() []Kept {
+	var out []Kept
+	for _, s := range p.Stores {
+		for _, t := range s.Tables {
+			if r, _ := p.Period(t.Class); t.Retained != nil && r.ExecutedBy != ByCanary {
+				out = append(out, Kept{t.Name, t.Class, *t.Retained})
+			}
+		}
+		if s.Retained != nil {
+			out = append(out, Kept{s.Name, s.Retention, *s.Retained})
+		}
+	}
+	return out
 }
 
 // Period returns the period of a class of retention.

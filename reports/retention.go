@@ -228,13 +228,9 @@ func findingSection(f Facts) Section {
 }
 
 func retained(p *policy.Policy) Section {
-	s := Section{ID: "retained", Title: "What outlives an erasure", Intro: "Declared, with its ground. None of it is a tenant value.", Columns: []Column{{Key: "table", Title: "Table"}, {Key: "what", Title: "What stays"}, {Key: "ground", Title: "Ground"}, {Key: "retention_period", Title: "Kept"}}}
-	for _, st := range p.Stores {
-		for _, t := range st.Tables {
-			if t.Retained != nil {
-				s.Rows = append(s.Rows, []string{t.Name, t.Retained.What, t.Retained.Ground, kept(p, t.Class)})
-			}
-		}
+	s := Section{ID: "retained", Title: "What outlives an erasure", Intro: "Declared, with its ground. None of it is a tenant value.", Columns: []Column{{Key: "table", Title: "Table or store"}, {Key: "what", Title: "What stays"}, {Key: "ground", Title: "Ground"}, {Key: "retention_period", Title: "Kept"}}}
+	for _, k := range p.Outlives() {
+		s.Rows = append(s.Rows, []string{k.Where, k.What, k.Ground, kept(p, k.Class)})
 	}
 	return s
 }

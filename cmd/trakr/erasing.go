@@ -144,10 +144,41 @@ func (a *app) restoreCommand() *cobra.Command {
 			return err
 		}),
 	}
+	var answers reasonFlags
+	bind := &cobra.Command{
+		Use: "bind-ledger", Short: "Say that this database and the ledger belong together", Args: cobra.NoArgs,
+		Long: "A database is tied to its erasure ledger by the first start. Where a database that has had tenants knows no\n" +
+			"ledger (its backup, or its version, is from before it had one), or a ledger has lines already and the database\n" +
+			"is new, nothing starts, because the one could be of another time or installation. This command ties them, under\n" +
+			"a ticket, makes the ledger where there is none, and replays it. First make sure that TRAKR_LEDGER is right, and\n" +
+			"that no copy of a ledger is to be had. A database that is tied to another ledger stays so.",
+		Example: "  trakr restore bind-ledger --reason-code incident_response --reason-ref OPS-12",
+		RunE: func(c *cobra.Command, _ []string) error {
+			access := answers.access()
+			if err := access.Check(); err != nil {
+				return err
+			}
+			s, err := a.wired(c.Context(), &service{replaying: true, adopt: &access})
+			if err != nil {
+				return err
+			}
+			defer s.close()
+			head, err := s.ledger.Head(c.Context())
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"ledger_id": head.LedgerID, "entries": head.Seq, "erased": s.replayed.Erased, "held": s.replayed.Held})
+			}
+			_, err = fmt.Fprintf(a.out, "This database is tied to the ledger %s, which has %d lines; %d legal holds are placed again, %d tenants erased again.\n", head.LedgerID, head.Seq, s.replayed.Held, s.replayed.Erased)
+			return err
+		},
+	}
+	answers.register(bind, lifecycle.IncidentResponse)
 	replay.Flags().BoolVar(&accept, "accept-cut-log", false, "the database was restored: go on with its shorter audit log")
 	why.register(replay, lifecycle.IncidentResponse)
 	c := &cobra.Command{Use: "restore", Short: "What to do after a backup was restored"}
-	c.AddCommand(replay)
+	c.AddCommand(replay, bind)
 	return c
 }
 
@@ -191,7 +222,7 @@ func (s *service) openLedger(ctx context.Context, now func() time.Time) (ledger.
 		open = func() (ledger.Ledger, error) { return aLedger(ledger.OpenHTTP(ctx, c)) }
 		create = func() (ledger.Ledger, error) { return aLedger(ledger.CreateHTTP(ctx, c, now())) }
 	}
-	return erasure.Open(ctx, s.erasures, open, create)
+	return erasure.Open(ctx, s.erasures, open, create, s.adopt)
 }
 
 // aLedger keeps a nil pointer from becoming a ledger.

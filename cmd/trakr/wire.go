@@ -87,11 +87,12 @@ type service struct {
 
 	tracer    trace.TracerProvider
 	newKeys   bool
-	begun     chan struct{} // an erasure has begun
-	serving   bool          // a sequencer of its own runs
-	replaying bool          // a command that replays the ledger
-	unplayed  bool          // a command that works although a replay is due
-	anyway    bool          // wired although a guard is missing, by a command that says so
+	begun     chan struct{}     // an erasure has begun
+	serving   bool              // a sequencer of its own runs
+	replaying bool              // a command that replays the ledger
+	adopt     *lifecycle.Access // who says that database and ledger belong together
+	unplayed  bool              // a command that works although a replay is due
+	anyway    bool              // wired although a guard is missing, by a command that says so
 }
 
 func (a *app) config(dev bool) (config.Config, error) {

@@ -16,6 +16,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"
+	"trakr/policy"
 )
 
 // countingRole is the database role that counts (door.count_tenant belongs to it).
@@ -248,18 +249,15 @@ func (e *Eraser) hold(ctx context.Context, x erasures.Erasure) (*certificate.Hol
 // retained lists what outlives the erasure, and until when.
 func (e *Eraser) retained(x erasures.Erasure) []certificate.Retained {
 	var out []certificate.Retained
-	for _, s := range e.c.Policy.Stores {
-		for _, t := range s.Tables {
-			if t.Retained == nil {
-				continue
-			}
-			until := "no period is declared"
-			if r, ok := e.c.Policy.Period(t.Class); ok {
-				// The youngest row there is one of this erasure.
-				until = x.DeletedAt.Add(r.Period.Duration()).UTC().Format(time.DateOnly)
-			}
-			out = append(out, certificate.Retained{What: t.Name + ": " + t.Retained.What, Ground: t.Retained.Ground, Until: until})
+	for _, k := range e.c.Policy.Outlives() {
+		until := "no period is declared"
+		switch r, ok := e.c.Policy.Period(k.Class); {
+		case ok && r.ExecutedBy == policy.ByServiceEnd:
+			until = "the service ends"
+		case ok: // the youngest row there is one of this erasure
+			until = x.DeletedAt.Add(r.Period.Duration()).UTC().Format(time.DateOnly)
 		}
+		out = append(out, certificate.Retained{What: k.Where + ": " + k.What, Ground: k.Ground, Until: until})
 	}
 	return out
 }

@@ -79,6 +79,14 @@ func TestAnUninstalledTenantIsGoneAndCertified(t *testing.T) {
 	if cert.Trigger != lifecycle.TriggerUninstall || cert.TenantID != id.String() || cert.BackupsClearAfter.Sub(cert.DeletedLiveAt.Time) != window || window == 0 {
 		t.Errorf("the certificate says %+v", cert)
 	}
+	kept := map[string]string{}
+	for _, r := range cert.Retained {
+		where, _, _ := strings.Cut(r.What, ":")
+		kept[where] = r.Until
+	}
+	if kept["ledger"] != "the service ends" || kept["trakr.erasures"] == "" || kept["trakr.sweep_canaries"] != "" {
+		t.Errorf("the certificate says that these stay: %v", kept)
+	}
 	var values int64
 	for _, s := range cert.Stores {
 		if s.Table == "trakr.tenant_fields" {
@@ -220,7 +228,7 @@ func TestALedgerThatIsNotTheDatabasesStopsTheStart(t *testing.T) {
 				return nil, err
 			}
 			return f, nil
-		}, func() (ledger.Ledger, error) { t.Error("a new ledger was made"); return nil, errors.New("made") })
+		}, func() (ledger.Ledger, error) { t.Error("a new ledger was made"); return nil, errors.New("made") }, nil)
 		if err != nil {
 			return err
 		}

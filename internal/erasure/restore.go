@@ -31,14 +31,26 @@ type Refused struct{ Why string }
 func (r *Refused) Error() string { return r.Why }
 
 // Open ties the database to its ledger. create makes a ledger where neither side
-// knows of one; a database that knows its ledger takes no other one.
-func Open(ctx context.Context, s *erasures.Store, open func() (ledger.Ledger, error), create func() (ledger.Ledger, error)) (ledger.Ledger, error) {
-	bound, err := s.Bound(ctx)
-	if err != nil {
+// knows of one; a database that knows its ledger takes no other one. One that knows
+// none is new, and so must be the ledger: else one of them is of another time or
+// place, and only a person can say that they belong together (adopt).
+func Open(ctx context.Context, s *erasures.Store, open, create func() (ledger.Ledger, error), adopt *lifecycle.Access) (ledger.Ledger, error) {
+	bound, err1 := s.Bound(ctx)
+	used, err2 := s.Used(ctx)
+	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
+	}
+	if adopt != nil {
+		if err := adopt.Check(); err != nil {
+			return nil, err
+		}
 	}
 	l, err := open()
 	if errors.Is(err, ledger.ErrMissing) && bound == "" {
+		if used && adopt == nil {
+			return nil, &Refused{"the erasure ledger is missing, and this database, which has had tenants, knows none: it was restored from a backup made before it had one, or comes from a version before. " +
+				"Put the ledger back (TRAKR_LEDGER says where it is looked for); where there never was one, say so: trakr restore bind-ledger --reason-ref TICKET"}
+		}
 		if l, err = create(); errors.Is(err, fs.ErrExist) { // another process was first
 			l, err = open()
 		}
@@ -51,7 +63,17 @@ func Open(ctx context.Context, s *erasures.Store, open func() (ledger.Ledger, er
 		return nil, fmt.Errorf("opening the erasure ledger: %w", err)
 	}
 	head, err := l.Head(ctx)
-	if err == nil && bound == "" {
+	if err == nil && bound == "" && head.Seq > 0 { // who made it just now may have gone on
+		bound, err = s.Bound(ctx)
+	}
+	switch {
+	case err != nil || bound != "":
+	case adopt != nil:
+		bound, err = s.Adopt(ctx, *adopt, head.LedgerID)
+	case head.Seq > 0 || used:
+		err = &Refused{fmt.Sprintf("the erasure ledger %s has %d lines, and this database knows no ledger: one of the two is new, or the database was restored from a backup made before it had one. "+
+			"Point TRAKR_LEDGER at a place of this installation's own; where the ledger is this one's, say so: trakr restore bind-ledger --reason-ref TICKET", l.Name(), head.Seq)}
+	default:
 		bound, err = s.Bind(ctx, head.LedgerID)
 	}
 	if err == nil && bound != head.LedgerID {

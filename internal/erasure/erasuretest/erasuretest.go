@@ -31,12 +31,12 @@ func New(t testing.TB, e *storetest.Env) *Rig {
 }
 
 // At is New with a ledger at path, which is made when there is none and the database
-// knows none.
+// knows none: its tenants may be older.
 func At(t testing.TB, e *storetest.Env, path string) *Rig {
 	t.Helper()
 	l, err := erasure.Open(t.Context(), erasures.New(e.DB, e.Clock.Now),
 		func() (ledger.Ledger, error) { return opened(ledger.OpenFile(path)) },
-		func() (ledger.Ledger, error) { return opened(ledger.CreateFile(path, e.Clock.Now())) })
+		func() (ledger.Ledger, error) { return opened(ledger.CreateFile(path, e.Clock.Now())) }, &sweeper)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,17 +70,18 @@ func With(t testing.TB, e *storetest.Env, l ledger.Ledger, path string) *Rig {
 	return r
 }
 
+var sweeper = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "sweep", Role: lifecycle.RoleScheduler},
+	Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}, RequestID: "req-test"}
+
 // Run is a sweep that is over, on whose word an erasure can be verified.
 func (r *Rig) Run(t testing.TB) string {
 	t.Helper()
-	a := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "sweep", Role: lifecycle.RoleScheduler},
-		Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}, RequestID: "req-test"}
 	run, err := r.Config.Sweeps.Begin(t.Context(), "erasures", "command", false, r.Config.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	run.Result = sweeps.Clean
-	if err := r.Config.Sweeps.Finish(t.Context(), a, &run, r.Config.Now()); err != nil {
+	if err := r.Config.Sweeps.Finish(t.Context(), sweeper, &run, r.Config.Now()); err != nil {
 		t.Fatal(err)
 	}
 	return run.ID

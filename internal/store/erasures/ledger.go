@@ -22,10 +22,37 @@ func (s *Store) Bound(ctx context.Context) (string, error) {
 	return r.LedgerID, nil
 }
 
+// Used reports whether the database has ever had a tenant.
+func (s *Store) Used(ctx context.Context) (bool, error) {
+	var r struct{ Used bool }
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT EXISTS (SELECT FROM trakr.tenants) OR EXISTS (SELECT FROM trakr.erasures) AS used`).Scan(ctx, &r))
+	if err != nil {
+		return false, fmt.Errorf("looking whether the database was used: %w", err)
+	}
+	return r.Used, nil
+}
+
 // Bind ties the database to a ledger. Two that do it at once agree on the first.
 func (s *Store) Bind(ctx context.Context, ledgerID string) (string, error) {
+	return s.bind(ctx, ledgerID, func(context.Context, bun.Tx) error { return nil })
+}
+
+// Adopt is Bind by a person who answers for it, which is recorded.
+func (s *Store) Adopt(ctx context.Context, a lifecycle.Access, ledgerID string) (string, error) {
+	if err := a.Check(); err != nil {
+		return "", err
+	}
+	e := audit.New(ctx, s.now(), a, audit.RestoreReplay, audit.Success)
+	e.StatusDetail = "ledger bound by hand"
+	return s.bind(ctx, ledgerID, func(ctx context.Context, tx bun.Tx) error { return audit.Append(ctx, tx, e) })
+}
+
+func (s *Store) bind(ctx context.Context, ledgerID string, record func(context.Context, bun.Tx) error) (string, error) {
 	bound := ""
 	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		if err := record(ctx, tx); err != nil {
+			return err
+		}
 		_, err := tx.NewRaw(`SELECT pg_advisory_xact_lock(hashtextextended('trakr/ledger', 0))`).Exec(ctx)
 		if err != nil {
 			return err
