@@ -122,6 +122,7 @@ func (a *app) examine(ctx context.Context) []finding {
 	defer s.close()
 	found := []finding{{"the service can be wired on its database", "pass", ""}, {"the policy is sound", "pass", s.policy.Hash()}}
 	found = append(found, s.ledgerChecks(ctx)...)
+	found = append(found, s.driftChecks(ctx)...)
 	pending, err := store.Pending(ctx, s.db)
 	if err != nil {
 		found = append(found, finding{"the schema is of this version", "unknown", err.Error()})
@@ -137,11 +138,6 @@ func (a *app) examine(ctx context.Context) []finding {
 	for _, c := range facts.Controls {
 		if c.ID != "proof-of-possession" && !strings.HasPrefix(c.ID, location.GuardControl) {
 			found = append(found, finding{c.Title, c.State, c.Detail})
-		}
-	}
-	for _, t := range facts.Tables {
-		if !t.Declared {
-			found = append(found, finding{"every table is declared in the policy", "fail", t.Name + " is not"})
 		}
 	}
 	for _, rule := range s.policy.Sweeps {

@@ -51,6 +51,19 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	if err != nil {
 		return err
 	}
+	// What the service promises comes first: without a sound policy nothing starts, and
+	// nobody is talked to whom it does not declare.
+	s := &service{cfg: cfg, environ: a.environ, serving: true}
+	if s.policy, err = policy.LoadFile(cfg.Policy); err != nil {
+		return err
+	}
+	settled, err := s.settled()
+	if err != nil {
+		return err
+	}
+	if err := s.asDeclared(settled); err != nil {
+		return err
+	}
 	tel, err := telemetry.Setup(ctx, telemetry.Config{Service: "trakr", Version: toolVersion(), LogWriter: a.err, LogLevel: cfg.LogLevel})
 	if err != nil {
 		return err
@@ -60,13 +73,7 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 		defer cancel()
 		err = errors.Join(err, tel.Shutdown(ctx))
 	}()
-
-	// What the service promises comes first, and its hash into the log: without a sound
-	// policy nothing starts.
-	s := &service{cfg: cfg, log: tel.Logger, serving: true}
-	if s.policy, err = policy.LoadFile(cfg.Policy); err != nil {
-		return err
-	}
+	s.log = tel.Logger
 	s.log.InfoContext(ctx, "policy loaded", "policy_hash", s.policy.Hash(), "version", toolVersion())
 
 	// The addresses are next: a port that is taken should not cost a start of the
@@ -110,6 +117,7 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	if err != nil {
 		return err
 	}
+	s.noteScheduled(jobs)
 	relay, err := a.relay(s, tel.Meter)
 	if err != nil {
 		return err

@@ -24,6 +24,7 @@ import (
 	"trakr/internal/connect"
 	"trakr/internal/deletion"
 	"trakr/internal/devpg"
+	"trakr/internal/drift"
 	"trakr/internal/erasure"
 	"trakr/internal/keyring"
 	"trakr/internal/ledger"
@@ -84,6 +85,8 @@ type service struct {
 	reports   *location.Reporter
 	client    *bitbucket.Client
 	deletions *deletion.Service
+	environ   []string
+	scheduled []drift.Job // what the running scheduler has; nil before
 
 	tracer    trace.TracerProvider
 	newKeys   bool
@@ -118,7 +121,7 @@ func (a *app) wired(ctx context.Context, s *service) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.cfg, s.log = cfg, slog.New(slog.DiscardHandler)
+	s.cfg, s.environ, s.log = cfg, a.environ, slog.New(slog.DiscardHandler)
 	if err := s.connect(ctx, attachOrStart, cfg.DatabaseURL, nil); err != nil {
 		s.close()
 		return nil, err
@@ -222,6 +225,18 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err := s.guarded(ctx); err != nil {
 		return err
 	}
+	s.sweeps = sweeps.New(s.db)
+	if s.serving {
+		// Before anything is recorded or erased: a table that nobody declared could hold
+		// what no erasure knows.
+		tables, err := s.sweeps.Catalog(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.asDeclared(drift.Facts{Tables: tables}); err != nil {
+			return err
+		}
+	}
 	keys, err := s.keyring(ctx)
 	if err != nil {
 		return err
@@ -238,7 +253,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if s.door, err = tenants.New(ctx, s.db, keys, s.policy, s.audit); err != nil {
 		return err
 	}
-	s.sweeps, s.inventory, s.tokens = sweeps.New(s.db), inventory.New(s.db), tokens.New(s.db, now)
+	s.inventory, s.tokens = inventory.New(s.db), tokens.New(s.db, now)
 	s.erasures = erasures.New(s.db, now)
 	if s.serving {
 		// After a long rest, or in a restored database, the running month may lack its
@@ -290,8 +305,8 @@ func (s *service) requests(now func() time.Time) (err error) {
 // passes are the kinds of sweep there are. Making one only keeps what it is given.
 func (s *service) passes() []sweep.Pass {
 	return []sweep.Pass{sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy),
-		sweep.NewLiveness(liveness.New(s.db), s.policy, s.door, s.client, byProbe{s.eraser}), sweep.NewRetention(s.sweeps, s.policy),
-		s.integrity, sweep.NewMinimisation(s.sweeps, s.policy)}
+		sweep.NewLiveness(liveness.New(s.db), s.policy, s.door, s.client, byProbe{s.eraser}), sweep.NewRetention(s.sweeps, s.policy, s.door),
+		s.integrity, sweep.NewMinimisation(s.sweeps, s.policy), sweep.NewDrift(s.policy, drift.DeclaredHost, s.facts)}
 }
 
 // sweepKinds lists them for help and completion.

@@ -71,6 +71,15 @@ func Descriptor(p *policy.Policy, baseURL string) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
+// Scopes reads in a descriptor which scopes it asks for.
+func Scopes(descriptorJSON []byte) ([]string, error) {
+	var d descriptor
+	if err := json.Unmarshal(descriptorJSON, &d); err != nil {
+		return nil, fmt.Errorf("reading the descriptor: %w", err)
+	}
+	return append([]string{}, d.Scopes...), nil
+}
+
 // checkBaseURL: Bitbucket calls https only; http is for a simulator on this machine.
 func checkBaseURL(s string) error {
 	u, err := url.Parse(s)

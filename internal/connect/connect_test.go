@@ -226,7 +226,15 @@ func payload(changes map[string]any) []byte {
 	return b
 }
 
-var decoder = connect.Decoder{AppKey: "trakr", DropHosts: []string{"gravatar.com", "wp.com"}}
+var decoder = connect.NewDecoder(builtIn())
+
+func builtIn() *policy.Policy {
+	p, err := policy.Default()
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
 
 func reveal(p connect.Payload) map[lifecycle.Field]string {
 	out := map[lifecycle.Field]string{}
@@ -266,6 +274,38 @@ func TestPersonalInstallation(t *testing.T) {
 	}
 	if !p.Username.Empty() || !p.AvatarURL.Empty() || !slices.Contains(p.Dropped, "principal.links.avatar.href") {
 		t.Errorf("kept %v, dropped %v: a gravatar address is a hash of an e-mail", reveal(p), p.Dropped)
+	}
+}
+
+func TestAFieldThatIsOffIsNotReadAndASourceMayMove(t *testing.T) {
+	p := builtIn()
+	for i := range p.Fields {
+		switch p.Fields[i].Name {
+		case lifecycle.Username:
+			p.Fields[i].Source = "principal.slug"
+		case lifecycle.AvatarURL:
+			p.Fields[i].Off = true
+		}
+	}
+	d := connect.NewDecoder(p)
+	for name, odd := range map[string]any{"a text": "MARKER", "a number": 7, "an object": map[string]any{"x": "MARKER"}, "nothing": nil} {
+		got, err := d.Installed(payload(map[string]any{"principal.slug": "from-the-slug", "principal.links.avatar.href": odd}))
+		if err != nil {
+			t.Errorf("%s in the place of a field that is off: %v", name, err)
+			continue
+		}
+		if got.Username.Reveal() != "from-the-slug" || !got.AvatarURL.Empty() || len(got.Values()) != 4 {
+			t.Errorf("%s: kept %v", name, reveal(got))
+		}
+		if odd != nil && !slices.Contains(got.Dropped, "principal.links.avatar.href") || !slices.Contains(got.Dropped, "principal.username") {
+			t.Errorf("%s: dropped %v", name, got.Dropped)
+		}
+	}
+	if got, err := d.Installed(payload(map[string]any{"principal.links": "MARKER"})); err != nil || !slices.Contains(got.Dropped, "principal.links") {
+		t.Errorf("no object on the way to what is off: %v %v", got.Dropped, err)
+	}
+	if _, err := decoder.Installed(payload(map[string]any{"principal.links": "MARKER"})); !errors.Is(err, lifecycle.PayloadInvalid) {
+		t.Errorf("no object on the way to what is kept: %v", err)
 	}
 }
 

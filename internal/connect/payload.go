@@ -14,12 +14,32 @@ import (
 	"github.com/google/uuid"
 
 	"trakr/internal/lifecycle"
+	"trakr/policy"
 )
 
-// Decoder reduces callbacks' payloads to the guarded values.
+// Decoder reduces callbacks' payloads to the guarded values that the policy keeps, each
+// from where the policy says.
 type Decoder struct {
-	AppKey    string   // ours; a payload for another app is refused
-	DropHosts []string // an avatar on these hosts, or below, is not kept
+	appKey    string // ours; a payload for another app is refused
+	sources   map[lifecycle.Field]string
+	allowed   *node
+	dropHosts []string // an avatar on these hosts, or below, is not kept
+}
+
+// NewDecoder returns the decoder of a policy. The value of a field that is off is not
+// read: its name is recorded with those of everything else that is not kept.
+func NewDecoder(p *policy.Policy) Decoder {
+	d := Decoder{appKey: p.App.Key, sources: map[lifecycle.Field]string{}, allowed: &node{}}
+	d.allowed.allow(pathEvent, true)
+	d.allowed.allow(pathKey, true)
+	for _, f := range p.Fields {
+		d.sources[f.Name] = f.Source
+		d.allowed.allow(f.Source, !f.Off)
+		if f.Name == lifecycle.AvatarURL {
+			d.dropHosts = f.DropHosts
+		}
+	}
+	return d
 }
 
 // Payload is what is kept of a callback. Everything else was dropped while
@@ -55,36 +75,32 @@ const (
 	maxDropped   = 64
 )
 
-// Paths of the allow-list, as the members of the tree below say them.
+// Members that name the callback; they are read and not kept.
 const (
-	pathEvent    = "eventType"
-	pathKey      = "key"
-	pathClient   = "clientKey"
-	pathSecret   = "sharedSecret"
-	pathUUID     = "principal.uuid"
-	pathUsername = "principal.username"
-	pathAvatar   = "principal.links.avatar.href"
+	pathEvent = "eventType"
+	pathKey   = "key"
 )
 
-// node is one place of the allow-list: a leaf that is kept, or an object with
-// places below. It is matched member by member, so that a key with a dot in it
-// is never taken for a nested one.
-type node map[string]node
+// node is one place of the allow-list: a leaf, or an object with places below. It is
+// matched member by member, so that a key with a dot in it is never taken for a
+// nested one.
+type node struct {
+	below map[string]*node
+	read  bool // it, or something below it, is read; else only its name is known
+}
 
-var allowed = allowList(pathEvent, pathKey, pathClient, pathSecret, pathUUID, pathUsername, pathAvatar)
-
-func allowList(paths ...string) node {
-	root := node{}
-	for _, p := range paths {
-		at := root
-		for _, name := range strings.Split(p, ".") {
-			if at[name] == nil {
-				at[name] = node{}
-			}
-			at = at[name]
+// allow enters a path. Load has judged that no path lies on the way to another.
+func (n *node) allow(path string, read bool) {
+	for _, name := range strings.Split(path, ".") {
+		if n.below == nil {
+			n.below = map[string]*node{}
 		}
+		if n.below[name] == nil {
+			n.below[name] = &node{}
+		}
+		n = n.below[name]
+		n.read = n.read || read
 	}
-	return root
 }
 
 // Installed decodes the payload of an installed callback. Faults are
@@ -97,31 +113,32 @@ func (d Decoder) Uninstalled(body []byte) (Payload, error) { return d.decode(bod
 
 func (d Decoder) decode(body []byte, event string) (Payload, error) {
 	r := reader{values: map[string]string{}}
-	if err := r.read(body); err != nil {
+	if err := r.read(body, d.allowed); err != nil {
 		return Payload{}, err
 	}
 	var p Payload
 	p.ClientKey = d.clientKey(&r)
-	p.PrincipalUUID = r.principal()
+	p.PrincipalUUID = r.principal(d.sources[lifecycle.PrincipalUUID])
 	if id, ok := ariWorkspace(p.ClientKey.Reveal()); ok && id != p.PrincipalUUID.Reveal() && !p.PrincipalUUID.Empty() {
-		r.fault(pathClient, "does not name the principal's uuid")
+		r.fault(d.sources[lifecycle.ClientKey], "does not name the principal's uuid")
 	}
-	if r.values[pathKey] != d.AppKey {
+	if r.values[pathKey] != d.appKey {
 		r.fault(pathKey, "is not this app's key")
 	}
 	if e, ok := r.values[pathEvent]; ok && e != event {
 		r.fault(pathEvent, "is not the event of this address")
 	}
+	secret := d.sources[lifecycle.SharedSecret]
 	if event == "installed" {
-		p.SharedSecret = r.required(pathSecret, maxSecret)
-	} else if _, ok := r.values[pathSecret]; ok {
-		r.drop(pathSecret)
+		p.SharedSecret = r.required(secret, maxSecret)
+	} else if _, ok := r.values[secret]; ok {
+		r.drop(secret)
 	}
 	if r.faults != nil {
 		return Payload{}, lifecycle.Fail(lifecycle.PayloadInvalid, "The payload is not a Bitbucket "+event+" callback for this app.", r.faults...)
 	}
-	p.Username = r.username()
-	p.AvatarURL = d.avatar(&r)
+	p.Username = r.username(d.sources[lifecycle.Username])
+	p.AvatarURL = d.avatar(&r, d.sources[lifecycle.AvatarURL])
 	slices.Sort(r.dropped)
 	p.Dropped = slices.Compact(r.dropped)
 	return p, nil
@@ -131,11 +148,12 @@ func (d Decoder) decode(body []byte, event string) (Payload, error) {
 // for this app, and, since the forms are not documented, any other but an ari
 // that is not ours.
 func (d Decoder) clientKey(r *reader) lifecycle.Secret {
-	s := r.required(pathClient, maxClientKey)
+	source := d.sources[lifecycle.ClientKey]
+	s := r.required(source, maxClientKey)
 	if strings.HasPrefix(s.Reveal(), "ari:") {
 		_, app, _ := strings.Cut(strings.TrimPrefix(s.Reveal(), ariPrefix), "}/")
-		if _, ok := ariWorkspace(s.Reveal()); !ok || app != d.AppKey {
-			r.fault(pathClient, "is not an installation of this app")
+		if _, ok := ariWorkspace(s.Reveal()); !ok || app != d.appKey {
+			r.fault(source, "is not an installation of this app")
 		}
 	}
 	return s
@@ -168,14 +186,14 @@ func canonicalUUID(s string) (string, bool) {
 	return id.String(), err == nil
 }
 
-func (r *reader) principal() lifecycle.Secret {
-	s := r.required(pathUUID, 38)
+func (r *reader) principal(source string) lifecycle.Secret {
+	s := r.required(source, 38)
 	if s.Empty() {
 		return s
 	}
 	id, ok := canonicalUUID(s.Reveal())
 	if !ok {
-		r.fault(pathUUID, "is not a uuid")
+		r.fault(source, "is not a uuid")
 		return lifecycle.Secret{}
 	}
 	return lifecycle.NewSecret(id)
@@ -183,13 +201,13 @@ func (r *reader) principal() lifecycle.Secret {
 
 // username is a workspace's slug. One that looks like an e-mail address is not
 // kept: we promise to have none.
-func (r *reader) username() lifecycle.Secret {
-	s := r.values[pathUsername]
+func (r *reader) username(source string) lifecycle.Secret {
+	s := r.values[source]
 	if s == "" {
 		return lifecycle.Secret{}
 	}
 	if len(s) > maxUsername || strings.Contains(s, "@") || !printable(s) {
-		r.drop(pathUsername)
+		r.drop(source)
 		return lifecycle.Secret{}
 	}
 	return lifecycle.NewSecret(s)
@@ -200,8 +218,8 @@ func (r *reader) username() lifecycle.Secret {
 // once decoded, however often it was encoded. An address with a query or a
 // fragment is dropped whole: there stand identifiers, other hosts' addresses
 // (Bitbucket wraps them so), or an e-mail.
-func (d Decoder) avatar(r *reader) lifecycle.Secret {
-	s := r.values[pathAvatar]
+func (d Decoder) avatar(r *reader, source string) lifecycle.Secret {
+	s := r.values[source]
 	if s == "" {
 		return lifecycle.Secret{}
 	}
@@ -209,11 +227,11 @@ func (d Decoder) avatar(r *reader) lifecycle.Secret {
 	plain, decoded := fullyDecoded(s)
 	keep := err == nil && decoded && u.Scheme == "https" && u.Host != "" && u.User == nil && len(s) <= maxAvatar &&
 		printable(plain) && !strings.ContainsAny(plain, "@?#")
-	for _, h := range d.DropHosts {
+	for _, h := range d.dropHosts {
 		keep = keep && !strings.Contains(strings.ToLower(plain), strings.ToLower(h))
 	}
 	if !keep {
-		r.drop(pathAvatar)
+		r.drop(source)
 		return lifecycle.Secret{}
 	}
 	return lifecycle.NewSecret(s)
@@ -267,7 +285,7 @@ func errPayload(detail string) error {
 }
 
 // read takes exactly one JSON object.
-func (r *reader) read(body []byte) error {
+func (r *reader) read(body []byte, allowed *node) error {
 	if !utf8.Valid(body) {
 		return errPayload("The payload is not UTF-8.")
 	}
@@ -286,7 +304,7 @@ func (r *reader) read(body []byte) error {
 }
 
 // object reads members up to the closing brace.
-func (r *reader) object(d *json.Decoder, at node, prefix string, depth int) error {
+func (r *reader) object(d *json.Decoder, at *node, prefix string, depth int) error {
 	seen := map[string]bool{}
 	for d.More() {
 		t, err := d.Token()
@@ -294,14 +312,18 @@ func (r *reader) object(d *json.Decoder, at node, prefix string, depth int) erro
 		if err != nil || !ok {
 			return errPayload("The payload is not well-formed JSON.")
 		}
-		below, known := at[name]
+		below, known := at.below[name]
 		switch {
 		case seen[name]:
 			return errPayload("The payload names a key twice.")
 		case !known:
 			r.drop(prefix + plainName(name))
 			err = skip(d, depth)
-		case len(below) == 0:
+		case below.below == nil && !below.read:
+			seen[name] = true
+			r.drop(prefix + name)
+			err = skip(d, depth)
+		case below.below == nil:
 			seen[name] = true
 			err = r.leaf(d, prefix+name, depth)
 		default:
@@ -337,8 +359,9 @@ func (r *reader) leaf(d *json.Decoder, path string, depth int) error {
 	return nil
 }
 
-// branch descends into an object on the way to an allowed leaf.
-func (r *reader) branch(d *json.Decoder, at node, path string, depth int) error {
+// branch descends into an object on the way to an allowed leaf. What should be one and
+// is not is a fault, unless nothing below it is read.
+func (r *reader) branch(d *json.Decoder, at *node, path string, depth int) error {
 	t, err := d.Token()
 	if err != nil || depth >= maxDepth {
 		return errPayload("The payload is not well-formed JSON, or nested too deeply.")
@@ -346,12 +369,15 @@ func (r *reader) branch(d *json.Decoder, at node, path string, depth int) error 
 	if t == json.Delim('{') {
 		return r.object(d, at, path+".", depth+1)
 	}
-	if delim, ok := t.(json.Delim); ok {
+	switch {
+	case t == nil:
+	case at.read:
 		r.fault(path, "must be an object")
-		return skipRest(d, delim, depth)
+	default:
+		r.drop(path)
 	}
-	if t != nil {
-		r.fault(path, "must be an object")
+	if delim, ok := t.(json.Delim); ok {
+		return skipRest(d, delim, depth)
 	}
 	return nil
 }

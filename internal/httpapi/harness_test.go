@@ -107,9 +107,12 @@ func (f *fakeBitbucket) set(change func(*fakeBitbucket)) {
 	change(f)
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, change ...func(*policy.Policy)) *world {
 	t.Helper()
 	w := &world{Env: storetest.New(t), log: &syncBuffer{}, bitbucket: &fakeBitbucket{secrets: map[string]string{}}}
+	for _, f := range change {
+		f(w.Policy)
+	}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

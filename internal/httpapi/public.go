@@ -75,13 +75,9 @@ func NewPublic(p Public) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the callback counter: %w", err)
 	}
-	var dropHosts []string
-	if avatar, ok := p.Policy.Field(lifecycle.AvatarURL); ok {
-		dropHosts = avatar.DropHosts
-	}
 	c := &callbacks{door: p.Door, eraser: p.Eraser, prover: p.Prover, now: p.Now, log: p.Log, count: count,
 		verifier: connect.NewVerifier(connect.Config{BaseURL: p.BaseURL, Now: p.Now, HeaderOnly: true}),
-		decoder:  connect.Decoder{AppKey: p.Policy.App.Key, DropHosts: dropHosts},
+		decoder:  connect.NewDecoder(p.Policy),
 		limiter:  newFailureLimiter(p.Now, p.TrustedProxies), rounds: newRounds(), tallies: newTallies(p.Now)}
 
 	handlers := map[string]http.HandlerFunc{

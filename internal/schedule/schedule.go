@@ -118,6 +118,15 @@ func New(c Config, jobs ...Job) (*Scheduler, error) {
 	return s, s.measure()
 }
 
+// Jobs lists what is scheduled.
+func (s *Scheduler) Jobs() []Job {
+	out := make([]Job, len(s.jobs))
+	for i, j := range s.jobs {
+		out[i] = j.Job
+	}
+	return out
+}
+
 // Jitter is how much later than due a job of that interval starts at most.
 func Jitter(interval time.Duration) time.Duration {
 	return min(30*time.Second, interval/20).Truncate(time.Second)

@@ -137,7 +137,8 @@ func (s *simulation) replay(ctx context.Context, w *workspace) answer {
 	return a
 }
 
-// read finds the tenant once, then reads two fields and compares.
+// read finds the tenant once, then reads two fields and compares: those that no
+// policy can switch off.
 func (s *simulation) read(ctx context.Context, w *workspace) answer {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -156,10 +157,10 @@ func (s *simulation) read(ctx context.Context, w *workspace) answer {
 		Fields  map[string]*string `json:"fields"`
 		EventID string             `json:"event_id"`
 	}
-	a := s.service.post(ctx, "/v1/tenants/"+w.tenant+"/reads", map[string]any{"fields": []string{"username", "avatar_url"}, "reason": why}, &got)
+	a := s.service.post(ctx, "/v1/tenants/"+w.tenant+"/reads", map[string]any{"fields": []string{"client_key", "principal_uuid"}, "reason": why}, &got)
 	if a.err == nil && a.status == http.StatusOK {
-		name := got.Fields["username"]
-		if len(got.Fields) != 2 || name == nil || *name != w.username || got.EventID == "" {
+		key, id := got.Fields["client_key"], got.Fields["principal_uuid"]
+		if len(got.Fields) != 2 || key == nil || *key != w.clientKey(s.service.appKey) || id == nil || *id != w.uuid || got.EventID == "" {
 			a.note = "the answer is not what was installed"
 		}
 	}

@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"trakr/internal/lifecycle"
 	"trakr/internal/store/sweeps"
 	"trakr/policy"
 )
@@ -17,14 +19,26 @@ import (
 const Retention = "retention"
 
 // RetentionPass removes what is past its period, where the policy says that this
-// sweep does, and looks whether whoever else should have done so has.
+// sweep does, and looks whether whoever else should have done so has. The period of a
+// field that the policy switches off is over: its values go too.
 type RetentionPass struct {
 	sweeps *sweeps.Store
 	policy *policy.Policy
+	values Values
+}
+
+// Values is the door, as far as it removes what is switched off.
+type Values interface {
+	// Held counts the values that are stored of each field that is off.
+	Held(ctx context.Context) (map[lifecycle.Field]int64, error)
+	// RemoveOff removes them, and returns of how many tenants; some may have to stay.
+	RemoveOff(ctx context.Context, a lifecycle.Access) (tenants int64, err error)
 }
 
 // NewRetention returns the pass.
-func NewRetention(s *sweeps.Store, p *policy.Policy) *RetentionPass { return &RetentionPass{s, p} }
+func NewRetention(s *sweeps.Store, p *policy.Policy, values Values) *RetentionPass {
+	return &RetentionPass{s, p, values}
+}
 
 // Kind implements Pass.
 func (*RetentionPass) Kind() string { return Retention }
@@ -45,7 +59,11 @@ const expireCommand = "trakr audit expire"
 // Look implements Pass. A registry row goes after its tombstone, so its class comes
 // last: one pass then takes both.
 func (p *RetentionPass) Look(ctx context.Context, o Order) (Found, error) {
-	out := Found{SnapshotAt: o.Now}
+	checks, err := p.switchedOff(ctx, o)
+	if err != nil {
+		return Found{}, err
+	}
+	out := Found{SnapshotAt: o.Now, Checks: checks}
 	rules := slices.Clone(p.policy.Retention)
 	slices.SortStableFunc(rules, func(a, b policy.Retention) int { return strings.Compare(last(a.Class), last(b.Class)) })
 	for _, r := range rules {
@@ -64,6 +82,40 @@ func (p *RetentionPass) Look(ctx context.Context, o Order) (Found, error) {
 		out.Checks = append(out.Checks, checks...)
 	}
 	return out, nil
+}
+
+// valuesTable is where the values lie.
+const valuesTable = "trakr.tenant_fields"
+
+// switchedOff removes, or in a dry run counts, the values of fields that are off. What
+// stays is held by the law, or on its way out with its tenant.
+func (p *RetentionPass) switchedOff(ctx context.Context, o Order) ([]sweeps.Check, error) {
+	before, err := p.values.Held(ctx)
+	if err != nil || len(before) == 0 {
+		return nil, err
+	}
+	after := before
+	if !o.DryRun {
+		if _, err := p.values.RemoveOff(ctx, o.Access); err != nil {
+			return nil, err
+		}
+		if after, err = p.values.Held(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var checks []sweeps.Check
+	for _, f := range slices.Sorted(maps.Keys(before)) {
+		gone, left := p.check(sweeps.Retention{Table: valuesTable, At: o.Now}, removedRows+": "+string(f)), p.check(sweeps.Retention{Table: valuesTable, At: o.Now}, keptRows+": "+string(f))
+		gone.Disposition, gone.Rows, gone.Ground = sweeps.Retained, max(before[f]-after[f], 0), "removed: the policy switches the field off"
+		left.Disposition, left.Rows, left.Ground = sweeps.Retained, after[f], "the field is off; what stays is under a legal hold or goes with its tenant's erasure"
+		if o.DryRun {
+			gone.Rows, gone.Ground = before[f], "would be removed, but for legal holds: the policy switches the field off"
+			checks = append(checks, gone)
+			continue
+		}
+		checks = append(checks, gone, left)
+	}
+	return checks, nil
 }
 
 func last(class string) string {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
@@ -16,7 +17,7 @@ import (
 
 func retain(t *testing.T, e *storetest.Env) sweeps.Run {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewRetention(sweeps.New(e.DB), e.Policy))...)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewRetention(sweeps.New(e.DB), e.Policy, e.Door))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,7 @@ func retain(t *testing.T, e *storetest.Env) sweeps.Run {
 
 func dry(t *testing.T, e *storetest.Env) sweeps.Run {
 	t.Helper()
-	f, err := sweep.NewRetention(sweeps.New(e.DB), e.Policy).Look(t.Context(), sweep.Order{Access: scheduler, Now: e.Clock.Now(), DryRun: true})
+	f, err := sweep.NewRetention(sweeps.New(e.DB), e.Policy, e.Door).Look(t.Context(), sweep.Order{Access: scheduler, Now: e.Clock.Now(), DryRun: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,5 +346,28 @@ func TestOneTablesTroubleDoesNotHideTheRest(t *testing.T) {
 	}
 	if c := checkColumn(r, "trakr.reports_issued", "removed"); c.Rows != 2500 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// A field is switched off while values of it are stored: a dry run counts them, the
+// scheduled pass removes them, and both say so.
+func TestWhatIsSwitchedOffGoesWithTheNextPass(t *testing.T) {
+	e := storetest.New(t)
+	e.Install(storetest.Values("one"), "one")
+	e.Install(storetest.Values("two"), "two")
+	for i, f := range e.Policy.Fields {
+		e.Policy.Fields[i].Off = f.Name == lifecycle.Username
+	}
+	const held = `SELECT count(username) + 10 * count(avatar_url) FROM trakr.tenant_fields`
+	if c := checkColumn(dry(t, e), "trakr.tenant_fields", "removed: username"); c.Rows != 2 || !strings.Contains(c.Ground, "would be removed") || e.Int(held) != 22 {
+		t.Errorf("a dry run: %+v, held %d", c, e.Int(held))
+	}
+	r := retain(t, e)
+	removed, kept := checkColumn(r, "trakr.tenant_fields", "removed: username"), checkColumn(r, "trakr.tenant_fields", "kept: username")
+	if removed.Rows != 2 || kept.Rows != 0 || kept.Disposition != sweeps.Retained || e.Int(held) != 20 {
+		t.Errorf("removed %+v, kept %+v, held %d", removed, kept, e.Int(held))
+	}
+	if n := e.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'tenant.update' AND actor_type = 'scheduler' AND field_names = ARRAY['username'] AND correlation_id IS NOT NULL`); n != 2 {
+		t.Errorf("%d events of a removal, want one for each tenant", n)
 	}
 }

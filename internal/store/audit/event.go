@@ -22,7 +22,7 @@ const (
 	TenantLookup  Action = "tenant.lookup"  // by client key or workspace uuid, found or not
 	TenantRead    Action = "tenant.read"    // guarded fields left the store
 	TenantInstall Action = "tenant.install" // a tenant was created
-	TenantUpdate  Action = "tenant.update"  // installed again: fields written anew
+	TenantUpdate  Action = "tenant.update"  // installed again: fields written anew; or fields that were switched off removed
 	TenantErase   Action = "tenant.erase"   // the values of a tenant were deleted
 	TenantProbe   Action = "tenant.probe"   // Bitbucket was asked whether the app is still installed
 	ErasureBegin  Action = "erasure.begin"  // the tombstone stands; the tenant answers nothing from here on

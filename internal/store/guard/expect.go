@@ -111,6 +111,8 @@ var functions = []struct {
 	{"door.retirable(text,timestamp with time zone)", owner, true, []string{fixedPath}, []string{service}, "d8eaed5105cf7738"},
 	{"door.retire(text,timestamp with time zone,integer)", owner, true, []string{fixedPath}, []string{service}, "fe698fc172c35799"},
 	{"door.count_shaped(name,name,integer,xid8,bigint,integer)", sweep, true, []string{fixedPath, "enable_sort=off"}, []string{service}, "292ef2dd559bef52"},
+	{"door.count_held()", door, true, []string{fixedPath}, []string{service}, "3df204a0c3cba83f"},
+	{"door.holders(text[],uuid,integer)", door, true, []string{fixedPath}, []string{service}, "0d44307d68094fa7"},
 	{"trakr.retention_rule(text)", owner, false, []string{fixedPath}, nil, "e7d7b336e5d56925"},
 	{"trakr.request_over(uuid,timestamp with time zone)", owner, false, []string{fixedPath}, nil, "2964234baad22abc"},
 	{"trakr.history_stays()", owner, false, []string{fixedPath}, nil, "0ecad45158696e9a"},

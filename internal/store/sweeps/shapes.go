@@ -110,6 +110,20 @@ func (x *search) known(ctx context.Context) ([]PayloadKey, error) {
 	return out, nil
 }
 
+// Catalog lists the columns of every table of the live database, by policy.TableName.
+func (s *Store) Catalog(ctx context.Context) (map[string][]string, error) {
+	columns, err := s.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]string{}
+	for _, c := range columns {
+		table := policy.TableName(c.Schema, c.Table)
+		out[table] = append(out[table], c.Name)
+	}
+	return out, nil
+}
+
 // catalog lists every column of the live database.
 func (s *Store) catalog(ctx context.Context) ([]column, error) {
 	var out []column

@@ -108,6 +108,8 @@ func (d *Door) mayRead(a lifecycle.Access, fields []lifecycle.Field) error {
 			at = append(at, lifecycle.At(pointer, "not a declared field"))
 		case slices.Contains(fields[:i], f):
 			at = append(at, lifecycle.At(pointer, "named twice"))
+		case rule.Off:
+			at = append(at, lifecycle.At(pointer, "switched off in the policy: it is not kept"))
 		case rule.Credential:
 			at = append(at, lifecycle.At(pointer, "a credential, released to nobody"))
 		case !allows(rule, a):

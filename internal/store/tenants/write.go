@@ -314,13 +314,15 @@ func (r *fieldsRow) names() []lifecycle.Field {
 	return out
 }
 
+// seal encrypts what is kept: a field that the policy switches off is not, whoever
+// hands its value over.
 func (d *Door) seal(id lifecycle.TenantID, values lifecycle.Values, now time.Time) (fieldsRow, error) {
 	r := fieldsRow{TenantID: id.String(), WrittenAt: now}
 	for f, v := range values {
 		if !f.Valid() {
 			return r, fmt.Errorf("sealing: %s is not a guarded field", f)
 		}
-		if v.Empty() {
+		if v.Empty() || !d.policy.Keeps(f) {
 			continue
 		}
 		b, err := d.keys.Seal(id, f, v)

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"trakr/internal/config"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/storetest"
+	"trakr/internal/store/sweeps"
+	"trakr/internal/sweep"
+)
+
+// sweepDrift runs the sweep once and returns what it found, by name.
+func (h *house) sweepDrift() map[string]sweeps.Check {
+	h.T.Helper()
+	cron := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "cron", Role: lifecycle.RoleScheduler}, Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}}
+	h.Clock.Add(time.Hour)
+	r, err := h.service.runner.RunOnce(h.T.Context(), cron, sweep.Drift, sweep.BySchedule)
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	found := map[string]sweeps.Check{}
+	for _, c := range r.Checks {
+		if c.Disposition == sweeps.Unjudged {
+			h.T.Errorf("not judged: %+v", c)
+		}
+		if c.Found() {
+			found[strings.TrimSuffix(c.Table+"."+c.Column, ".")] = c
+		}
+	}
+	if (r.Result == sweeps.Clean) != (len(found) == 0) || len(r.Findings) != len(found) {
+		h.T.Errorf("%s with %d findings of %v", r.Result, len(r.Findings), found)
+	}
+	return found
+}
+
+// states are doctor's words about drift.
+func (h *house) states() (out string) {
+	for _, f := range h.service.driftChecks(h.T.Context()) {
+		out += f.State + " " + f.Detail + "\n"
+	}
+	return out
+}
+
+func TestWhatNobodyDeclaredIsAFindingAndStopsTheNextStart(t *testing.T) {
+	h := newHouse(t, 0)
+	if found := h.sweepDrift(); len(found) != 0 {
+		t.Fatalf("a service that is what its policy says: %v", found)
+	}
+	if s := h.states(); s != "pass \n" {
+		t.Errorf("doctor: %s", s)
+	}
+	env := []string{"TRAKR_DATABASE_URL=" + storetest.ServiceURL(t, h.URL), "TRAKR_DATA_DIR=" + t.TempDir(), "TRAKR_LISTEN=" + freePort(t), "TRAKR_ADMIN_LISTEN=" + freePort(t)}
+
+	// The database gains a column, and a table with no tenant in it.
+	h.Exec(`ALTER TABLE trakr.tenants ADD COLUMN email text; CREATE SCHEMA bench; CREATE TABLE bench.children (id int)`)
+	found := h.sweepDrift()
+	for name, severity := range map[string]sweeps.Severity{"trakr.tenants.email": sweeps.High, "bench.children": sweeps.High} {
+		if c := found[name]; c.Severity != severity || !strings.Contains(c.Ground, "the policy does not declare this") || !strings.Contains(c.Ground, "Way out: ") {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+	if len(found) != 2 {
+		t.Errorf("%v", found)
+	}
+	events := h.Int(`SELECT count(*) FROM trakr.audit_events`)
+	code, _, errs := run(t, env, "serve")
+	for _, want := range []string{"so nothing is served", "catalog trakr.tenants.email: the policy does not declare this column. Way out: ", "catalog bench.children: the policy does not declare this table. Way out: ", h.service.policy.Hash()} {
+		if !strings.Contains(errs, want) {
+			t.Errorf("serve lacks %q:\n%s", want, errs)
+		}
+	}
+	if code != exitCannotTell || h.Int(`SELECT count(*) FROM trakr.audit_events`) != events {
+		t.Errorf("serve ended with %d, or recorded something", code)
+	}
+	if s := h.states(); !strings.Contains(s, "fail catalog trakr.tenants.email") || !strings.Contains(s, "fail catalog bench.children") {
+		t.Errorf("doctor: %s", s)
+	}
+
+	// What is declared and lost is told, and no more.
+	h.Exec(`ALTER TABLE trakr.tenants DROP COLUMN email; DROP SCHEMA bench CASCADE; ALTER TABLE trakr.job_heartbeats DROP COLUMN failure CASCADE`)
+	if found := h.sweepDrift(); len(found) != 1 || found["trakr.job_heartbeats.failure"].Severity != sweeps.Medium {
+		t.Errorf("after the way out: %v", found)
+	}
+
+	// A job that stopped being scheduled, and one that nobody declared.
+	h.Exec(`ALTER TABLE trakr.job_heartbeats ADD COLUMN failure text`)
+	jobs, err := h.app.scheduler(h.service, h.tel.Meter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.service.noteScheduled(jobs)
+	if found := h.sweepDrift(); len(found) != 0 {
+		t.Errorf("with its scheduler: %v", found)
+	}
+	h.service.scheduled[0].Name = "sweep clouds"
+	found = h.sweepDrift()
+	if len(found) != 2 || found["schedule.sweep orphans"].Rows != 1 || !strings.Contains(found["schedule.sweep clouds"].Ground, "the policy does not declare it") {
+		t.Errorf("a job in the place of another: %v", found)
+	}
+
+	// A setting that names somebody else.
+	h.service.noteScheduled(jobs)
+	h.service.environ = []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=collector.example.net:4317"}
+	found = h.sweepDrift()
+	if c := found["host.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]; len(found) != 1 || c.Severity != sweeps.Critical || !strings.Contains(c.Ground, "collector.example.net") {
+		t.Errorf("a collector that nobody declared: %v", found)
+	}
+}
+
+func TestNobodyUndeclaredIsTalkedTo(t *testing.T) {
+	for name, c := range map[string]struct {
+		env  []string
+		want string
+	}{
+		"a collector":    {[]string{"OTEL_EXPORTER_OTLP_ENDPOINT=https://collector.example.net"}, "the host collector.example.net for telemetry. Way out: declare the host under egress, to: telemetry"},
+		"a webhook":      {[]string{"TRAKR_WEBHOOK_URL=https://hooks.example.net/MARKER", "TRAKR_WEBHOOK_SECRET=whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}, "hooks.example.net for findings"},
+		"a ledger":       {[]string{"TRAKR_LEDGER=https://ledger.example.net/x"}, "ledger.example.net for ledger"},
+		"a checkpoint":   {[]string{"TRAKR_CHECKPOINT_URL=https://keeper.example.net/x"}, "keeper.example.net for checkpoints"},
+		"another API":    {[]string{"TRAKR_BITBUCKET_API_URL=https://api.example.net"}, "api.example.net for bitbucket"},
+		"another region": {[]string{"TRAKR_DATABASE_URL=postgres://u:MARKER@db.example.net/x?sslmode=verify-full"}, "db.example.net for any database"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			code, _, errs := run(t, append(c.env, "TRAKR_DATA_DIR="+dir, "TRAKR_LISTEN="+freePort(t), "TRAKR_ADMIN_LISTEN="+freePort(t)), "serve")
+			if code != exitCannotTell || !strings.Contains(errs, c.want) || strings.Contains(errs, "MARKER") {
+				t.Errorf("exit %d: %s", code, errs)
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("it began something: %v %v", left, err)
+			}
+		})
+	}
+	// Declared, it gets past that: to the next thing that is wrong.
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	file := written(t, "purpose: \"Traces, metrics and logs of the running service.\"\n    hosts: []", "purpose: \"Traces, metrics and logs of the running service.\"\n    hosts: [collector.example.net]")
+	code, _, errs := run(t, []string{"TRAKR_POLICY=" + file, "OTEL_EXPORTER_OTLP_ENDPOINT=https://collector.example.net", "TRAKR_DATA_DIR=" + t.TempDir(), "TRAKR_LISTEN=" + taken.Addr().String()}, "serve")
+	if code != exitCannotTell || !strings.Contains(errs, "address already in use") || !strings.Contains(errs, `"policy_hash"`) {
+		t.Errorf("a declared collector: exit %d: %s", code, errs)
+	}
+}
+
+func TestAPromisedScheduleThatIsMissingStopsTheStart(t *testing.T) {
+	for name, c := range map[string]struct{ old, replacement, want string }{
+		"a sweep":           {"  - kind: orphans\n    schedule: \"17 * * * *\"\n    timeout: PT10M\n", "", "schedule sweep orphans: the policy does not say when it runs"},
+		"a sweep of others": {"  - kind: orphans\n", "  - kind: clouds\n    schedule: \"1 * * * *\"\n    timeout: PT10M\n  - kind: orphans\n", "schedule sweep clouds: the policy promises this sweep"},
+		"a job":             {"- name: replay guard\n", "- name: replay keeper\n", "schedule replay guard: it is scheduled, and the policy does not declare it"},
+		"another time":      {"    schedule: \"*/5 * * * *\"\n    does: \"Forgets", "    schedule: \"*/6 * * * *\"\n    does: \"Forgets", `schedule replay guard: it is scheduled at "*/5 * * * *", and the policy says "*/6 * * * *"`},
+	} {
+		code, _, errs := run(t, []string{"TRAKR_POLICY=" + written(t, c.old, c.replacement), "TRAKR_DATA_DIR=" + t.TempDir(), "TRAKR_LISTEN=" + freePort(t), "TRAKR_ADMIN_LISTEN=" + freePort(t)}, "serve")
+		if code != exitCannotTell || !strings.Contains(errs, c.want) {
+			t.Errorf("%s: exit %d: %s", name, code, errs)
+		}
+	}
+}
+
+// A setting of a later version that names a host is compared too, or says why not.
+func TestEverySettingThatNamesAHostIsCompared(t *testing.T) {
+	inward := []string{"TRAKR_BASE_URL", "TRAKR_DATABASE_URL", "TRAKR_MIGRATION_DATABASE_URL"} // our own address; stores
+	for _, v := range config.Variables() {
+		known := slices.Contains(inward, v)
+		for _, d := range destinations {
+			known = known || d.setting == v
+		}
+		if strings.HasSuffix(v, "_URL") && !known {
+			t.Errorf("%s names a host that is not compared with the policy: see destinations", v)
+		}
+	}
+}

@@ -1,0 +1,296 @@
+// Package drift compares what runs with what the policy declares: the tables and
+// columns that are there, the scopes the descriptor asks for, the hosts the settings
+// name, the jobs that are scheduled, and the values held of fields that are off.
+//
+// The start and the sweep of that name use the same comparison, so neither can let
+// through what the other finds. The package is pure: facts in, differences out.
+package drift
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"trakr/internal/lifecycle"
+	"trakr/policy"
+)
+
+// Kind says what differs.
+type Kind string
+
+// The kinds.
+const (
+	Catalog  Kind = "catalog"  // a table or column
+	Scope    Kind = "scope"    // of the descriptor
+	Host     Kind = "host"     // a setting's
+	Schedule Kind = "schedule" // a job's
+	Field    Kind = "field"    // one that is off, and is held
+)
+
+// Kinds lists them, in the order in which differences come.
+func Kinds() []Kind { return []Kind{Catalog, Scope, Host, Schedule, Field} }
+
+// Facts are what runs. A part that is nil was not looked at and is not compared.
+type Facts struct {
+	Tables    map[string][]string // columns of every table, by policy.TableName
+	Scopes    []string            // of the descriptor that is served
+	Endpoints []Endpoint          // what the settings name
+	Databases []Endpoint          // where the database is reached
+	Jobs      []Job               // what is scheduled
+	Sweeps    []string            // kinds of sweep that this version has
+	Held      map[lifecycle.Field]int64
+}
+
+// Endpoint is an address that a setting names.
+type Endpoint struct {
+	Setting string             // e.g. "TRAKR_WEBHOOK_URL"
+	To      policy.Destination // of a database ""
+	Address string             // the URL; nothing of it but the host is ever told
+}
+
+// Job is one scheduled job.
+type Job struct{ Name, Schedule string }
+
+// Difference is one thing that is not as declared.
+type Difference struct {
+	Kind    Kind
+	Subject string // e.g. "trakr.tenants", "webhook", "TRAKR_WEBHOOK_URL", "sweep orphans", "username"
+	Part    string // of a table: the column; else ""
+	What    string // e.g. "the policy does not declare this column"
+	WayOut  string
+	Rows    int64 // values held; else 0
+	// Refuses: nothing starts with it. What is declared and not there, and what is only
+	// to be removed, is a finding and no more.
+	Refuses bool
+}
+
+// Name is what differs, in one word or two.
+func (d Difference) Name() string {
+	if d.Part != "" {
+		return d.Subject + "." + d.Part
+	}
+	return d.Subject
+}
+
+// String tells it with the way out.
+func (d Difference) String() string {
+	return string(d.Kind) + " " + d.Name() + ": " + d.What + ". Way out: " + d.WayOut
+}
+
+// HostCheck refuses an address whose host the policy does not declare for a
+// destination. Its error tells the host and the way out, nothing else of the address.
+type HostCheck func(p *policy.Policy, to policy.Destination, address string) error
+
+// Compare tells every difference, in a fixed order.
+func Compare(p *policy.Policy, f Facts, declared HostCheck) []Difference {
+	out := catalog(p, f.Tables)
+	out = append(out, scopes(p, f.Scopes)...)
+	out = append(out, hosts(p, f, declared)...)
+	out = append(out, schedules(p, f.Jobs)...)
+	out = append(out, sweeps(p, f.Sweeps)...)
+	return append(out, held(p, f.Held)...)
+}
+
+// Refusal is the reason not to start, or nil.
+func Refusal(p *policy.Policy, found []Difference) error {
+	var lines []string
+	for _, d := range found {
+		if d.Refuses {
+			lines = append(lines, "  "+d.String())
+		}
+	}
+	if lines == nil {
+		return nil
+	}
+	return fmt.Errorf("the service is not what its policy says (SHA-256 %s), so nothing is served:\n%s", p.Hash(), strings.Join(lines, "\n"))
+}
+
+func catalog(p *policy.Policy, tables map[string][]string) []Difference {
+	if tables == nil {
+		return nil
+	}
+	const missing = "bring the database to this version (trakr migrate), or drop it from the policy"
+	var out []Difference
+	for _, name := range slices.Sorted(maps.Keys(tables)) {
+		t, _, ok := p.Table(name)
+		if !ok {
+			out = append(out, Difference{Kind: Catalog, Subject: name, Refuses: true, What: "the policy does not declare this table",
+				WayOut: "declare it under stores, with every column and what it holds, or drop the table"})
+			continue
+		}
+		for _, c := range slices.Sorted(slices.Values(tables[name])) {
+			if !slices.Contains(t.Columns, c) {
+				out = append(out, Difference{Kind: Catalog, Subject: name, Part: c, Refuses: true, What: "the policy does not declare this column",
+					WayOut: "declare it among the table's columns, or drop the column"})
+			}
+		}
+		for _, c := range t.Columns {
+			if !slices.Contains(tables[name], c) {
+				out = append(out, Difference{Kind: Catalog, Subject: name, Part: c, What: "the policy declares this column, and it is not there", WayOut: missing})
+			}
+		}
+	}
+	for _, s := range p.Stores {
+		for _, t := range s.Tables {
+			if _, there := tables[t.Name]; !there {
+				out = append(out, Difference{Kind: Catalog, Subject: t.Name, What: "the policy declares this table, and it is not there", WayOut: missing})
+			}
+		}
+	}
+	return out
+}
+
+func scopes(p *policy.Policy, asked []string) []Difference {
+	if asked == nil {
+		return nil
+	}
+	var out []Difference
+	for _, s := range asked {
+		if !slices.ContainsFunc(p.App.Scopes, func(x policy.Scope) bool { return x.Name == s }) {
+			out = append(out, Difference{Kind: Scope, Subject: s, Refuses: true, What: "the descriptor asks for this scope, and the policy does not declare it",
+				WayOut: "declare it under app.scopes with the call that needs it, or do not ask for it"})
+		}
+	}
+	for _, s := range p.App.Scopes {
+		if !slices.Contains(asked, s.Name) {
+			out = append(out, Difference{Kind: Scope, Subject: s.Name, Refuses: true, What: "the policy declares this scope, and the descriptor does not ask for it",
+				WayOut: "drop it from app.scopes: no more is asked for than is needed"})
+		}
+	}
+	return out
+}
+
+func hosts(p *policy.Policy, f Facts, declared HostCheck) []Difference {
+	var out []Difference
+	for _, e := range f.Endpoints {
+		if err := declared(p, e.To, e.Address); err != nil {
+			out = append(out, Difference{Kind: Host, Subject: e.Setting, Refuses: true, What: err.Error(),
+				WayOut: "declare the host under egress, to: " + string(e.To) + ", with what goes there, or unset " + e.Setting})
+		}
+	}
+	for _, e := range f.Databases {
+		for _, h := range databaseHosts(e.Address) {
+			if !ownNetwork(h) && !declaredStore(p, h) {
+				out = append(out, Difference{Kind: Host, Subject: e.Setting, Refuses: true, What: "the policy does not declare the host " + h + " for any database, so where that lies nobody has said",
+					WayOut: "declare the store as it is, with its place and its hosts, or correct " + e.Setting})
+			}
+		}
+	}
+	return out
+}
+
+// databaseHosts lists the hosts of a PostgreSQL URL; sockets are this machine.
+func databaseHosts(address string) []string {
+	u, err := url.Parse(address)
+	if err != nil || address == "" {
+		return nil
+	}
+	named := u.Host
+	if h := u.Query().Get("host"); h != "" { // it overrides the other
+		named = h
+	}
+	var out []string
+	for _, h := range strings.Split(named, ",") {
+		if strings.HasPrefix(h, "/") || h == "" {
+			continue
+		}
+		if one, err := url.Parse("postgres://" + h); err == nil && one.Hostname() != "" {
+			h = one.Hostname()
+		}
+		out = append(out, strings.ToLower(strings.TrimSuffix(h, ".")))
+	}
+	return out
+}
+
+// ownNetwork reports whether a host is this machine or lies in the private network
+// that the deployment makes around it: nobody else can be reached by such a name.
+func ownNetwork(host string) bool {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast()
+	}
+	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".svc") || strings.HasSuffix(host, ".cluster.local") || strings.HasSuffix(host, ".internal")
+}
+
+func declaredStore(p *policy.Policy, host string) bool {
+	for _, s := range p.Stores {
+		for _, h := range s.Hosts {
+			below, wild := strings.CutPrefix(h, "*")
+			if h == host || (wild && strings.HasSuffix(host, below) && host != below[1:]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// SweepJob begins the name of the job that runs a sweep.
+const SweepJob = "sweep "
+
+// schedules compares what is scheduled with the policy's sweeps and jobs.
+func schedules(p *policy.Policy, jobs []Job) []Difference {
+	if jobs == nil {
+		return nil
+	}
+	declared := map[string]string{}
+	for _, s := range p.Sweeps {
+		declared[SweepJob+s.Kind] = s.Schedule
+	}
+	for _, j := range p.Jobs {
+		declared[j.Name] = j.Schedule
+	}
+	var out []Difference
+	differs := func(name, what, wayOut string) {
+		out = append(out, Difference{Kind: Schedule, Subject: name, Refuses: true, What: what, WayOut: wayOut})
+	}
+	running := map[string]bool{}
+	for _, j := range jobs {
+		running[j.Name] = true
+		switch said, ok := declared[j.Name]; {
+		case !ok:
+			differs(j.Name, "it is scheduled, and the policy does not declare it", "declare it under sweeps or jobs with what it does")
+		case said != j.Schedule:
+			differs(j.Name, fmt.Sprintf("it is scheduled at %q, and the policy says %q", j.Schedule, said), "say in the policy when it runs")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(declared)) {
+		if !running[name] {
+			differs(name, "the policy promises that it runs, and it is not scheduled", "run the version that has it, or drop it from the policy")
+		}
+	}
+	return out
+}
+
+// sweeps compares the kinds of sweep there are with those that the policy schedules.
+func sweeps(p *policy.Policy, kinds []string) []Difference {
+	if kinds == nil {
+		return nil
+	}
+	var out []Difference
+	for _, k := range kinds {
+		if _, ok := p.Sweep(k); !ok {
+			out = append(out, Difference{Kind: Schedule, Subject: SweepJob + k, Refuses: true, What: "the policy does not say when it runs, so it would never",
+				WayOut: "give it a schedule and a timeout under sweeps"})
+		}
+	}
+	for _, s := range p.Sweeps {
+		if !slices.Contains(kinds, s.Kind) {
+			out = append(out, Difference{Kind: Schedule, Subject: SweepJob + s.Kind, Refuses: true, What: "the policy promises this sweep, and this version has none of the kind",
+				WayOut: "run the version that has it, or drop it from the policy"})
+		}
+	}
+	return out
+}
+
+func held(p *policy.Policy, values map[lifecycle.Field]int64) []Difference {
+	var out []Difference
+	for _, f := range slices.Sorted(maps.Keys(values)) {
+		if n := values[f]; n > 0 && !p.Keeps(f) {
+			out = append(out, Difference{Kind: Field, Subject: string(f), Rows: n, What: "the policy switches it off, and values of it are still stored",
+				WayOut: "the retention sweep removes them tonight; at once: trakr sweep run retention --dry-run=false --reason-ref TICKET. Under a legal hold they stay until it ends"})
+		}
+	}
+	return out
+}

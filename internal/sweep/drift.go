@@ -1,0 +1,99 @@
+package sweep
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"trakr/internal/drift"
+	"trakr/internal/store/sweeps"
+	"trakr/policy"
+)
+
+// Drift is the kind that compares what runs with what the policy declares.
+const Drift = "drift"
+
+// DriftPass looks for tables, columns, scopes, hosts and jobs that the policy does not
+// declare, and for values of fields that it switches off. It is the comparison that
+// the start makes, made again while the service runs.
+type DriftPass struct {
+	policy   *policy.Policy
+	facts    func(ctx context.Context) (drift.Facts, error)
+	declared drift.HostCheck
+}
+
+// NewDrift returns the pass; facts gathers what runs.
+func NewDrift(p *policy.Policy, declared drift.HostCheck, facts func(ctx context.Context) (drift.Facts, error)) *DriftPass {
+	return &DriftPass{p, facts, declared}
+}
+
+// Kind implements Pass.
+func (*DriftPass) Kind() string { return Drift }
+
+// Acts implements Pass: it only looks.
+func (*DriftPass) Acts() bool { return false }
+
+// Look implements Pass.
+func (p *DriftPass) Look(ctx context.Context, o Order) (Found, error) {
+	f, err := p.facts(ctx)
+	if err != nil {
+		return Found{}, err
+	}
+	out := Found{SnapshotAt: o.Now}
+	found := drift.Compare(p.policy, f, p.declared)
+	for _, k := range drift.Kinds() {
+		out.Checks = append(out.Checks, compared(k, f, o.Now))
+		for _, d := range found {
+			if d.Kind == k {
+				out.Checks = append(out.Checks, p.differs(d, o.Now))
+			}
+		}
+	}
+	return out, nil
+}
+
+// service is where what is no table lies.
+const service = "service"
+
+// compared says of a kind how much was looked at, also when all is as declared.
+func compared(k drift.Kind, f drift.Facts, now time.Time) sweeps.Check {
+	c := sweeps.Check{Store: service, Table: string(k), Disposition: sweeps.Checked, CheckedAt: now}
+	looked, what, n := true, "", 0
+	switch k {
+	case drift.Catalog:
+		looked, n, what = f.Tables != nil, len(f.Tables), "tables, each with its columns, were compared"
+	case drift.Scope:
+		looked, n, what = f.Scopes != nil, len(f.Scopes), "scopes of the descriptor were compared"
+	case drift.Host:
+		n, what = len(f.Endpoints)+len(f.Databases), "settings that name a host were compared"
+	case drift.Schedule:
+		looked, n, what = f.Jobs != nil, len(f.Jobs), "scheduled jobs were compared"
+	case drift.Field:
+		n, what = len(f.Held), "fields that are off were counted"
+	}
+	if !looked {
+		c.Disposition, c.Ground = sweeps.Unjudged, "it could not be seen"
+		return c
+	}
+	c.Ground = fmt.Sprintf("%d %s", n, what)
+	return c
+}
+
+// differs is the finding of one difference.
+func (p *DriftPass) differs(d drift.Difference, now time.Time) sweeps.Check {
+	c := sweeps.Check{Store: service, Table: string(d.Kind), Column: d.Name(), Disposition: sweeps.Checked, Rows: max(d.Rows, 1), CheckedAt: now, Severity: sweeps.Medium,
+		Ground: d.What + ". Way out: " + d.WayOut}
+	if d.Kind == drift.Catalog {
+		c.Store, c.Table, c.Column = "database", d.Subject, d.Part
+		if _, s, ok := p.policy.Table(d.Subject); ok {
+			c.Store = s.Name
+		}
+	}
+	if d.Refuses {
+		c.Severity = sweeps.High
+		if d.Kind == drift.Host || d.Kind == drift.Scope {
+			c.Severity = sweeps.Critical
+		}
+	}
+	return c
+}
