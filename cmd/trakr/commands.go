@@ -2,16 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 )
@@ -81,64 +77,6 @@ func (a *app) migrate(ctx context.Context, status bool) error {
 	}
 	_, err = fmt.Fprintf(a.out, "%d applied now\n", len(applied))
 	return err
-}
-
-func (a *app) keysCommand() *cobra.Command {
-	var out string
-	create := &cobra.Command{
-		Use: "create", Short: "Make a new keyring, for a service that is set up by hand", Args: cobra.NoArgs,
-		Long: "Writes a new keyring to a file of mode 0600, or with --out - to standard output, for a platform\n" +
-			"that hands secrets over in the environment (TRAKR_KEYS takes the text itself).",
-		Example: "  trakr keys create --out /etc/trakr/keys.json",
-		RunE: func(*cobra.Command, []string) error {
-			if out == "-" {
-				b, err := keyring.Marshal()
-				if err == nil {
-					_, err = a.out.Write(b)
-				}
-				return err
-			}
-			if out == "" {
-				return usageError{errors.New("say where: --out FILE, or --out - for standard output")}
-			}
-			if _, err := keyring.Create(out); err != nil {
-				return usageError{err}
-			}
-			abs, _ := filepath.Abs(out)
-			_, err := fmt.Fprintf(a.out, "%s written. Keep a copy apart from the database's backups.\n", abs)
-			return err
-		},
-	}
-	create.Flags().StringVar(&out, "out", "", "file to write, or -")
-	var in, upgraded string
-	upgrade := &cobra.Command{
-		Use: "upgrade", Short: "Add the signing key that a keyring of an older version lacks", Args: cobra.NoArgs,
-		Long:    "Writes a new keyring file with every key of the old one and a new key that signs the audit's\ncheckpoints. The old file stays as it is.",
-		Example: "  trakr keys upgrade --in data/keys.json --out data/keys.new && mv data/keys.new data/keys.json",
-		RunE: func(*cobra.Command, []string) error {
-			if in == "" || upgraded == "" {
-				return usageError{errors.New("say from where to where: --in FILE --out NEWFILE")}
-			}
-			old, err := os.ReadFile(in)
-			if err != nil {
-				return usageError{err}
-			}
-			b, err := keyring.Upgrade(old)
-			if err != nil {
-				return usageError{err}
-			}
-			if err := keyring.Write(upgraded, b); err != nil {
-				return usageError{err}
-			}
-			_, err = fmt.Fprintln(a.out, upgraded, "written")
-			return err
-		},
-	}
-	upgrade.Flags().StringVar(&in, "in", "", "the old keyring's file")
-	upgrade.Flags().StringVar(&upgraded, "out", "", "file to write; it must not exist")
-	c := &cobra.Command{Use: "keys", Short: "Make the keys that seal tenant values and sign checkpoints"}
-	c.AddCommand(create, upgrade)
-	return c
 }
 
 func (a *app) tokenCommand() *cobra.Command {

@@ -132,6 +132,10 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	}
 	a.notice(s, dev)
 
+	if s.holding, err = holdKeys(ctx, s); err != nil {
+		return err
+	}
+	defer s.holding.leave()
 	failed := make(chan error, 2)
 	servers := []*http.Server{start(public, publicHandler, failed, s.log), start(private, adminHandler, failed, s.log)}
 	// What works in the background outlives the signal: the last requests and jobs
@@ -141,6 +145,7 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	defer func() { endWork(); background.Wait() }()
 	background.Go(func() { seq.Run(working) })
 	background.Go(func() { s.finishSoon(working) })
+	background.Go(func() { s.holding.run(working) })
 	if relay != nil {
 		background.Go(func() { relay.Run(working) })
 	}
@@ -260,6 +265,9 @@ func (a *app) ready(s *service, seq *sequencer.Sequencer) func(context.Context) 
 		checks := []httpapi.ReadyCheck{{Name: "database", OK: err == nil, Detail: detail(err, "answers")},
 			{Name: "schema", OK: err == nil && len(pending) == 0, Detail: detail(err, fmt.Sprintf("%d migrations pending", len(pending)))}}
 		checks = append(checks, a.logReady(ctx, s, seq))
+		if s.holding != nil { // a service that serves has it
+			checks = append(checks, s.holding.ready())
+		}
 		for _, rule := range s.policy.Sweeps {
 			c := httpapi.ReadyCheck{Name: "sweep " + rule.Kind}
 			interval, err := schedule.Interval(rule.Schedule, a.now())

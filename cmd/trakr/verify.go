@@ -179,14 +179,19 @@ func (a *app) printVerified(file string, r auditfile.Report) error {
 	return err
 }
 
+// onTerminal reports whether somebody watches.
+func (a *app) onTerminal() bool {
+	f, ok := a.err.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // progress shows a bar on a terminal, and nothing elsewhere. The returned function
 // moves it on; a negative number takes it away.
 func (a *app) progress(total int64, what string, more ...progressbar.Option) func(n int64) {
-	f, ok := a.err.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if !a.onTerminal() {
 		return func(int64) {}
 	}
-	bar := progressbar.NewOptions64(total, append(more, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(what),
+	bar := progressbar.NewOptions64(total, append(more, progressbar.OptionSetWriter(a.err), progressbar.OptionSetDescription(what),
 		progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100e6))...)
 	return func(n int64) {
 		if n < 0 {

@@ -70,6 +70,8 @@ type service struct {
 	postgres  *devpg.Server // nil with a database of the operator's own
 	log       *slog.Logger
 	audit     *audit.Log
+	keys      *keyring.Keyring
+	holding   *holding // serve's word on which keys it holds
 	door      *tenants.Door
 	sweeps    *sweeps.Store
 	beats     *heartbeats.Store
@@ -244,6 +246,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err := tenants.BindKeys(ctx, s.db, keys, now()); err != nil {
 		return err
 	}
+	s.keys = keys
 	if s.audit, err = audit.NewLog(s.db, now); err != nil {
 		return err
 	}
@@ -363,8 +366,8 @@ func (s *service) guarded(ctx context.Context) error {
 // keyring loads the keys, and makes new ones only where no older ones can be
 // missing: beside a database that never had any.
 func (s *service) keyring(ctx context.Context) (*keyring.Keyring, error) {
-	source := s.cfg.Keys.Reveal()
-	k, err := keyring.Load(source)
+	source := keySource(s.cfg)
+	k, err := source.Load()
 	if !errors.Is(err, fs.ErrNotExist) {
 		return k, err
 	}
@@ -373,9 +376,9 @@ func (s *service) keyring(ctx context.Context) (*keyring.Keyring, error) {
 		return nil, err
 	}
 	if used {
-		return nil, fmt.Errorf("there is no keyring at %s, and the database was used with one; restore that file (its values cannot be read without it)", source)
+		return nil, fmt.Errorf("there is no keyring at %s, and the database was used with one; restore that file (its values cannot be read without it)", source.At)
 	}
-	k, s.newKeys, err = keyring.LoadOrCreate(source)
+	k, s.newKeys, err = source.LoadOrCreate()
 	return k, err
 }
 

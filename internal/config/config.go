@@ -16,6 +16,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/webhook"
 )
@@ -52,6 +53,13 @@ type Config struct {
 	// Keys is the keyring's file or, where there are no files, its JSON. Default:
 	// keys.json in DataDir, generated on first use.
 	Keys lifecycle.Secret `env:"TRAKR_KEYS"`
+	// KeysWrap is the key of a key server that wraps the keyring,
+	// hcvault://HOST/transit/keys/NAME. Default: the keyring is kept in clear.
+	KeysWrap string `env:"TRAKR_KEYS_WRAP"`
+	// KeysWrapToken is the token for that server; or else
+	KeysWrapToken lifecycle.Secret `env:"TRAKR_KEYS_WRAP_TOKEN"`
+	// KeysWrapTokenFile is a file with it, read at each use.
+	KeysWrapTokenFile string `env:"TRAKR_KEYS_WRAP_TOKEN_FILE"`
 	// CheckpointFile is where the audit's newest signed checkpoint is kept outside
 	// the database; put it on another volume. Default: checkpoint in DataDir.
 	CheckpointFile string `env:"TRAKR_CHECKPOINT_FILE"`
@@ -232,6 +240,16 @@ func (c *Config) check() []error {
 	}
 	if _, err := webhook.ParseKey(c.WebhookSecret); err != nil && !c.WebhookSecret.Empty() {
 		fault("TRAKR_WEBHOOK_SECRET %v", err)
+	}
+	if c.KeysWrap != "" {
+		if err := keyring.CheckVaultURI(c.KeysWrap); err != nil {
+			fault("TRAKR_KEYS_WRAP %v", err)
+		}
+	} else if !c.KeysWrapToken.Empty() || c.KeysWrapTokenFile != "" {
+		fault("TRAKR_KEYS_WRAP_TOKEN and TRAKR_KEYS_WRAP_TOKEN_FILE are for a wrapped keyring; set TRAKR_KEYS_WRAP too")
+	}
+	if !c.KeysWrapToken.Empty() && c.KeysWrapTokenFile != "" {
+		fault("TRAKR_KEYS_WRAP_TOKEN and TRAKR_KEYS_WRAP_TOKEN_FILE say the same; set one")
 	}
 	if c.DevSkipProof && !Loopback(c.BaseURL) {
 		fault("TRAKR_DEV_SKIP_PROOF is for development; with a public TRAKR_BASE_URL it would let anyone install")

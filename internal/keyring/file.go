@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
@@ -19,27 +17,28 @@ import (
 type file struct {
 	About   string          `json:"about"`
 	Version int             `json:"version"`
-	Fields  json.RawMessage `json:"fields"`
-	Digests json.RawMessage `json:"digests"`
-	Signing json.RawMessage `json:"signing"` // absent in format 1
+	Fields  json.RawMessage `json:"fields,omitempty"`
+	Digests json.RawMessage `json:"digests,omitempty"`
+	Signing json.RawMessage `json:"signing,omitempty"` // absent in format 1
+
+	// Format 3 is one of format 2 in an envelope.
+	WrappedBy string `json:"wrapped_by,omitempty"` // the key server's URI
+	Wrapped   []byte `json:"wrapped,omitempty"`
 }
 
 const (
-	formatVersion = 2
-	unsigned      = 1 // before checkpoints were signed
-	about         = "Trakr keyring. Whoever has this file and the database can read tenant values. " +
+	wrappedVersion = 3
+	formatVersion  = 2
+	unsigned       = 1 // before checkpoints were signed
+	about          = "Trakr keyring. Whoever has this file and the database can read tenant values. " +
 		"Without it they cannot be read by anyone, ever. Keep it out of the database's backups."
+	aboutWrapped = "Trakr keyring, wrapped: it opens only with the key server's help. " +
+		"Without both, tenant values cannot be read by anyone, ever. Keep it out of the database's backups."
 )
 
 // Create writes a new keyring to path with mode 0600 and returns it. An
 // existing file is never replaced: the error is fs.ErrExist.
-func Create(path string) (*Keyring, error) {
-	b, k, err := generateFile()
-	if err != nil {
-		return nil, err
-	}
-	return k, Write(path, b)
-}
+func Create(path string) (*Keyring, error) { return Source{At: path}.Create() }
 
 // Write puts a keyring's stored form into a new file of mode 0600. An existing
 // file is never replaced: the error is fs.ErrExist.
@@ -49,19 +48,29 @@ func Write(path string, stored []byte) error {
 	}
 	// Write beside it, then link: a crash leaves either no keyring or a whole
 	// one, and a second process that creates at the same time loses cleanly.
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".keyring-*") // mode 0600
+	tmp, err := beside(path, stored)
 	if err != nil {
-		return fmt.Errorf("creating the keyring: %w", err)
+		return err
 	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(stored)
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("writing the keyring: %w", err)
-	}
-	if err := os.Link(tmp.Name(), path); err != nil {
+	defer func() { _ = os.Remove(tmp) }()
+	if err := os.Link(tmp, path); err != nil {
 		return fmt.Errorf("creating the keyring: %w", err)
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// beside writes a whole, durable file of mode 0600 next to path and returns its name.
+func beside(path string, stored []byte) (string, error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".keyring-*") // mode 0600
+	if err != nil {
+		return "", fmt.Errorf("creating the keyring: %w", err)
+	}
+	_, err = tmp.Write(stored)
+	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		_ = os.Remove(tmp.Name())
+		return "", fmt.Errorf("writing the keyring: %w", err)
+	}
+	return tmp.Name(), nil
 }
 
 // Marshal returns a new keyring in its stored form, for an environment that
@@ -73,71 +82,48 @@ func Marshal() ([]byte, error) {
 
 // Load reads a keyring. The source is a path or, where a platform offers no
 // files, the stored form itself, recognised by its leading "{".
-func Load(source string) (*Keyring, error) {
-	if strings.HasPrefix(strings.TrimSpace(source), "{") {
-		return parse(strings.NewReader(source), "TRAKR_KEYS")
-	}
-	f, err := os.Open(source)
-	if err != nil {
-		return nil, fmt.Errorf("opening the keyring: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("opening the keyring: %w", err)
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("the keyring %s is not a regular file", source)
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("the keyring %s can be read by others (mode %04o); run: chmod 600 %s", source, st.Mode().Perm(), source)
-	}
-	return parse(f, source)
-}
+func Load(source string) (*Keyring, error) { return Source{At: source}.Load() }
 
 // LoadOrCreate loads the keyring at path and creates it when there is none.
 func LoadOrCreate(path string) (k *Keyring, created bool, err error) {
-	k, err = Load(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return k, false, err
-	}
-	k, err = Create(path)
-	if errors.Is(err, fs.ErrExist) { // another process was first
-		k, err = Load(path)
-		return k, false, err
-	}
-	return k, err == nil, err
+	return Source{At: path}.LoadOrCreate()
 }
 
-func parse(r io.Reader, name string) (*Keyring, error) {
-	d := json.NewDecoder(io.LimitReader(r, 1<<20))
+// decode reads the stored form, wrapped or not, without looking at the keys.
+func decode(stored []byte, name string) (file, error) {
+	d := json.NewDecoder(bytes.NewReader(stored))
 	d.DisallowUnknownFields()
 	var f file
-	if err := d.Decode(&f); err != nil {
+	err := d.Decode(&f)
+	if _, more := d.Token(); err != nil || more != io.EOF {
 		// The decoder's own message could quote key material.
-		return nil, fmt.Errorf("the keyring %s is not readable: not the JSON this program writes", name)
+		return f, fmt.Errorf("the keyring %s is not readable: not the JSON this program writes. Nothing was changed; restore the file from the copy that is kept apart", name)
 	}
+	return f, nil
+}
+
+// parseKeysets reads the keysets of a clear form.
+func parseKeysets(f file, name string) (k keysets, err error) {
 	if f.Version == unsigned {
-		return nil, fmt.Errorf("the keyring %s: %w", name, errOld)
+		return k, fmt.Errorf("the keyring %s: %w", name, errOld)
 	}
 	if f.Version != formatVersion {
-		return nil, fmt.Errorf("the keyring %s has format version %d; this program reads %d", name, f.Version, formatVersion)
+		return k, fmt.Errorf("the keyring %s has format version %d; this program reads %d and %d", name, f.Version, formatVersion, wrappedVersion)
 	}
-	var k keysets
 	var errs [3]error
 	k.fields, errs[0] = readKeyset(f.Fields)
 	k.digests, errs[1] = readKeyset(f.Digests)
 	k.signing, errs[2] = readKeyset(f.Signing)
 	if errors.Join(errs[:]...) != nil {
-		return nil, fmt.Errorf("the keyring %s holds a keyset that cannot be read", name)
+		return k, fmt.Errorf("the keyring %s holds a keyset that cannot be read. Nothing was changed; restore the file from the copy that is kept apart", name)
 	}
-	return k.assemble()
+	return k, nil
 }
 
 var errOld = errors.New("it has no key to sign checkpoints with yet; add one with: trakr keys upgrade --in FILE --out NEWFILE")
 
 // Upgrade returns the stored form of a keyring of format 1 with a signing key
-// added; everything else stays. One of this format comes back as it is.
+// added; everything else stays. One of a later format comes back as it is.
 func Upgrade(old []byte) ([]byte, error) {
 	var f file
 	if err := json.Unmarshal(old, &f); err != nil {
@@ -154,8 +140,7 @@ func Upgrade(old []byte) ([]byte, error) {
 		return nil, fmt.Errorf("encoding the keyring: %w", err)
 	}
 	f.Version = formatVersion
-	b, err := json.MarshalIndent(f, "", "  ")
-	return append(b, '\n'), err
+	return encode(f)
 }
 
 func generateFile() ([]byte, *Keyring, error) {
@@ -167,14 +152,24 @@ func generateFile() ([]byte, *Keyring, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	b, err := s.encode()
+	return b, k, err
+}
+
+// encode returns the clear stored form.
+func (s keysets) encode() ([]byte, error) {
 	fb, err1 := writeKeyset(s.fields)
 	db, err2 := writeKeyset(s.digests)
 	sb, err3 := writeKeyset(s.signing)
 	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, nil, fmt.Errorf("encoding the keyring: %w", err)
+		return nil, fmt.Errorf("encoding the keyring: %w", err)
 	}
-	b, err := json.MarshalIndent(file{About: about, Version: formatVersion, Fields: fb, Digests: db, Signing: sb}, "", "  ")
-	return append(b, '\n'), k, err
+	return encode(file{About: about, Version: formatVersion, Fields: fb, Digests: db, Signing: sb})
+}
+
+func encode(f file) ([]byte, error) {
+	b, err := json.MarshalIndent(f, "", "  ")
+	return append(b, '\n'), err
 }
 
 func readKeyset(b []byte) (*keyset.Handle, error) {
@@ -186,6 +181,33 @@ func writeKeyset(h *keyset.Handle) ([]byte, error) {
 	err := insecurecleartextkeyset.Write(h, keyset.NewJSONWriter(&b))
 	return b.Bytes(), err
 }
+
+// readFile reads a keyring's file, which nobody else may be able to read.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the keyring: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("opening the keyring: %w", err)
+	case !st.Mode().IsRegular():
+		return nil, fmt.Errorf("the keyring %s is not a regular file", path)
+	case st.Mode().Perm()&0o077 != 0:
+		return nil, fmt.Errorf("the keyring %s can be read by others (mode %04o); run: chmod 600 %s", path, st.Mode().Perm(), path)
+	case st.Size() > maxSize:
+		return nil, fmt.Errorf("%s is no keyring: it is too long", path)
+	}
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("reading the keyring: %w", err)
+	}
+	return b, nil
+}
+
+const maxSize = 1 << 20
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

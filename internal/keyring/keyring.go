@@ -5,8 +5,9 @@
 //
 // All are Tink keysets, so a key can be added without losing what older keys
 // sealed; a digest carries the version it was made with. The package promises
-// that a keyring file is created once, with mode 0600, and is refused when
-// others can read it. It does not talk to a database and never logs.
+// that a keyring file is created once, with mode 0600, is refused when others can
+// read it, and changes only as a whole. The file may be wrapped by a key server
+// (see Source). The package does not talk to a database and never logs.
 package keyring
 
 import (
@@ -16,6 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecuresecretdataaccess"
@@ -23,16 +26,19 @@ import (
 	"github.com/tink-crypto/tink-go/v2/prf"
 	"github.com/tink-crypto/tink-go/v2/signature"
 	tinked25519 "github.com/tink-crypto/tink-go/v2/signature/ed25519"
-	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"trakr/internal/lifecycle"
 )
 
 // Keyring seals, opens and digests. It is safe for concurrent use.
 type Keyring struct {
-	fields  tink.AEAD
+	fields  atomic.Pointer[fieldKeys]
 	digests *prf.Set
 	signing ed25519.PrivateKey
+
+	source *Source    // nil: kept nowhere
+	mu     sync.Mutex // one reload at a time; guards stamp
+	stamp  [32]byte   // SHA-256 of what was read
 }
 
 // Purpose separates digests of different things, so that a client key and a
@@ -91,9 +97,9 @@ func generateSigning() (*keyset.Handle, error) {
 }
 
 func (s keysets) assemble() (*Keyring, error) {
-	a, err := aead.New(s.fields)
+	fields, err := useFields(s.fields)
 	if err != nil {
-		return nil, fmt.Errorf("using the field keys: %w", err)
+		return nil, err
 	}
 	p, err := prf.NewPRFSet(s.digests)
 	if err != nil {
@@ -108,40 +114,14 @@ func (s keysets) assemble() (*Keyring, error) {
 		return nil, errors.New("using the signing key: it is not an Ed25519 key")
 	}
 	seed := private.PrivateKeyBytes().Data(insecuresecretdataaccess.Token{})
-	return &Keyring{fields: a, digests: p, signing: ed25519.NewKeyFromSeed(seed)}, nil
+	k := &Keyring{digests: p, signing: ed25519.NewKeyFromSeed(seed)}
+	k.fields.Store(fields)
+	return k, nil
 }
 
 // Signing returns the key that signs the audit's checkpoints. It does not show
 // itself only as long as nobody prints it: hand it to merkle.NewSigner at once.
 func (k *Keyring) Signing() ed25519.PrivateKey { return k.signing }
-
-// Seal encrypts one field's value of one tenant. The tenant and the field are
-// authenticated with it: a sealed value moved to another row or column does
-// not open.
-func (k *Keyring) Seal(tenant lifecycle.TenantID, f lifecycle.Field, v lifecycle.Secret) ([]byte, error) {
-	b, err := k.fields.Encrypt([]byte(v.Reveal()), associated(tenant, f))
-	if err != nil {
-		return nil, fmt.Errorf("sealing %s: %w", f, err)
-	}
-	return b, nil
-}
-
-// ErrCannotOpen means that a stored value does not belong where it stands, was
-// changed, or was sealed with keys this keyring does not have.
-var ErrCannotOpen = errors.New("a stored value does not open with this keyring (wrong TRAKR_KEYS, or the row was changed)")
-
-// Open decrypts what Seal returned.
-func (k *Keyring) Open(tenant lifecycle.TenantID, f lifecycle.Field, sealed []byte) (lifecycle.Secret, error) {
-	b, err := k.fields.Decrypt(sealed, associated(tenant, f))
-	if err != nil {
-		return lifecycle.Secret{}, fmt.Errorf("opening %s: %w", f, ErrCannotOpen)
-	}
-	return lifecycle.NewSecret(string(b)), nil
-}
-
-func associated(tenant lifecycle.TenantID, f lifecycle.Field) []byte {
-	return append(append([]byte("trakr/field/v1\x00"), tenant[:]...), f...)
-}
 
 // Digest returns the digest of v with the newest digest key.
 func (k *Keyring) Digest(p Purpose, v lifecycle.Secret) (Digest, error) {

@@ -19,34 +19,37 @@ type Action string
 
 // The actions.
 const (
-	TenantLookup  Action = "tenant.lookup"  // by client key or workspace uuid, found or not
-	TenantRead    Action = "tenant.read"    // guarded fields left the store
-	TenantInstall Action = "tenant.install" // a tenant was created
-	TenantUpdate  Action = "tenant.update"  // installed again: fields written anew; or fields that were switched off removed
-	TenantErase   Action = "tenant.erase"   // the values of a tenant were deleted
-	TenantProbe   Action = "tenant.probe"   // Bitbucket was asked whether the app is still installed
-	ErasureBegin  Action = "erasure.begin"  // the tombstone stands; the tenant answers nothing from here on
-	ErasureVerify Action = "erasure.verify" // every store was counted by another role
-	ErasureIssue  Action = "erasure.issue"  // a certificate was issued
-	RestoreReplay Action = "restore.replay" // the ledger was compared with a database
-	HoldPlace     Action = "hold.place"
-	HoldRelease   Action = "hold.release"
-	RequestMove   Action = "request.move" // a deletion request changed its state: status_detail
-	SweepRun      Action = "sweep.run"
-	FindingMove   Action = "finding.move" // a finding was acknowledged
-	ReportIssue   Action = "report.issue"
-	AuditExport   Action = "audit.export"
-	AuditRead     Action = "audit.read"       // a page of events, or a proof
-	AuditExpire   Action = "audit.expire"     // content past its period was removed by the owner
-	RetireRows    Action = "retention.remove" // rows past their period were removed by the sweep
-	TokenCreate   Action = "token.create"
-	TokenRevoke   Action = "token.revoke"
-	TokenUse      Action = "token.use" // recorded only when refused: the role may not do this
+	TenantLookup    Action = "tenant.lookup"    // by client key or workspace uuid, found or not
+	TenantRead      Action = "tenant.read"      // guarded fields left the store
+	TenantInstall   Action = "tenant.install"   // a tenant was created
+	TenantUpdate    Action = "tenant.update"    // installed again: fields written anew; or fields that were switched off removed
+	TenantErase     Action = "tenant.erase"     // the values of a tenant were deleted
+	TenantProbe     Action = "tenant.probe"     // Bitbucket was asked whether the app is still installed
+	TenantReencrypt Action = "tenant.reencrypt" // the values were sealed anew with the active key; nobody saw them
+	KeyActivate     Action = "key.activate"     // another field key seals from here on: correlation_id
+	KeyDestroy      Action = "key.destroy"      // a field key is gone; nothing is sealed with it
+	ErasureBegin    Action = "erasure.begin"    // the tombstone stands; the tenant answers nothing from here on
+	ErasureVerify   Action = "erasure.verify"   // every store was counted by another role
+	ErasureIssue    Action = "erasure.issue"    // a certificate was issued
+	RestoreReplay   Action = "restore.replay"   // the ledger was compared with a database
+	HoldPlace       Action = "hold.place"
+	HoldRelease     Action = "hold.release"
+	RequestMove     Action = "request.move" // a deletion request changed its state: status_detail
+	SweepRun        Action = "sweep.run"
+	FindingMove     Action = "finding.move" // a finding was acknowledged
+	ReportIssue     Action = "report.issue"
+	AuditExport     Action = "audit.export"
+	AuditRead       Action = "audit.read"       // a page of events, or a proof
+	AuditExpire     Action = "audit.expire"     // content past its period was removed by the owner
+	RetireRows      Action = "retention.remove" // rows past their period were removed by the sweep
+	TokenCreate     Action = "token.create"
+	TokenRevoke     Action = "token.revoke"
+	TokenUse        Action = "token.use" // recorded only when refused: the role may not do this
 )
 
 // Actions lists every action.
 func Actions() []Action {
-	return []Action{TenantLookup, TenantRead, TenantInstall, TenantUpdate, TenantErase, TenantProbe, ErasureBegin, ErasureVerify, ErasureIssue,
+	return []Action{TenantLookup, TenantRead, TenantInstall, TenantUpdate, TenantErase, TenantProbe, TenantReencrypt, KeyActivate, KeyDestroy, ErasureBegin, ErasureVerify, ErasureIssue,
 		RestoreReplay, HoldPlace, HoldRelease, RequestMove, SweepRun, FindingMove, ReportIssue, AuditExport, AuditRead, AuditExpire, RetireRows,
 		TokenCreate, TokenRevoke, TokenUse}
 }

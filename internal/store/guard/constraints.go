@@ -92,6 +92,14 @@ var constraints = []struct {
 		"erasures_token_form 3ba54ce4e48e7c2a",
 		"erasures_trigger_known 4c8da54074cc2f4b",
 	}},
+	{"field_keys", []string{
+		"columns that are always filled 8a672ca4072d9289",
+		"field_keys_form d8b626ba62b52a07",
+		"field_keys_in_order c0494abd73a817a3",
+		"field_keys_pk a458123ce2e8d32c",
+		"field_keys_state_known 364dd72e310de571",
+		"trakr.field_keys_one_active 755510ccf406ab37",
+	}},
 	{"finding_events", []string{
 		"columns that are always filled 08c5a5cbc9492bfe",
 		"finding_events_finding 1060dc1ef5357a13",
@@ -113,6 +121,10 @@ var constraints = []struct {
 		"job_heartbeats_interval_positive 104e3ef0e4b8869c",
 		"job_heartbeats_jitter_known b2acadb21f04c70f",
 		"job_heartbeats_pk e6b843e146155e19",
+	}},
+	{"key_holders", []string{
+		"columns that are always filled 5afab86026875ffa",
+		"key_holders_pk 798865e9b14f0a2f",
 	}},
 	{"keyring_checks", []string{
 		"columns that are always filled 1cfe9209f5e2b680",

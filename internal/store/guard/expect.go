@@ -46,6 +46,8 @@ var tables = []struct {
 	{name: "replay_guard", service: "SELECT INSERT DELETE", sweep: "SELECT"},
 	{name: "tenant_liveness", service: "SELECT INSERT UPDATE DELETE"},
 	{name: "keyring_checks", service: "SELECT INSERT"},
+	{name: "field_keys", service: "SELECT", reader: "SELECT", door: "SELECT INSERT UPDATE"},
+	{name: "key_holders", service: "SELECT INSERT UPDATE DELETE", reader: "SELECT", door: "SELECT"},
 	{name: "sweep_runs", service: "SELECT INSERT UPDATE", reader: "SELECT"},
 	{name: "sweep_results", service: "SELECT INSERT", reader: "SELECT"},
 	{name: "findings", service: "SELECT INSERT UPDATE", reader: "SELECT"},
@@ -98,6 +100,12 @@ var functions = []struct {
 }{
 	{"door.append(bytea[])", door, true, []string{fixedPath, "plan_cache_mode=force_generic_plan"}, []string{owner, service}, "5b563e03535f188f"},
 	{"door.read(bytea[])", door, true, []string{fixedPath, "enable_seqscan=off", "plan_cache_mode=force_generic_plan"}, []string{service}, "52e3bb8964d2850e"},
+	{"door.note_field_key(bigint)", door, true, []string{fixedPath}, []string{service}, "e6035051019a1a33"},
+	{"door.count_sealed()", door, true, []string{fixedPath}, []string{service}, "2bbfd9ac08041406"},
+	{"door.resealable(uuid,integer)", door, true, []string{fixedPath}, []string{service}, "1353d64e925d152a"},
+	{"door.reseal(bytea[])", door, true, []string{fixedPath}, []string{service}, "a8cd4e5aaa06ad01"},
+	{"door.activate_field_key(bytea,bigint)", door, true, []string{fixedPath}, []string{service}, "4f2fcd8770434c13"},
+	{"door.destroy_field_key(bytea,bigint)", door, true, []string{fixedPath}, []string{service}, "01d3127e564bc137"},
 	{"door.ensure_epoch()", owner, true, []string{fixedPath, "enable_seqscan=off", "enable_sort=off"}, []string{service}, "b368c57e4ad1ee63"},
 	{"door.make_partitions(integer)", owner, true, []string{fixedPath}, []string{service}, "20e43d26e0f0535f"},
 	{"door.tenant_columns()", sweep, true, []string{fixedPath}, []string{service}, "cfe273e52eaf0b22"},
@@ -121,6 +129,7 @@ var functions = []struct {
 	{"trakr.guard_growth(regclass,boolean)", owner, false, []string{fixedPath}, nil, "5d2997b754806393"},
 	{"trakr.judge_request()", owner, true, []string{fixedPath}, nil, "af07f5489aff2e27"},
 	{"trakr.judge_hold()", owner, true, []string{fixedPath}, nil, "4dd0a4e34670fd7d"},
+	{"trakr.judge_seal()", owner, true, []string{fixedPath}, nil, "a50f57ad5791eb64"},
 	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
 	{"trakr.run_is_over()", owner, false, []string{fixedPath}, nil, "7eb65d05a20823c5"},
 	{"trakr.tenant_goes_on()", owner, false, []string{fixedPath}, nil, "93cddced1aa96797"},
@@ -131,9 +140,9 @@ var functions = []struct {
 // policies lists the guard on the values: each command needs, in its own
 // transaction, a successful event of one of the actions, and what else is asked.
 var policies = []struct{ name, command, actions, also string }{
-	{"recorded_read", "SELECT to PUBLIC using", "= ANY (ARRAY['tenant.read'::text, 'tenant.install'::text, 'tenant.update'::text, 'tenant.erase'::text])", ""},
+	{"recorded_read", "SELECT to PUBLIC using", "= ANY (ARRAY['tenant.read'::text, 'tenant.install'::text, 'tenant.update'::text, 'tenant.erase'::text, 'tenant.reencrypt'::text])", ""},
 	{"recorded_install", "INSERT to PUBLIC check", "= 'tenant.install'::text", ""},
-	{"recorded_update", "UPDATE to PUBLIC using", "= 'tenant.update'::text", ""},
+	{"recorded_update", "UPDATE to PUBLIC using", "= ANY (ARRAY['tenant.update'::text, 'tenant.reencrypt'::text])", ""},
 	{"recorded_erase", "DELETE to PUBLIC using", "= 'tenant.erase'::text",
 		"(tenant_id IN ( SELECT x.tenant_id FROM trakr.erasures x WHERE ((x.noted_at IS NOT NULL) AND (x.erased_at IS NOT NULL))))" +
 			" AND (NOT (tenant_id IN ( SELECT h.tenant_id FROM trakr.legal_holds h WHERE ((h.released_at IS NULL) AND (h.until > now())))))"},
@@ -299,6 +308,7 @@ func expectTriggers(found facts) expected {
 	e := expected{must: []string{"request_moves AFTER INSERT OR UPDATE ON trakr.deletion_requests FOR EACH ROW EXECUTE FUNCTION trakr.judge_request() always",
 		"rows_stay BEFORE DELETE OR UPDATE" + history + "ROW EXECUTE FUNCTION trakr.history_stays() always",
 		"table_stays BEFORE TRUNCATE" + history + "STATEMENT EXECUTE FUNCTION trakr.refuse_change() always",
+		"judge_seal BEFORE INSERT OR UPDATE ON trakr.tenant_fields FOR EACH ROW EXECUTE FUNCTION trakr.judge_seal() always",
 		"hold_changes AFTER INSERT OR UPDATE ON trakr.legal_holds FOR EACH ROW EXECUTE FUNCTION trakr.judge_hold() always"}}
 	growing := months(found)
 	for _, t := range tables {

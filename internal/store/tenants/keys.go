@@ -18,7 +18,9 @@ import (
 var ErrWrongKeys = errors.New("this database was used with another keyring; with this one no tenant would be recognised. Point TRAKR_KEYS at the right one")
 
 // BindKeys ties the database to its keyring: the first call notes it, each later
-// one compares. A database that holds tenants and no note is not bound anew.
+// one compares. A database that holds tenants and no note is not bound anew. The keyring
+// seals with the database's active key from then on; one that lacks it, or another one
+// that values are sealed with, is refused (*keyring.MissingKey).
 func BindKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring, now time.Time) error {
 	digests, err := keys.Digests(keyring.Check, lifecycle.NewSecret("trakr"))
 	if err != nil {
@@ -44,6 +46,9 @@ func BindKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring, now time
 		}
 		return err
 	})
+	if err == nil {
+		err = bindFieldKeys(ctx, db, keys)
+	}
 	if err != nil {
 		return fmt.Errorf("recognising the keyring: %w", err)
 	}

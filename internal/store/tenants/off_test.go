@@ -61,7 +61,7 @@ func TestWhatIsSwitchedOffIsRemovedAndRecorded(t *testing.T) {
 	}
 	lawyer := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorStaff, ID: "token:lawyer", Role: lifecycle.RoleReviewer},
 		Reason: lifecycle.Reason{Code: lifecycle.LegalRequest, Ref: "LEG-1"}}
-	kept := storetest.Must(t)(holds.New(e.DB, e.Log, e.Policy)).(*holds.Store)
+	kept := storetest.Must(t)(holds.New(e.DB, e.Log, e.Policy, &storetest.Outside{})).(*holds.Store)
 	hold, err := kept.Place(t.Context(), lawyer, holds.Order{Tenant: second, Ground: holds.LegalClaim, Until: e.Clock.Now().Add(time.Hour)})
 	if err != nil {
 		t.Fatal(err)

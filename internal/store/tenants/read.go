@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/internal/pg"
@@ -137,8 +138,26 @@ func known(fields []lifecycle.Field) []lifecycle.Field {
 	return out
 }
 
-// release records the read and returns the values.
+// release records the read and returns the values. While keys are rotated a value can
+// be sealed with a key that came after this service's keyring was read, or with one
+// that is gone from it since the row was read: then both are read once more, which is
+// another read in the audit.
 func (d *Door) release(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field) (Reading, error) {
+	r, err := d.releaseOnce(ctx, a, id, fields)
+	if !errors.As(err, new(*keyring.MissingKey)) {
+		return r, err
+	}
+	if err := d.newKeys(ctx); err != nil {
+		return Reading{}, fmt.Errorf("reading a tenant: %w", err)
+	}
+	r, err = d.releaseOnce(ctx, a, id, fields)
+	if errors.As(err, new(*keyring.MissingKey)) {
+		err = outdated(err)
+	}
+	return r, err
+}
+
+func (d *Door) releaseOnce(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field) (Reading, error) {
 	e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Success)
 	e.TenantID, e.FieldNames = id, fields
 	got := d.reads.read(ctx, e.Record())
@@ -149,17 +168,25 @@ func (d *Door) release(ctx context.Context, a lifecycle.Access, id lifecycle.Ten
 	if err != nil {
 		return Reading{}, err
 	}
-	values := make(lifecycle.Values, len(fields))
+	values, err := d.open(id, fields, got)
+	if err != nil {
+		return Reading{}, fmt.Errorf("reading a tenant: %w", err)
+	}
+	return Reading{EventID: e.EventID, Values: values}, nil
+}
+
+func (d *Door) open(id lifecycle.TenantID, fields []lifecycle.Field, got answer) (values lifecycle.Values, err error) {
+	values = make(lifecycle.Values, len(fields))
 	for _, f := range fields {
 		b := got.sealed[slices.Index(columns, f)]
 		if b == nil {
 			continue
 		}
 		if values[f], err = d.keys.Open(id, f, b); err != nil {
-			return Reading{}, fmt.Errorf("reading a tenant: %w", err)
+			return nil, err
 		}
 	}
-	return Reading{EventID: e.EventID, Values: values}, nil
+	return values, nil
 }
 
 // columns is the order in which door.read returns the values.

@@ -77,6 +77,16 @@ var ErrChanged = errors.New("the tenant changed meanwhile")
 // life is Replayed, a signed install dated before the last erasure is Stale. One
 // of the same second is decided by the proof.
 func (d *Door) Install(ctx context.Context, a lifecycle.Access, values lifecycle.Values, v Delivery) (lifecycle.TenantID, Result, error) {
+	id, result, err := d.install(ctx, a, values, v)
+	if d.refused(err) { // the keys were rotated since this service looked
+		if err = d.newKeys(ctx); err == nil {
+			id, result, err = d.install(ctx, a, values, v)
+		}
+	}
+	return id, result, err
+}
+
+func (d *Door) install(ctx context.Context, a lifecycle.Access, values lifecycle.Values, v Delivery) (lifecycle.TenantID, Result, error) {
 	if err := a.Check(); err != nil {
 		return lifecycle.TenantID{}, "", d.deny(ctx, audit.New(ctx, d.log.Now(), a, audit.TenantInstall, audit.Denied), err)
 	}
@@ -179,6 +189,16 @@ func lastErasure(ctx context.Context, tx bun.Tx, digests []keyring.Digest) (*tim
 // Update writes the fields of a live tenant anew, after an install signed with
 // its stored secret. A replayed or older delivery changes nothing.
 func (d *Door) Update(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, values lifecycle.Values, v Delivery) (Result, error) {
+	result, err := d.update(ctx, a, id, values, v)
+	if d.refused(err) { // as in Install
+		if err = d.newKeys(ctx); err == nil {
+			result, err = d.update(ctx, a, id, values, v)
+		}
+	}
+	return result, err
+}
+
+func (d *Door) update(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, values lifecycle.Values, v Delivery) (Result, error) {
 	if err := a.Check(); err != nil {
 		e := audit.New(ctx, d.log.Now(), a, audit.TenantUpdate, audit.Denied)
 		e.TenantID = id

@@ -1,0 +1,334 @@
+// Package rotation replaces the key that seals tenant values while the service runs:
+// it adds a key to the keyring, makes it the active one, seals every value anew, and
+// destroys the old key.
+//
+// It promises that at every moment each value opens with the keyring as it is stored
+// and with every running service's; that it can be killed anywhere and finishes when
+// it is run again; and that the old key is destroyed only after the database counted
+// that nothing is sealed with it. The key is gone from the keyring then: copies of the
+// old keyring, and backups of the database from before, are not its business. It keeps
+// digest and signing keys as they are.
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"trakr/internal/keyring"
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/tenants"
+)
+
+// Config is what a rotation works with.
+type Config struct {
+	Door   *tenants.Door
+	Keys   *keyring.Keyring // the door's
+	Source keyring.Source   // where it is kept
+	// Out takes the keyring without the old key where it is not changed in place; nil
+	// where it is.
+	Out func(stored []byte) error
+	// Wait is how long running services may take to hold a new key.
+	Wait time.Duration
+	// Say takes one line of what is being done; Progress how many values more are sealed
+	// anew, of how many there were.
+	Say      func(line string)
+	Progress func(more, total int64)
+	// After is called when a step is durable, for tests that kill the process there.
+	After func(step string)
+}
+
+// The steps' names. Batches are "batch 1" and so on.
+const (
+	Stage     = "stage"     // the keyring has the new key, which seals nothing
+	Activate  = "activate"  // the new key seals, the old one only opens
+	Batch     = "batch"     // some tenants are sealed anew
+	Reencrypt = "reencrypt" // all are
+	Unlist    = "unlist"    // the keyring lacks the old key
+	Destroy   = "destroy"   // and that is on record
+)
+
+// Rotation is one run.
+type Rotation struct{ c Config }
+
+// New returns a rotation.
+func New(c Config) (*Rotation, error) {
+	if c.Door == nil || c.Keys == nil || c.Say == nil || c.Progress == nil {
+		return nil, errors.New("a rotation needs a door, its keyring, and somebody to talk to")
+	}
+	if c.After == nil {
+		c.After = func(string) {}
+	}
+	return &Rotation{c}, nil
+}
+
+// Plan is what a run would do.
+type Plan struct {
+	Underway bool            `json:"underway"`          // an earlier run activated a key and did not finish
+	Active   keyring.KeyID   `json:"active_key"`        // seals now
+	New      keyring.KeyID   `json:"new_key,omitempty"` // would seal; 0: is yet to be made
+	Retired  []keyring.KeyID `json:"retired_keys"`      // would be destroyed
+	Values   int64           `json:"values"`            // would be sealed anew
+	Services int             `json:"services"`          // run
+	Behind   int             `json:"services_without_new_key"`
+}
+
+// Plan looks at the keyring and the database and changes nothing.
+func (r *Rotation) Plan(ctx context.Context) (Plan, error) {
+	p := Plan{Retired: []keyring.KeyID{}}
+	keys, err := r.c.Door.FieldKeys(ctx)
+	if err != nil {
+		return p, err
+	}
+	var total int64
+	for _, k := range keys {
+		total += k.Values
+		switch k.State {
+		case tenants.KeyActive:
+			p.Active = k.ID
+			total -= k.Values
+		case tenants.KeyRetired:
+			p.Underway = true
+			p.Retired = append(p.Retired, k.ID)
+		case tenants.KeyStaged:
+			p.New = k.ID // the one added last
+		}
+	}
+	p.Values = total
+	if !p.Underway {
+		p.Retired = append(p.Retired, p.Active)
+		for _, k := range keys {
+			if k.State == tenants.KeyActive {
+				p.Values += k.Values
+			}
+		}
+	} else {
+		p.New = p.Active
+	}
+	holders, err := r.c.Door.Holders(ctx)
+	if err != nil {
+		return p, err
+	}
+	p.Services = len(holders)
+	for _, h := range holders {
+		if !h.Holds(p.New) {
+			p.Behind++
+		}
+	}
+	return p, nil
+}
+
+// Done is what a run did.
+type Done struct {
+	Resumed   bool            `json:"resumed"` // it finished what an earlier run began
+	Active    keyring.KeyID   `json:"active_key"`
+	Old       []keyring.KeyID `json:"old_keys"`
+	Tenants   int             `json:"tenants"` // sealed anew by this run
+	Values    int             `json:"values"`
+	Unopened  int             `json:"unopened_tenants"` // with a value that opens with no key
+	Destroyed bool            `json:"destroyed"`        // the old keys are gone, and that is on record
+	Handed    bool            `json:"handed_out"`       // the keyring without the old keys was written elsewhere
+}
+
+// ErrUnopened means that values open with no key of the keyring. They stay as they
+// are, and so do all keys.
+var ErrUnopened = errors.New("values open with no key of the keyring; they were left as they are, and the old key is kept. Look for a change made around the service with: trakr audit verify")
+
+// Run rotates, or finishes what an earlier run began. Whenever it fails, every value
+// can be opened and running it again goes on.
+func (r *Rotation) Run(ctx context.Context, a lifecycle.Access) (Done, error) {
+	p, err := r.Plan(ctx)
+	if err != nil {
+		return Done{}, err
+	}
+	done := Done{Resumed: p.Underway, Active: p.New, Old: p.Retired}
+	if p.Underway {
+		r.c.Say(fmt.Sprintf("finishing the rotation to key %s", p.New))
+	} else if err := r.replaceKey(ctx, a, &done); err != nil {
+		return done, err
+	}
+	// A crash here leaves values under two keys, which the keyring has both; the next
+	// run seals the rest anew.
+	if err := r.reseal(ctx, a, p.Values, &done); err != nil {
+		return done, err
+	}
+	r.c.After(Reencrypt)
+	return done, r.destroy(ctx, a, &done)
+}
+
+// ErrElsewhere means that the keyring is not changed in place, and what that needs is
+// missing.
+var ErrElsewhere = errors.New("a keyring that is not changed in place (TRAKR_KEYS holds its text, or --out is given) is rotated in steps: " +
+	"trakr keys add --out FILE; give FILE's keyring to every service and to this command; trakr keys rotate --out FILE2; give FILE2's to them; trakr keys rotate")
+
+// replaceKey has a new key in the keyring and makes it the one that seals.
+func (r *Rotation) replaceKey(ctx context.Context, a lifecycle.Access, done *Done) error {
+	inPlace := r.c.Out == nil && r.c.Source.InFile()
+	if !inPlace && (done.Active == 0 || r.c.Out == nil) {
+		return ErrElsewhere
+	}
+	if done.Active == 0 {
+		if err := r.c.Source.Edit(keyring.AddFieldKey(&done.Active)); err != nil {
+			return err
+		}
+		r.c.Say(fmt.Sprintf("key %s is in the keyring", done.Active))
+	}
+	if _, err := r.c.Keys.Reload(); err != nil {
+		return err
+	}
+	// A crash here leaves a keyring with one key more, which the next run takes.
+	r.c.After(Stage)
+	if err := r.held(ctx, done.Active); err != nil {
+		return err
+	}
+	err := r.c.Door.ActivateKey(ctx, a, done.Active)
+	if errors.Is(err, tenants.ErrNotHeld) { // one that has just started
+		if err = r.held(ctx, done.Active); err == nil {
+			err = r.c.Door.ActivateKey(ctx, a, done.Active)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	r.c.Say(fmt.Sprintf("values are sealed with key %s from now on", done.Active))
+	r.c.After(Activate)
+	return nil
+}
+
+// held waits until every running service holds the new key.
+func (r *Rotation) held(ctx context.Context, id keyring.KeyID) error {
+	for begin, said := time.Now(), false; ; {
+		holders, err := r.c.Door.Holders(ctx)
+		if err != nil {
+			return err
+		}
+		behind := 0
+		for _, h := range holders {
+			if !h.Holds(id) {
+				behind++
+			}
+		}
+		if behind == 0 {
+			return nil
+		}
+		if time.Since(begin) >= r.c.Wait {
+			return fmt.Errorf("%d of %d running services do not hold the new key %s, so values are still sealed with the old one and nothing is lost. "+
+				"Give them this keyring (TRAKR_KEYS; one that is given as text or as a copy needs a restart) and run this again", behind, len(holders), id)
+		}
+		if !said {
+			said = true
+			r.c.Say(fmt.Sprintf("waiting for %d of %d running services to hold key %s", behind, len(holders), id))
+		}
+		if err := rest(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// stubborn is how long a rotation goes on when every tenant that is left is being
+// changed by somebody else.
+const stubborn = time.Minute
+
+// reseal seals every value anew that the active key does not seal.
+func (r *Rotation) reseal(ctx context.Context, a lifecycle.Access, total int64, done *Done) error {
+	unopened := map[lifecycle.TenantID]bool{}
+	for last, n := time.Now(), 0; ; {
+		var after lifecycle.TenantID
+		busy := 0
+		for {
+			b, err := r.c.Door.Reseal(ctx, a, after)
+			if err != nil {
+				return err
+			}
+			if b.Last == (lifecycle.TenantID{}) {
+				break
+			}
+			after = b.Last
+			busy += b.Busy
+			for _, id := range b.Unopened {
+				unopened[id] = true
+			}
+			if b.Tenants > 0 {
+				last = time.Now()
+				n++
+				r.c.After(fmt.Sprintf("%s %d", Batch, n))
+			}
+			done.Tenants, done.Values, done.Unopened = done.Tenants+b.Tenants, done.Values+b.Values, len(unopened)
+			r.c.Progress(int64(b.Values), total)
+		}
+		switch {
+		case busy == 0 && len(unopened) > 0:
+			return fmt.Errorf("of %d tenants %w", len(unopened), ErrUnopened)
+		case busy == 0:
+			return nil
+		case time.Since(last) > stubborn:
+			return fmt.Errorf("%d tenants are being changed all the time; everything opens, and the old key is kept. Run this again", busy)
+		}
+		if err := rest(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// destroy takes every key but the active one out of the keyring, once the database
+// counted that they seal nothing, and puts that on record.
+func (r *Rotation) destroy(ctx context.Context, a lifecycle.Access, done *Done) error {
+	keys, err := r.c.Door.FieldKeys(ctx)
+	if err != nil {
+		return err
+	}
+	held := false
+	for _, k := range keys {
+		if k.ID == done.Active {
+			continue
+		}
+		if k.Values > 0 {
+			return fmt.Errorf("%d values are sealed with key %s, so it is kept: %w", k.Values, k.ID, tenants.ErrStillSeals)
+		}
+		held = held || k.Held
+	}
+	if held && r.c.Out != nil {
+		b, err := r.c.Source.Changed(keyring.KeepFieldKey(done.Active))
+		if err != nil {
+			return err
+		}
+		done.Handed = true
+		return r.c.Out(b) // what still has the old key is not ours to change: nothing is on record
+	}
+	if held && !r.c.Source.InFile() {
+		return fmt.Errorf("every value is sealed with key %s, and the old key is still in the keyring: %w", done.Active, ErrElsewhere)
+	}
+	if held {
+		if err := r.c.Source.Edit(keyring.KeepFieldKey(done.Active)); err != nil {
+			return err
+		}
+		if _, err := r.c.Keys.Reload(); err != nil {
+			return err
+		}
+	}
+	// A crash here leaves a retired key on record that nobody has; the next run
+	// finishes the record.
+	r.c.After(Unlist)
+	for _, id := range done.Old {
+		if slices.Contains(r.c.Keys.FieldKeys(), id) {
+			return fmt.Errorf("the key %s is still in the keyring", id)
+		}
+		if err := r.c.Door.DestroyKey(ctx, a, id); err != nil {
+			return err
+		}
+	}
+	r.c.After(Destroy)
+	done.Destroyed = true
+	return nil
+}
+
+func rest(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
