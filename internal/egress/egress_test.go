@@ -187,7 +187,7 @@ func TestNoValueLeavesThatThePolicyDoesNotRelease(t *testing.T) {
 		p := &its
 		for i := range p.Fields {
 			p.Fields[i].Egress = nil
-			if p.Fields[i].Name != lifecycle.SharedSecret && rapid.IntRange(0, 3).Draw(t, "released") == 0 {
+			if p.Fields[i].Name != lifecycle.SharedSecret && rapid.Bool().Draw(t, "released") {
 				p.Fields[i].Egress = []policy.Destination{policy.ToEndService}
 			}
 		}
