@@ -61,6 +61,8 @@ var tables = []struct {
 	{name: "legal_holds", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT"},
 	{name: "deletion_requests", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT"},
 	{name: "deletion_request_events", service: "SELECT", reader: "SELECT", sweep: "SELECT"},
+	{name: "outbox", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT", door: "SELECT"},
+	{name: "outbox_payloads", service: "INSERT DELETE", door: "SELECT"},
 	{name: "schema_migrations", service: "SELECT", reader: "SELECT"},
 	{name: "log_identity", log: true, service: "SELECT", reader: "SELECT"},
 	{name: "log_epochs", log: true, service: "SELECT", reader: "SELECT", sweep: "SELECT", door: "SELECT"},
@@ -81,6 +83,9 @@ var columns = []struct{ role, may, table, columns string }{
 	{service, "UPDATE", "finding_events", "attempts, delivered_at, next_attempt_at"},
 	{service, "UPDATE", "legal_holds", "released_at, released_by"},
 	{service, "UPDATE", "deletion_requests", "approved_at, approved_by, attempts, backups_clear_after, certificate_id, deleted_live_at, erasure_id, ground, held_from, moved_at, moved_by, moved_ref, not_before, retry_at, state, verified_at"},
+	{service, "SELECT", "outbox_payloads", "delivery_id, tenant_id"},
+	{service, "UPDATE", "outbox", "attempts, closed_at, dead_at, first_tried_at, last_outcome, last_tried_at, next_attempt_at, state"},
+	{sweep, "SELECT", "outbox_payloads", "delivery_id, tenant_id"},
 	{sweep, "SELECT", "tenant_fields", "tenant_id, written_at"},
 }
 
@@ -98,6 +103,7 @@ var functions = []struct {
 }{
 	{"door.append(bytea[])", door, true, []string{fixedPath, "plan_cache_mode=force_generic_plan"}, []string{owner, service}, "5b563e03535f188f"},
 	{"door.read(bytea[])", door, true, []string{fixedPath, "enable_seqscan=off", "plan_cache_mode=force_generic_plan"}, []string{service}, "52e3bb8964d2850e"},
+	{"door.disclose(bytea)", door, true, []string{fixedPath}, []string{service}, "9334e2a4f0b1588f"},
 	{"door.ensure_epoch()", owner, true, []string{fixedPath, "enable_seqscan=off", "enable_sort=off"}, []string{service}, "b368c57e4ad1ee63"},
 	{"door.make_partitions(integer)", owner, true, []string{fixedPath}, []string{service}, "20e43d26e0f0535f"},
 	{"door.tenant_columns()", sweep, true, []string{fixedPath}, []string{service}, "cfe273e52eaf0b22"},
@@ -111,7 +117,7 @@ var functions = []struct {
 	{"door.retirable(text,timestamp with time zone)", owner, true, []string{fixedPath}, []string{service}, "d8eaed5105cf7738"},
 	{"door.retire(text,timestamp with time zone,integer)", owner, true, []string{fixedPath}, []string{service}, "fe698fc172c35799"},
 	{"door.count_shaped(name,name,integer,xid8,bigint,integer)", sweep, true, []string{fixedPath, "enable_sort=off"}, []string{service}, "292ef2dd559bef52"},
-	{"trakr.retention_rule(text)", owner, false, []string{fixedPath}, nil, "e7d7b336e5d56925"},
+	{"trakr.retention_rule(text)", owner, false, []string{fixedPath}, nil, "35b9f6b86649e2cb"},
 	{"trakr.request_over(uuid,timestamp with time zone)", owner, false, []string{fixedPath}, nil, "2964234baad22abc"},
 	{"trakr.history_stays()", owner, false, []string{fixedPath}, nil, "0ecad45158696e9a"},
 	{"trakr.retention_links(text,text[])", owner, false, []string{fixedPath}, nil, "ad150c67ce96cc04"},
@@ -121,6 +127,7 @@ var functions = []struct {
 	{"trakr.judge_hold()", owner, true, []string{fixedPath}, nil, "4dd0a4e34670fd7d"},
 	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
 	{"trakr.tenant_goes_on()", owner, false, []string{fixedPath}, nil, "93cddced1aa96797"},
+	{"trakr.delivery_goes_on()", owner, false, []string{fixedPath}, nil, "7f6e305c6ae26d32"},
 	{"trakr.erasure_goes_on()", owner, false, []string{fixedPath}, nil, "2d958f9072eec6e7"},
 	{"trakr.refuse_change()", owner, false, []string{fixedPath}, nil, "cad4aee4743b0031"},
 }
@@ -249,7 +256,7 @@ func expectTableGrants(found facts) expected {
 	// privileges of migration 6); on the values its grant covers two columns.
 	e.may = func(f string) bool {
 		table, ok := strings.CutPrefix(f, sweep+" may SELECT trakr.")
-		return ok && table != "tenant_fields" && !strings.Contains(table, "(")
+		return ok && table != "tenant_fields" && table != "outbox_payloads" && !strings.Contains(table, "(")
 	}
 	return e
 }
@@ -318,6 +325,7 @@ func expectTriggers(found facts) expected {
 var moves = []struct{ table, trigger string }{
 	{"erasures", "erasure_goes_on"},
 	{"tenants", "tenant_goes_on"},
+	{"outbox", "delivery_goes_on"},
 }
 
 func expectFunctions(facts) expected {
