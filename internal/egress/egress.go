@@ -101,6 +101,11 @@ func (g *Guard) Party() string { return g.to.Party }
 // Required reports whether an erasure waits for the party's acknowledgement.
 func (g *Guard) Required() bool { return g.to.Required }
 
+// Releases reports whether the policy releases every one of the fields.
+func (g *Guard) Releases(fields []lifecycle.Field) bool {
+	return !slices.ContainsFunc(fields, func(f lifecycle.Field) bool { return !g.policy.Releases(f, g.to.To) })
+}
+
 // Data is all that the policy lets an event of this kind say of a tenant.
 func (g *Guard) Data(k Kind, tenant lifecycle.TenantID, values lifecycle.Values) map[string]any {
 	out := map[string]any{TenantID: tenant.String()}

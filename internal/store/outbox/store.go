@@ -134,8 +134,8 @@ func (s *Store) Acknowledge(ctx context.Context, a lifecycle.Access, d Delivery,
 
 // Postpone enters why an attempt failed and when the next one is.
 func (s *Store) Postpone(ctx context.Context, d Delivery, next time.Time, outcome string) error {
-	_, err := pg.Bun(s.db).NewRaw(`UPDATE trakr.outbox SET next_attempt_at = ?, last_outcome = ? WHERE delivery_id = ? AND state = 'waiting'`,
-		next.UTC(), outcome, d.ID.String()).Exec(ctx)
+	_, err := pg.Bun(s.db).NewRaw(`UPDATE trakr.outbox SET first_tried_at = coalesce(first_tried_at, ?), next_attempt_at = ?, last_outcome = ?
+		WHERE delivery_id = ? AND state = 'waiting'`, s.log.Now().UTC(), next.UTC(), outcome, d.ID.String()).Exec(ctx)
 	if err != nil {
 		return fmt.Errorf("postponing a delivery: %w", pg.Map(err))
 	}
