@@ -319,6 +319,7 @@ var classes = map[string]struct {
 }{
 	"tenant-fields": {0, ByUninstall},
 	"liveness":      {0, ByUninstall},
+	"outbox":        {0, ByUninstall},
 	"replay-guard":  {2 * time.Hour, ByReplayGuard}, // as long as a token can be presented
 	"registry":      {365 * day, ByRetention},
 	"tombstones":    {365 * day, ByRetention},

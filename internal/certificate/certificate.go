@@ -57,9 +57,11 @@ type Certificate struct {
 	Stores       []Store      `json:"stores"`
 	Verification Verification `json:"verification"`
 	Recipients   []Recipient  `json:"recipients_notified"`
-	Retained     []Retained   `json:"retained"`
-	Hold         *Hold        `json:"hold,omitempty"` // the legal hold that delayed the erasure
-	Audit        Audit        `json:"audit"`
+	// RecipientsNote says why no recipient is listed.
+	RecipientsNote string     `json:"recipients_note,omitempty"`
+	Retained       []Retained `json:"retained"`
+	Hold           *Hold      `json:"hold,omitempty"` // the legal hold that delayed the erasure
+	Audit          Audit      `json:"audit"`
 
 	ToolVersion string            `json:"tool_version"`
 	PolicyHash  string            `json:"policy_hash"`

@@ -47,6 +47,7 @@
 //	tenant_id             tenant_id of all three
 //	erasure_id            correlation_id of all three
 //	subject_digest        subject_digest of each that has one
+//	recipients_notified   of one, the occurred_at of each delivery.acknowledge record
 //	audit.log_indexes     the positions, in ascending order
 //
 // The three have the outcome success and stand in this order. Where there are several

@@ -22,6 +22,8 @@ const (
 	actionErase  = "tenant.erase"
 	actionVerify = "erasure.verify"
 	success      = "success"
+
+	actionAcknowledge = "delivery.acknowledge"
 )
 
 // maxText bounds a text that people read.
@@ -107,6 +109,7 @@ func (e *examination) texts() {
 	for i, r := range e.Recipients {
 		text(r.Name, "/recipients_notified/%d/name", i)
 	}
+	e.require(utf8.RuneCountInString(e.RecipientsNote) <= maxText, "/recipients_note", "it is longer than %d characters", maxText)
 	for i, r := range e.Retained {
 		text(r.What, "/retained/%d/what", i)
 		text(r.Ground, "/retained/%d/ground", i)
@@ -265,8 +268,21 @@ func (e *examination) course() {
 	}
 	e.agree(!e.Verification.VerifiedAt.Before(e.DeletedLiveAt.Time), "/verification/verified_at", "it lies before the deletion it verifies")
 	e.agree(!e.IssuedAt.Before(e.Verification.VerifiedAt.Time), "/issued_at", "it lies before the verification it rests on")
+	e.acknowledged()
 	for i, r := range e.records {
 		e.about(i, r, rests[i] != nil, correlation)
+	}
+}
+
+// acknowledged checks that a recipient's acknowledgement is the one in the log, where
+// its record stands here.
+func (e *examination) acknowledged() {
+	for i, r := range e.records {
+		if r.text("action") != actionAcknowledge || r.text("outcome") != success {
+			continue
+		}
+		same := func(x Recipient) bool { return x.AcknowledgedAt.String() == r.text("occurred_at") }
+		e.agree(slices.ContainsFunc(e.Recipients, same), "/recipients_notified", "the record at /audit/events/%d says that one acknowledged at another time", i)
 	}
 }
 

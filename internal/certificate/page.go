@@ -152,7 +152,7 @@ func (c Certificate) verification() section {
 }
 
 func (c Certificate) recipients() section {
-	s := section{ID: "recipients", Title: "Recipients notified", Columns: []column{{"Recipient", 60, false}, {"Acknowledged", 40, false}}}
+	s := section{ID: "recipients", Title: "Recipients notified", Intro: c.RecipientsNote, Columns: []column{{"Recipient", 60, false}, {"Acknowledged", 40, false}}}
 	for _, r := range c.Recipients {
 		when := "not when this certificate was issued"
 		if !r.AcknowledgedAt.IsZero() {

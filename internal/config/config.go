@@ -16,6 +16,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"trakr/internal/egress"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/webhook"
@@ -296,17 +297,7 @@ func endpoint(s string) bool {
 }
 
 // Loopback reports whether the URL's host is this machine itself.
-func Loopback(s string) bool {
-	u, err := url.Parse(s)
-	if err != nil {
-		return false
-	}
-	if u.Hostname() == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(u.Hostname())
-	return err == nil && ip.IsLoopback()
-}
+func Loopback(s string) bool { return egress.ThisMachine(s) }
 
 // database refuses a connection that could be read on the way.
 func database(s string) error {

@@ -208,7 +208,8 @@ func (s *Service) finish(ctx context.Context, a lifecycle.Access, r requests.Req
 		return r, err
 	}
 	var cause error
-	if e.CertificateID == "" {
+	// What is verified and only waits for the end service needs no sweep to say so.
+	if e.CertificateID == "" && (e.VerifiedAt.IsZero() || !e.AwaitsRecipient) {
 		var run string
 		if run, cause = p.sweep(ctx, a, s.c.Erasures); cause == nil {
 			cause = s.c.Erasures.Finish(ctx, a, *r.ErasureID, run)

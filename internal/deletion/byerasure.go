@@ -60,8 +60,11 @@ func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, erasureID, run 
 		return errors.New("an erasure is named by a uuid")
 	}
 	var left *erasure.Remains
-	if err = e.Eraser.Finish(ctx, a, id, run); errors.As(err, &left) {
+	switch err = e.Eraser.Finish(ctx, a, id, run); {
+	case errors.As(err, &left):
 		return fmt.Errorf("%w: %w", ErrRemains, err)
+	case errors.Is(err, erasure.ErrAwaitsRecipient): // its state says so
+		return nil
 	}
 	return err
 }
@@ -83,7 +86,7 @@ func (e *Eraser) Of(ctx context.Context, tenant lifecycle.TenantID) (Erasure, er
 }
 
 func (e *Eraser) erasure(x erasures.Erasure) Erasure {
-	out := Erasure{ID: x.ID.String(), DeletedAt: x.DeletedAt, VerifiedAt: x.VerifiedAt, CertificateID: x.CertificateID}
+	out := Erasure{ID: x.ID.String(), DeletedAt: x.DeletedAt, VerifiedAt: x.VerifiedAt, CertificateID: x.CertificateID, AwaitsRecipient: e.Eraser.Awaits(x)}
 	if !x.DeletedAt.IsZero() {
 		out.BackupsClearAfter = x.DeletedAt.Add(e.Policy.BackupWindow().Duration())
 	}

@@ -24,7 +24,10 @@ const countingRole = "trakr_sweep"
 
 // certify issues the certificate of a verified erasure.
 func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ word) error {
-	events, err := e.evidence(ctx, x.Tenant, x.ID.String(), x.BegunAt, audit.ErasureBegin, audit.TenantErase, audit.ErasureVerify)
+	if e.Awaits(x) {
+		return ErrAwaitsRecipient
+	}
+	events, err := e.evidence(ctx, x.Tenant, x.ID.String(), x.BegunAt, audit.ErasureBegin, audit.TenantErase, audit.ErasureVerify, audit.DeliveryAcknowledge)
 	if err != nil {
 		return err
 	}
@@ -39,6 +42,7 @@ func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Era
 	c.BackupsClearAfter = certificate.At(x.DeletedAt.Add(e.c.Policy.BackupWindow().Duration()))
 	c.Method = []string{certificate.RowDelete, certificate.BackupExpiry}
 	c.Stores, c.Verification.PredicateDigest = e.stores(counts)
+	c.Recipients, c.RecipientsNote = e.recipients(x)
 	c.Retained = e.retained(x)
 	if c.Hold, err = e.hold(ctx, x); err != nil {
 		return err
@@ -46,6 +50,33 @@ func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Era
 	c.Verification.SweepRunID, c.Verification.VerifiedAt = x.VerifiedBy, certificate.At(x.VerifiedAt)
 	_, err = e.issue(ctx, a, x.Tenant, c)
 	return err
+}
+
+// ErrAwaitsRecipient means that an erasure is done and verified, and that its
+// certificate waits for the acknowledgement of a party that was told of the tenant.
+var ErrAwaitsRecipient = errors.New("the end service has not acknowledged that it deleted what it was told")
+
+// Awaits reports whether the certificate waits. There is one for each erasure, and
+// where the policy makes the acknowledgement a part of the erasure it says when that
+// came. The values are gone and verified meanwhile.
+func (e *Eraser) Awaits(x erasures.Erasure) bool {
+	d, ok := e.c.Policy.Destination(policy.ToEndService)
+	return ok && d.Required && x.Notice.Pending()
+}
+
+// recipients are those that had been told of the tenant, or why there is none.
+func (e *Eraser) recipients(x erasures.Erasure) ([]certificate.Recipient, string) {
+	switch {
+	case x.Notice == nil:
+		return nil, "This service was not set up to tell another party of this tenant."
+	case !x.Notice.Told && x.Notice.AcknowledgedAt.IsZero():
+		return nil, "The end service had been told nothing of this tenant. It is told of the erasure all the same."
+	}
+	name := "end service"
+	if d, ok := e.c.Policy.Destination(policy.ToEndService); ok {
+		name = d.Party
+	}
+	return []certificate.Recipient{{Name: name, AcknowledgedAt: certificate.At(x.Notice.AcknowledgedAt)}}, ""
 }
 
 // Nothing is a request under which nothing was ever held, or is held any more.

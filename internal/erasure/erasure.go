@@ -210,7 +210,8 @@ func (e *Eraser) steps() []step {
 		// Another role counts, in every table of the catalog, for a run that is over
 		// before the counts are entered. A crash before that: they are counted again.
 		{Verify, func(x erasures.Erasure) bool { return !x.VerifiedAt.IsZero() }, e.verify},
-		// The certificate is stored once. A crash before: another one is made, with
+		// The certificate is stored once, and where the policy says so not before the end
+		// service acknowledged: the sweep comes back to it. A crash before: another one is made, with
 		// another id, and nobody has seen the first.
 		{Certify, func(x erasures.Erasure) bool { return x.CertificateID != "" || x.Uncertified }, e.certify},
 	}

@@ -22,13 +22,14 @@ type erased struct {
 	ErasureID         string     `json:"erasure_id"`
 	TenantID          string     `json:"tenant_id"`
 	Trigger           string     `json:"trigger"`
-	State             string     `json:"state" enum:"begun,deleted,verified,certified"`
+	State             string     `json:"state" enum:"begun,deleted,verified,awaiting_recipient,certified"`
 	RequestedAt       time.Time  `json:"requested_at"`
 	BegunAt           time.Time  `json:"begun_at"`
 	DeletedLiveAt     *time.Time `json:"deleted_live_at,omitempty" doc:"gone from live stores"`
 	BackupsClearAfter *time.Time `json:"backups_clear_after,omitempty" doc:"gone from backups"`
 	VerifiedAt        *time.Time `json:"verified_at,omitempty"`
 	CertificateID     string     `json:"certificate_id,omitempty"`
+	AcknowledgedAt    *time.Time `json:"acknowledged_at,omitempty" doc:"by the end service, where it was told of the tenant"`
 }
 
 func (a *admin) erased(x erasures.Erasure) erased {
@@ -39,6 +40,9 @@ func (a *admin) erased(x erasures.Erasure) erased {
 	}
 	if !x.VerifiedAt.IsZero() {
 		e.VerifiedAt = &x.VerifiedAt
+	}
+	if x.Notice != nil && !x.Notice.AcknowledgedAt.IsZero() {
+		e.AcknowledgedAt = &x.Notice.AcknowledgedAt
 	}
 	return e
 }

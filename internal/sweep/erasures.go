@@ -46,10 +46,11 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 		return &sweeps.Check{Store: "database", Table: table, Column: column, Disposition: sweeps.Checked, CheckedAt: o.Now, Severity: severity}
 	}
 	ledger, late, remains := check("ledger", sweeps.Critical), check("past the deadline", sweeps.High), check("rows that remain", sweeps.Critical)
-	held, waiting := check("on hold", sweeps.Low), check("under way", sweeps.Low)
+	held, waiting, recipient := check("on hold", sweeps.Low), check("under way", sweeps.Low), check("awaiting the recipient", sweeps.Low)
+	recipient.Disposition, recipient.Ground = sweeps.Retained, "erased and verified; the certificate waits for the end service's acknowledgement"
 	waiting.Disposition, waiting.Ground = sweeps.Retained, "begun, within the deadline, and finished by one of the next passes"
 	held.Disposition, held.Ground = sweeps.Retained, "a legal hold keeps what is held; its release or end erases it"
-	all := []*sweeps.Check{ledger, late, remains, held, waiting}
+	all := []*sweeps.Check{ledger, late, remains, held, waiting, recipient}
 	found := func() Found {
 		f := Found{SnapshotAt: o.Now}
 		for _, c := range all {
@@ -79,6 +80,8 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 			return ctx.Err()
 		case errors.Is(err, lifecycle.OnHold):
 			held.Rows++
+		case errors.Is(err, erasure.ErrAwaitsRecipient):
+			recipient.Rows++
 		case errors.As(err, &left):
 			remains.Rows++
 			remains.Ground = fmt.Sprintf("erasure %s: %v", x.ID, left)

@@ -8,8 +8,11 @@ package webhook
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -26,8 +29,20 @@ type Event struct {
 	Type            string    `json:"type"`        // reverse-DNS
 	Subject         string    `json:"subject,omitempty"`
 	Time            time.Time `json:"time"`
-	DataContentType string    `json:"datacontenttype"` // "application/json"
+	Sequence        string    `json:"sequence,omitempty"` // CloudEvents' extension: a later one of the same subject sorts after
+	DataContentType string    `json:"datacontenttype"`    // "application/json"
 	Data            any       `json:"data"`
+}
+
+// Encode returns the event as it is sent (structured mode, JSON). The same event
+// gives the same bytes.
+func (e Event) Encode() ([]byte, error) {
+	e.SpecVersion, e.DataContentType, e.Time = "1.0", "application/json", e.Time.UTC()
+	b, err := json.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("encoding an event: %w", err)
+	}
+	return b, nil
 }
 
 // Key is a secret of Standard Webhooks (specification 1.0, symmetric signatures).
@@ -52,6 +67,25 @@ func (k Key) Sign(id string, at time.Time, body []byte) string {
 	h.Write([]byte(id + "." + strconv.FormatInt(at.Unix(), 10) + "."))
 	h.Write(body)
 	return "v1," + base64.StdEncoding.EncodeToString(h.Sum(nil))
+}
+
+// Tolerance is how far the clocks of sender and receiver may be apart: a message with
+// an older time is a replay.
+const Tolerance = 5 * time.Minute
+
+// Verify reports whether one of the signatures in the header webhook-signature is ours
+// for this message, and its time is now. It takes the same time for every wrong one.
+func (k Key) Verify(id, timestamp, signatures string, body []byte, now time.Time) bool {
+	seconds, err := strconv.ParseInt(timestamp, 10, 64)
+	if err != nil || id == "" {
+		return false
+	}
+	at := time.Unix(seconds, 0)
+	want, ok := k.Sign(id, at, body), 0
+	for s := range strings.FieldsSeq(signatures) {
+		ok |= subtle.ConstantTimeCompare([]byte(s), []byte(want))
+	}
+	return ok == 1 && now.Sub(at).Abs() <= Tolerance
 }
 
 // String keeps the key out of whatever prints it.

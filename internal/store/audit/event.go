@@ -36,21 +36,28 @@ const (
 	HoldRelease     Action = "hold.release"
 	RequestMove     Action = "request.move" // a deletion request changed its state: status_detail
 	SweepRun        Action = "sweep.run"
-	FindingMove     Action = "finding.move" // a finding was acknowledged
-	ReportIssue     Action = "report.issue"
-	AuditExport     Action = "audit.export"
-	AuditRead       Action = "audit.read"       // a page of events, or a proof
-	AuditExpire     Action = "audit.expire"     // content past its period was removed by the owner
-	RetireRows      Action = "retention.remove" // rows past their period were removed by the sweep
-	TokenCreate     Action = "token.create"
-	TokenRevoke     Action = "token.revoke"
-	TokenUse        Action = "token.use" // recorded only when refused: the role may not do this
+
+	DeliverySend        Action = "delivery.send"        // an event about a tenant is about to leave for the end service: an attempt
+	DeliveryAcknowledge Action = "delivery.acknowledge" // the end service took it
+	DeliveryGiveUp      Action = "delivery.give_up"     // it was not taken for days
+	DeliveryRetry       Action = "delivery.retry"       // by a person's word it is tried anew
+	DeliveryClose       Action = "delivery.close"       // what waited is needless: the tenant was erased
+
+	FindingMove Action = "finding.move" // a finding was acknowledged
+	ReportIssue Action = "report.issue"
+	AuditExport Action = "audit.export"
+	AuditRead   Action = "audit.read"       // a page of events, or a proof
+	AuditExpire Action = "audit.expire"     // content past its period was removed by the owner
+	RetireRows  Action = "retention.remove" // rows past their period were removed by the sweep
+	TokenCreate Action = "token.create"
+	TokenRevoke Action = "token.revoke"
+	TokenUse    Action = "token.use" // recorded only when refused: the role may not do this
 )
 
 // Actions lists every action.
 func Actions() []Action {
 	return []Action{TenantLookup, TenantRead, TenantInstall, TenantUpdate, TenantErase, TenantProbe, TenantReencrypt, KeyActivate, KeyDestroy, ErasureBegin, ErasureVerify, ErasureIssue,
-		RestoreReplay, HoldPlace, HoldRelease, RequestMove, SweepRun, FindingMove, ReportIssue, AuditExport, AuditRead, AuditExpire, RetireRows,
+		RestoreReplay, HoldPlace, HoldRelease, RequestMove, DeliverySend, DeliveryAcknowledge, DeliveryGiveUp, DeliveryRetry, DeliveryClose, SweepRun, FindingMove, ReportIssue, AuditExport, AuditRead, AuditExpire, RetireRows,
 		TokenCreate, TokenRevoke, TokenUse}
 }
 

@@ -39,14 +39,27 @@ type Erasure struct {
 	VerifiedBy    string // sweep run
 	CertificateID string
 	CertifiedAt   time.Time
-	Uncertified   bool // begun before its beginning was recorded: no certificate can rest on it
+	Notice        *Notice // to the end service; nil when it was not to be told
+	Uncertified   bool    // begun before its beginning was recorded: no certificate can rest on it
 }
+
+// Notice is how the end service was told of an erasure.
+type Notice struct {
+	Told           bool      // something was sent about the tenant before, so that there is something to delete
+	AcknowledgedAt time.Time // zero: not yet
+}
+
+// Pending reports whether the end service has still to acknowledge that it deleted what
+// it was told.
+func (n *Notice) Pending() bool { return n != nil && n.Told && n.AcknowledgedAt.IsZero() }
 
 // State is how far the erasure has come, in a word.
 func (x Erasure) State() string {
 	switch {
 	case x.CertificateID != "":
 		return "certified"
+	case !x.VerifiedAt.IsZero() && x.Notice.Pending():
+		return "awaiting_recipient"
 	case !x.VerifiedAt.IsZero():
 		return "verified"
 	case !x.DeletedAt.IsZero():
@@ -76,11 +89,13 @@ type row struct {
 	CertificateID                *string
 	IssuedAt                     *time.Time
 	Uncertified                  bool
+	Told                         *bool
+	AcknowledgedAt               *time.Time
 }
 
 const columns = `x.erasure_id, x.tenant_id, x.trigger, x.subject_digest, x.request_id, x.requested_at, x.begun_at, x.noted_at, x.erased_at,
-	x.verified_at, x.verified_by, x.uncertified, c.certificate_id, c.issued_at
-	FROM trakr.erasures AS x LEFT JOIN trakr.certificates AS c ON c.erasure_id = x.erasure_id`
+	x.verified_at, x.verified_by, x.uncertified, c.certificate_id, c.issued_at, o.told, CASE o.state WHEN 'acknowledged' THEN o.closed_at END AS acknowledged_at
+	FROM trakr.erasures AS x LEFT JOIN trakr.certificates AS c ON c.erasure_id = x.erasure_id LEFT JOIN trakr.outbox AS o ON o.erasure_id = x.erasure_id`
 
 func (r row) erasure() (Erasure, error) {
 	id, err1 := uuid.Parse(r.ErasureID)
@@ -100,7 +115,11 @@ func (r row) erasure() (Erasure, error) {
 		}
 		return *s
 	}
-	return Erasure{ID: id, Tenant: tenant, Trigger: lifecycle.Trigger(r.Trigger), SubjectDigest: r.SubjectDigest, RequestID: text(r.RequestID),
+	var notice *Notice
+	if r.Told != nil {
+		notice = &Notice{*r.Told, at(r.AcknowledgedAt)}
+	}
+	return Erasure{ID: id, Notice: notice, Tenant: tenant, Trigger: lifecycle.Trigger(r.Trigger), SubjectDigest: r.SubjectDigest, RequestID: text(r.RequestID),
 		RequestedAt: r.RequestedAt.UTC(), BegunAt: r.BegunAt.UTC(), NotedAt: at(r.NotedAt), DeletedAt: at(r.ErasedAt), VerifiedAt: at(r.VerifiedAt),
 		VerifiedBy: text(r.VerifiedBy), CertificateID: text(r.CertificateID), CertifiedAt: at(r.IssuedAt), Uncertified: r.Uncertified}, nil
 }

@@ -63,6 +63,8 @@ var tables = []struct {
 	{name: "legal_holds", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT"},
 	{name: "deletion_requests", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT"},
 	{name: "deletion_request_events", service: "SELECT", reader: "SELECT", sweep: "SELECT"},
+	{name: "outbox", service: "SELECT INSERT", reader: "SELECT", sweep: "SELECT", door: "SELECT"},
+	{name: "outbox_payloads", service: "INSERT DELETE", door: "SELECT"},
 	{name: "schema_migrations", service: "SELECT", reader: "SELECT"},
 	{name: "log_identity", log: true, service: "SELECT", reader: "SELECT"},
 	{name: "log_epochs", log: true, service: "SELECT", reader: "SELECT", sweep: "SELECT", door: "SELECT"},
@@ -83,6 +85,9 @@ var columns = []struct{ role, may, table, columns string }{
 	{service, "UPDATE", "finding_events", "attempts, delivered_at, next_attempt_at"},
 	{service, "UPDATE", "legal_holds", "released_at, released_by"},
 	{service, "UPDATE", "deletion_requests", "approved_at, approved_by, attempts, backups_clear_after, certificate_id, deleted_live_at, erasure_id, ground, held_from, moved_at, moved_by, moved_ref, not_before, retry_at, state, verified_at"},
+	{service, "SELECT", "outbox_payloads", "delivery_id, tenant_id"},
+	{service, "UPDATE", "outbox", "attempts, closed_at, dead_at, first_tried_at, last_outcome, last_tried_at, next_attempt_at, state"},
+	{sweep, "SELECT", "outbox_payloads", "delivery_id, tenant_id"},
 	{sweep, "SELECT", "tenant_fields", "tenant_id, written_at"},
 }
 
@@ -106,6 +111,7 @@ var functions = []struct {
 	{"door.reseal(bytea[])", door, true, []string{fixedPath}, []string{service}, "a8cd4e5aaa06ad01"},
 	{"door.activate_field_key(bytea,bigint)", door, true, []string{fixedPath}, []string{service}, "4f2fcd8770434c13"},
 	{"door.destroy_field_key(bytea,bigint)", door, true, []string{fixedPath}, []string{service}, "01d3127e564bc137"},
+	{"door.disclose(bytea)", door, true, []string{fixedPath}, []string{service}, "9334e2a4f0b1588f"},
 	{"door.ensure_epoch()", owner, true, []string{fixedPath, "enable_seqscan=off", "enable_sort=off"}, []string{service}, "b368c57e4ad1ee63"},
 	{"door.make_partitions(integer)", owner, true, []string{fixedPath}, []string{service}, "20e43d26e0f0535f"},
 	{"door.tenant_columns()", sweep, true, []string{fixedPath}, []string{service}, "cfe273e52eaf0b22"},
@@ -121,7 +127,7 @@ var functions = []struct {
 	{"door.count_shaped(name,name,integer,xid8,bigint,integer)", sweep, true, []string{fixedPath, "enable_sort=off"}, []string{service}, "292ef2dd559bef52"},
 	{"door.count_held()", door, true, []string{fixedPath}, []string{service}, "3df204a0c3cba83f"},
 	{"door.holders(text[],uuid,integer)", door, true, []string{fixedPath}, []string{service}, "0d44307d68094fa7"},
-	{"trakr.retention_rule(text)", owner, false, []string{fixedPath}, nil, "e7d7b336e5d56925"},
+	{"trakr.retention_rule(text)", owner, false, []string{fixedPath}, nil, "35b9f6b86649e2cb"},
 	{"trakr.request_over(uuid,timestamp with time zone)", owner, false, []string{fixedPath}, nil, "2964234baad22abc"},
 	{"trakr.history_stays()", owner, false, []string{fixedPath}, nil, "0ecad45158696e9a"},
 	{"trakr.retention_links(text,text[])", owner, false, []string{fixedPath}, nil, "ad150c67ce96cc04"},
@@ -129,11 +135,13 @@ var functions = []struct {
 	{"trakr.guard_growth(regclass,boolean)", owner, false, []string{fixedPath}, nil, "5d2997b754806393"},
 	{"trakr.judge_request()", owner, true, []string{fixedPath}, nil, "af07f5489aff2e27"},
 	{"trakr.judge_hold()", owner, true, []string{fixedPath}, nil, "4dd0a4e34670fd7d"},
+	{"trakr.judge_payload_seal()", owner, true, []string{fixedPath}, nil, "3b05e67ecb90b80d"},
 	{"trakr.judge_seal()", owner, true, []string{fixedPath}, nil, "a50f57ad5791eb64"},
 	{"trakr.make_partition(timestamp with time zone)", owner, false, []string{fixedPath}, nil, "9e737cf4c38b4b72"},
 	{"trakr.run_is_over()", owner, false, []string{fixedPath}, nil, "7eb65d05a20823c5"},
 	{"trakr.tenant_goes_on()", owner, false, []string{fixedPath}, nil, "93cddced1aa96797"},
 	{"trakr.erasure_goes_on()", owner, false, []string{fixedPath}, nil, "bc2ba265b5229e76"},
+	{"trakr.delivery_goes_on()", owner, false, []string{fixedPath}, nil, "7f6e305c6ae26d32"},
 	{"trakr.refuse_change()", owner, false, []string{fixedPath}, nil, "cad4aee4743b0031"},
 }
 
@@ -261,7 +269,7 @@ func expectTableGrants(found facts) expected {
 	// privileges of migration 6); on the values its grant covers two columns.
 	e.may = func(f string) bool {
 		table, ok := strings.CutPrefix(f, sweep+" may SELECT trakr.")
-		return ok && table != "tenant_fields" && !strings.Contains(table, "(")
+		return ok && table != "tenant_fields" && table != "outbox_payloads" && !strings.Contains(table, "(")
 	}
 	return e
 }
@@ -309,6 +317,7 @@ func expectTriggers(found facts) expected {
 		"rows_stay BEFORE DELETE OR UPDATE" + history + "ROW EXECUTE FUNCTION trakr.history_stays() always",
 		"table_stays BEFORE TRUNCATE" + history + "STATEMENT EXECUTE FUNCTION trakr.refuse_change() always",
 		"judge_seal BEFORE INSERT OR UPDATE ON trakr.tenant_fields FOR EACH ROW EXECUTE FUNCTION trakr.judge_seal() always",
+		"judge_payload_seal BEFORE INSERT OR UPDATE ON trakr.outbox_payloads FOR EACH ROW EXECUTE FUNCTION trakr.judge_payload_seal() always",
 		"hold_changes AFTER INSERT OR UPDATE ON trakr.legal_holds FOR EACH ROW EXECUTE FUNCTION trakr.judge_hold() always"}}
 	growing := months(found)
 	for _, t := range tables {
@@ -332,6 +341,7 @@ var moves = []struct{ table, trigger string }{
 	{"erasures", "erasure_goes_on"},
 	{"sweep_runs", "run_is_over"},
 	{"tenants", "tenant_goes_on"},
+	{"outbox", "delivery_goes_on"},
 }
 
 func expectFunctions(facts) expected {

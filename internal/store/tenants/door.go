@@ -15,10 +15,14 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/uptrace/bun"
+
+	"trakr/internal/egress"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/outbox"
 	"trakr/policy"
 )
 
@@ -31,6 +35,22 @@ type Door struct {
 
 	eraseFrom []erasableTable // tables whose rows of a tenant go with it
 	reads     *batcher
+	tell      *egress.Guard // nil: there is no end service to be told
+	entered   func()        // called after a commit that entered a delivery
+}
+
+// Telling has every install, change and erasure entered for the end service, in its
+// own transaction; entered is called after each such commit. Call it before anything
+// acts. Without it nothing is entered but the notices for an end service that was told
+// of the tenant in an earlier life.
+func (d *Door) Telling(g *egress.Guard, entered func()) { d.tell, d.entered = g, entered }
+
+// announce enters that the end service is to be told.
+func (d *Door) announce(ctx context.Context, tx bun.Tx, k egress.Kind, id lifecycle.TenantID, values lifecycle.Values, now time.Time) error {
+	if d.tell == nil {
+		return nil
+	}
+	return outbox.Announce(ctx, tx, d.tell, d.keys, k, id, values, now)
 }
 
 // New returns a door. It refuses to exist without a log, keys or a policy, and
@@ -47,7 +67,7 @@ func New(ctx context.Context, db *store.DB, keys *keyring.Keyring, p *policy.Pol
 	if err := reachable(ctx, db, tables); err != nil {
 		return nil, err
 	}
-	return &Door{db: db, keys: keys, policy: p, log: log, eraseFrom: tables, reads: newBatcher(db)}, nil
+	return &Door{db: db, keys: keys, policy: p, log: log, eraseFrom: tables, reads: newBatcher(db), entered: func() {}}, nil
 }
 
 // Close ends the door's work after the reads under way; later ones are refused.

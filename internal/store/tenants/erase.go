@@ -16,6 +16,7 @@ import (
 	"trakr/internal/store/audit"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/internal/pg"
+	"trakr/internal/store/outbox"
 	"trakr/policy"
 )
 
@@ -181,6 +182,11 @@ func (d *Door) Delete(ctx context.Context, a lifecycle.Access, erasure uuid.UUID
 		if err := exactlyOne(tx.NewRaw(`UPDATE trakr.erasures SET erased_at = ?, principal_digest = NULL WHERE erasure_id = ?`, now, erasure.String()).Exec(ctx)); err != nil {
 			return err
 		}
+		// Before the payloads go, with every other row of the tenant: what waits to be
+		// sent is closed, and the notice takes its place.
+		if err := outbox.Erased(ctx, tx, d.tell != nil, a, e.TenantID, erasure, now); err != nil {
+			return fmt.Errorf("entering the notice: %w", err)
+		}
 		for _, table := range d.eraseFrom {
 			if err := deleteFrom(ctx, tx, table, row.TenantID, erasure); err != nil {
 				return fmt.Errorf("erasing from %s: %w", table.name, err)
@@ -191,6 +197,7 @@ func (d *Door) Delete(ctx context.Context, a lifecycle.Access, erasure uuid.UUID
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.Action, err)
 	}
+	d.entered()
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/uptrace/bun"
 
+	"trakr/internal/egress"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
@@ -152,8 +153,10 @@ func (d *Door) install(ctx context.Context, a lifecycle.Access, values lifecycle
 		if !fresh {
 			return errReplayed // rolls the new tenant back
 		}
-		_, err = tx.NewInsert().Model(&fields).Exec(ctx)
-		return err
+		if _, err = tx.NewInsert().Model(&fields).Exec(ctx); err != nil {
+			return err
+		}
+		return d.announce(ctx, tx, egress.Installed, id, values, v.ReceivedAt)
 	})
 	var refused Result
 	switch {
@@ -170,6 +173,7 @@ func (d *Door) install(ctx context.Context, a lifecycle.Access, values lifecycle
 	if err != nil {
 		return lifecycle.TenantID{}, "", fmt.Errorf("installing: %w", err)
 	}
+	d.entered()
 	return id, Applied, nil
 }
 
@@ -214,14 +218,21 @@ func (d *Door) update(ctx context.Context, a lifecycle.Access, id lifecycle.Tena
 	}
 	e := audit.New(ctx, d.log.Now(), a, audit.TenantUpdate, audit.Success)
 	e.TenantID, e.FieldNames, e.DroppedNames = id, fields.names(), v.Dropped
-	return d.once(ctx, id, v, e, func(ctx context.Context, tx bun.Tx, t tenantRow) error {
+	result, err := d.once(ctx, id, v, e, func(ctx context.Context, tx bun.Tx, t tenantRow) error {
 		floor := v.floor()
 		t.PrincipalDigest, t.UpdatedAt, t.LastTokenIAT = principal, v.ReceivedAt, &floor
 		if err := exactlyOne(tx.NewUpdate().Model(&t).Column("principal_digest", "updated_at", "last_token_iat").WherePK().Exec(ctx)); err != nil {
 			return err
 		}
-		return exactlyOne(tx.NewUpdate().Model(&fields).WherePK().Exec(ctx))
+		if err := exactlyOne(tx.NewUpdate().Model(&fields).WherePK().Exec(ctx)); err != nil {
+			return err
+		}
+		return d.announce(ctx, tx, egress.Changed, id, values, v.ReceivedAt)
 	})
+	if err == nil && result == Applied {
+		d.entered()
+	}
+	return result, err
 }
 
 // once runs act on a live tenant unless the delivery was seen before or is

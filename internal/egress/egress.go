@@ -1,0 +1,278 @@
+// Package egress says what may leave this service for another party, and is the one
+// way by which an event about a tenant is made into bytes.
+//
+// Everything in such an event is one of four things: a constant of the policy or the
+// settings, an id or a number of our own, a time, or a guarded value under its own
+// name. The guard takes nothing else, and of guarded values only those that the policy
+// releases to the destination and that are what the tenant has under that name. It
+// fails closed: what it does not know, it refuses, and no error holds a value.
+//
+// One released value can tell another: a client key of the form
+// ari:cloud:bitbucket::app/{workspace}/key holds the workspace's uuid. Whoever
+// releases the client key releases that; the policy says so.
+//
+// The package is pure: it has no clock and does no I/O.
+package egress
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/google/uuid"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/webhook"
+	"trakr/policy"
+)
+
+// Kind is what happened to a tenant.
+type Kind string
+
+// The kinds. An erasure's event names the tenant by our own random id and holds no value.
+const (
+	Installed Kind = "installed"
+	Changed   Kind = "changed"
+	Erased    Kind = "erased"
+)
+
+// Kinds lists them.
+func Kinds() []Kind { return []Kind{Installed, Changed, Erased} }
+
+// TypePrefix begins the CloudEvents type of each event; the kind follows.
+const TypePrefix = "com.trakr.tenant."
+
+// Members of an event's data beside the guarded fields.
+const (
+	TenantID = "tenant_id" // our own random id
+	AppKey   = "app_key"
+	AppName  = "app_name"
+)
+
+// Event is one event before it is judged.
+type Event struct {
+	ID       string // uuid; a repeat has the same
+	Kind     Kind
+	Time     time.Time
+	Sequence int64          // from 1, of the tenant's events
+	Data     map[string]any // see Guard.Data
+}
+
+// Body is an event as it may leave, and the guarded fields it discloses.
+type Body struct {
+	bytes  []byte
+	fields []lifecycle.Field
+}
+
+// Bytes returns what is sent.
+func (b Body) Bytes() []byte { return b.bytes }
+
+// Fields lists the guarded fields whose values are in it.
+func (b Body) Fields() []lifecycle.Field { return b.fields }
+
+// Guard judges the events for one destination.
+type Guard struct {
+	policy *policy.Policy
+	to     policy.Egress
+	source string
+}
+
+// New returns the guard of a destination that the policy declares. The source is our
+// public address, by which the receiver knows who speaks.
+func New(p *policy.Policy, to policy.Destination, source string) (*Guard, error) {
+	d, ok := p.Destination(to)
+	if !ok {
+		return nil, fmt.Errorf("the policy declares no egress to %s, so nothing is sent there", to)
+	}
+	if source == "" {
+		return nil, errors.New("an event needs a source")
+	}
+	return &Guard{p, d, source}, nil
+}
+
+// Party is who is told, as the policy names it.
+func (g *Guard) Party() string { return g.to.Party }
+
+// Required reports whether an erasure waits for the party's acknowledgement.
+func (g *Guard) Required() bool { return g.to.Required }
+
+// Releases reports whether the policy releases every one of the fields.
+func (g *Guard) Releases(fields []lifecycle.Field) bool {
+	return !slices.ContainsFunc(fields, func(f lifecycle.Field) bool { return !g.policy.Releases(f, g.to.To) })
+}
+
+// Data is all that the policy lets an event of this kind say of a tenant.
+func (g *Guard) Data(k Kind, tenant lifecycle.TenantID, values lifecycle.Values) map[string]any {
+	out := map[string]any{TenantID: tenant.String()}
+	if k == Erased {
+		return out
+	}
+	for name, value := range g.details() {
+		out[name] = value
+	}
+	for f, v := range values {
+		if !v.Empty() && g.policy.Releases(f, g.to.To) {
+			out[string(f)] = v
+		}
+	}
+	return out
+}
+
+// details are the app's, as far as the policy names them.
+func (g *Guard) details() map[string]string {
+	all, out := map[string]string{AppKey: g.policy.App.Key, AppName: g.policy.App.Name}, map[string]string{}
+	for _, name := range g.to.Details {
+		if value, ok := all[name]; ok {
+			out[name] = value
+		}
+	}
+	return out
+}
+
+// Encode makes an event into bytes, or refuses it. held are the tenant's values: a
+// guarded value leaves only as what the tenant has under that name, and no other
+// member may be, or hold, one of them.
+func (g *Guard) Encode(e Event, held lifecycle.Values) (Body, error) {
+	if id, err := uuid.Parse(e.ID); err != nil || id.String() != e.ID || among(e.ID, held) {
+		return Body{}, errors.New("an event's id is a random uuid of our own")
+	}
+	if !slices.Contains(Kinds(), e.Kind) || e.Sequence < 1 {
+		return Body{}, errors.New("an event has a kind and a number")
+	}
+	data, fields := map[string]string{}, []lifecycle.Field{}
+	for name, v := range e.Data {
+		if f := lifecycle.Field(name); f.Valid() {
+			s, ok := v.(lifecycle.Secret)
+			if !ok || s.Empty() || s != held[f] || hidesCredential(s, f, held) {
+				return Body{}, fmt.Errorf("the value under %s is not the tenant's", f)
+			}
+			data[name], fields = s.Reveal(), append(fields, f)
+			continue
+		}
+		s, ok := v.(string)
+		if !ok {
+			return Body{}, errors.New("a member of the event is neither text nor a guarded field")
+		}
+		if name == TenantID && among(s, held) {
+			return Body{}, errors.New("the tenant is named by one of its values instead of by our own id")
+		}
+		data[name] = s
+	}
+	slices.Sort(fields)
+	if err := g.allowed(e.Kind, data); err != nil {
+		return Body{}, err
+	}
+	b, err := g.envelope(e, data).Encode()
+	return Body{b, fields}, err
+}
+
+// envelope is the event around its data.
+func (g *Guard) envelope(e Event, data map[string]string) webhook.Event {
+	return webhook.Event{ID: e.ID, Source: g.source, Type: TypePrefix + string(e.Kind), Subject: data[TenantID], Time: e.Time,
+		Sequence: fmt.Sprintf("%010d", e.Sequence), Data: data}
+}
+
+// allowed judges the members of an event by the policy. The error names a member only
+// when it is one of ours: another one's name could be a value.
+func (g *Guard) allowed(k Kind, data map[string]string) error {
+	details := g.details()
+	for name, value := range data {
+		detail, isDetail := details[name]
+		switch f := lifecycle.Field(name); {
+		case name == TenantID:
+			if id, err := lifecycle.ParseTenantID(value); err != nil || id.String() != value || id.IsZero() {
+				return errors.New("the tenant is not named by our own id")
+			}
+		case k == Erased:
+			return errors.New("the event of an erasure names the tenant by our own id, and nothing else")
+		case f.Valid():
+			if !g.policy.Releases(f, g.to.To) {
+				return fmt.Errorf("the policy does not release %s to %s", f, g.to.To)
+			}
+		case !isDetail:
+			return fmt.Errorf("the event has a member that the policy does not release to %s", g.to.To)
+		case value != detail:
+			return fmt.Errorf("%s is not the app's", name)
+		}
+	}
+	if data[TenantID] == "" {
+		return errors.New("the event names no tenant")
+	}
+	return nil
+}
+
+// Review judges an event that was made before and lay in the queue: the policy may
+// release less by now. It returns the fields that would be disclosed.
+func (g *Guard) Review(body []byte) (Body, error) {
+	var w struct {
+		webhook.Event
+		Data map[string]string `json:"data"`
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&w); err != nil { // the decoder's own words could quote a value
+		return Body{}, errors.New("a queued event cannot be read")
+	}
+	kind, ok := strings.CutPrefix(w.Type, TypePrefix)
+	if !ok || !slices.Contains(Kinds(), Kind(kind)) {
+		return Body{}, errors.New("a queued event has no known type")
+	}
+	if err := g.allowed(Kind(kind), w.Data); err != nil {
+		return Body{}, err
+	}
+	// Nothing may stand in the bytes that was not judged: a member twice, or a comment.
+	w.Event.Data = w.Data
+	again, err := w.Event.Encode()
+	if err != nil || !bytes.Equal(again, body) || w.Subject != w.Data[TenantID] {
+		return Body{}, errors.New("a queued event is not in its form")
+	}
+	b := Body{bytes: body, fields: []lifecycle.Field{}}
+	for _, f := range lifecycle.Fields() {
+		if _, ok := w.Data[string(f)]; ok {
+			b.fields = append(b.fields, f)
+		}
+	}
+	slices.Sort(b.fields)
+	return b, nil
+}
+
+// telling is how many letters and digits two texts must share before it is more than
+// chance: a username of one letter stands in every id.
+const telling = 8
+
+// among reports whether an id is, or is a part of, one of the values, in any spelling
+// of a uuid.
+func among(id string, held lifecycle.Values) bool {
+	for _, v := range held {
+		if overlap(id, v.Reveal()) {
+			return true
+		}
+	}
+	return false
+}
+
+func overlap(a, b string) bool {
+	a, b = plain(a), plain(b)
+	return (len(a) >= telling && strings.Contains(b, a)) || (len(b) >= telling && strings.Contains(a, b))
+}
+
+// hidesCredential reports whether a value holds the tenant's secret.
+func hidesCredential(s lifecycle.Secret, f lifecycle.Field, held lifecycle.Values) bool {
+	secret := held[lifecycle.SharedSecret].Reveal()
+	return f == lifecycle.SharedSecret || len(secret) >= telling && strings.Contains(s.Reveal(), secret)
+}
+
+// plain is a text's letters and digits, in lower case.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			return unicode.ToLower(r)
+		}
+		return -1
+	}, s)
+}

@@ -1,0 +1,279 @@
+package egress_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"trakr/internal/egress"
+	"trakr/internal/lifecycle"
+	"trakr/policy"
+)
+
+func declared(t testing.TB) *policy.Policy {
+	t.Helper()
+	p, err := policy.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func guard(t testing.TB, p *policy.Policy) *egress.Guard {
+	t.Helper()
+	g, err := egress.New(p, policy.ToEndService, "https://trakr.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func values(marker string) lifecycle.Values {
+	id := uuid.NewString()
+	return lifecycle.Values{
+		lifecycle.ClientKey:     lifecycle.NewSecret("ari:cloud:bitbucket::app/{" + uuid.NewString() + "}/key-" + marker),
+		lifecycle.SharedSecret:  lifecycle.NewSecret("secret-" + marker),
+		lifecycle.PrincipalUUID: lifecycle.NewSecret(id),
+		lifecycle.Username:      lifecycle.NewSecret("user-" + marker),
+		lifecycle.AvatarURL:     lifecycle.NewSecret("https://bitbucket.org/account/av-" + marker + "/avatar/"),
+	}
+}
+
+func event(g *egress.Guard, k egress.Kind, tenant lifecycle.TenantID, v lifecycle.Values) egress.Event {
+	return egress.Event{ID: uuid.NewString(), Kind: k, Time: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC), Sequence: 7, Data: g.Data(k, tenant, v)}
+}
+
+func TestWhatThePolicyReleasesLeavesAndNothingElse(t *testing.T) {
+	g, held, tenant := guard(t, declared(t)), values("plain"), lifecycle.NewTenantID()
+	b, err := g.Encode(event(g, egress.Installed, tenant, held), held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		SpecVersion, Type, Source, Subject, Sequence string
+		Data                                         map[string]string
+	}
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"tenant_id": tenant.String(), "client_key": held[lifecycle.ClientKey].Reveal(), "app_key": "trakr", "app_name": "Trakr"}
+	if len(got.Data) != len(want) || got.SpecVersion != "1.0" || got.Type != "com.trakr.tenant.installed" || got.Subject != tenant.String() || got.Sequence != "0000000007" {
+		t.Errorf("%s", b.Bytes())
+	}
+	for k, v := range want {
+		if got.Data[k] != v {
+			t.Errorf("%s is missing or another", k)
+		}
+	}
+	if !slices.Equal(b.Fields(), []lifecycle.Field{lifecycle.ClientKey}) {
+		t.Errorf("it says that it discloses %v", b.Fields())
+	}
+	again, err := g.Review(b.Bytes())
+	if err != nil || !bytes.Equal(again.Bytes(), b.Bytes()) || !slices.Equal(again.Fields(), b.Fields()) {
+		t.Errorf("reviewed: %v, %v", again.Fields(), err)
+	}
+	gone, err := g.Encode(event(g, egress.Erased, tenant, held), nil)
+	if err != nil || len(gone.Fields()) != 0 || bytes.Contains(gone.Bytes(), []byte("plain")) || bytes.Contains(gone.Bytes(), []byte("app_key")) {
+		t.Errorf("an erasure says %s, %v", gone.Bytes(), err)
+	}
+}
+
+func TestAQueuedEventIsJudgedByThePolicyOfNow(t *testing.T) {
+	p := declared(t)
+	g, held := guard(t, p), values("later")
+	b, err := g.Encode(event(g, egress.Changed, lifecycle.NewTenantID(), held), held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Fields[0].Egress = nil
+	if p.Fields[0].Name != lifecycle.ClientKey {
+		t.Fatal("the first field is another one")
+	}
+	if _, err := g.Review(b.Bytes()); err == nil {
+		t.Error("the policy took the release back, and it would still leave")
+	}
+	p = declared(t)
+	for i := range p.Egress {
+		p.Egress[i].Details = nil
+	}
+	if _, err := guard(t, p).Review(b.Bytes()); err == nil {
+		t.Error("the policy took the app's details back, and they would still leave")
+	}
+	for name, broken := range map[string]string{
+		"a member twice":  strings.Replace(string(b.Bytes()), `"data":{`, `"data":{"app_key":"x",`, 1),
+		"an unknown one":  strings.Replace(string(b.Bytes()), `"data":{`, `"data":{"email":"x",`, 1),
+		"outside of data": strings.Replace(string(b.Bytes()), `{"spec`, `{"email":"x","spec`, 1),
+		"another type":    strings.Replace(string(b.Bytes()), "tenant.changed", "tenant.read", 1),
+		"nothing":         "",
+	} {
+		if _, err := g.Review([]byte(broken)); err == nil {
+			t.Errorf("%s passed", name)
+		}
+	}
+}
+
+func TestOnlyDeclaredHostsAreToldAnything(t *testing.T) {
+	p := declared(t)
+	for address, ok := range map[string]bool{"https://api.trakr.example.com/hook": true, "https://API.trakr.example.com.:8443": true, "http://127.0.0.1:9/x": true, "http://localhost": true,
+		"http://[::1]:1": true, "https://trakr.example.com": false, "https://evil.example/api.trakr.example.com": false, "https://api.trakr.example.com@evil.example": false,
+		"https://api.bitbucket.org": false, "": false, ":": false, "https://127.0.0.1.evil.example": false} {
+		if err := egress.Host(p, policy.ToEndService, address); (err == nil) != ok {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	if err := egress.Host(p, policy.ToFindings, "https://api.trakr.example.com"); err == nil {
+		t.Error("a host that is declared for another destination was taken")
+	}
+	if err := egress.Host(p, policy.ToEndService, "https://evil.example/marker?token=marker"); err == nil || strings.Contains(err.Error(), "marker") || !strings.Contains(err.Error(), "evil.example") {
+		t.Errorf("%v", err)
+	}
+}
+
+// spellings are ways in which a value can stand in an event.
+var spellings = map[string]func(string) string{
+	"plain": func(s string) string { return s }, "upper": strings.ToUpper, "within": func(s string) string { return "see " + s + "!" }, "query": url.QueryEscape,
+	"base64": func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }, "base64url": func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) },
+	"hex": func(s string) string { return hex.EncodeToString([]byte(s)) }, "no dashes": func(s string) string { return strings.ReplaceAll(s, "-", "") },
+	"json": func(s string) string { b, _ := json.Marshal(s); return string(b) },
+	"code points": func(s string) string {
+		var b strings.Builder
+		for _, r := range s {
+			b.WriteString(`\u00` + hex.EncodeToString([]byte{byte(r)}))
+		}
+		return b.String()
+	},
+}
+
+// leaks names a field that the policy does not release and that stands in the bytes,
+// in any spelling, outside of the values that it does release.
+func leaks(body []byte, p *policy.Policy, held lifecycle.Values) string {
+	text := string(body)
+	for f, v := range held {
+		if p.Releases(f, policy.ToEndService) {
+			quoted, _ := json.Marshal(v.Reveal())
+			text = strings.ReplaceAll(text, string(quoted), `""`)
+		}
+	}
+	for f, v := range held {
+		if p.Releases(f, policy.ToEndService) {
+			continue
+		}
+		for name, spell := range spellings {
+			if name != "within" && name != "json" && strings.Contains(strings.ToLower(text), strings.ToLower(spell(v.Reveal()))) {
+				return string(f) + " " + name
+			}
+		}
+	}
+	return ""
+}
+
+// Whatever is put into an event, and whatever the policy says: no byte of a value that
+// the policy does not release leaves.
+func TestNoValueLeavesThatThePolicyDoesNotRelease(t *testing.T) {
+	passed, refused := 0, 0
+	base := declared(t)
+	rapid.Check(t, func(t *rapid.T) {
+		its := *base
+		its.Fields, its.Egress = slices.Clone(base.Fields), slices.Clone(base.Egress)
+		p := &its
+		for i := range p.Fields {
+			p.Fields[i].Egress = nil
+			if p.Fields[i].Name != lifecycle.SharedSecret && rapid.Bool().Draw(t, "released") {
+				p.Fields[i].Egress = []policy.Destination{policy.ToEndService}
+			}
+		}
+		for i := range p.Egress {
+			if p.Egress[i].To == policy.ToEndService {
+				p.Egress[i].Details = rapid.SliceOfDistinct(rapid.SampledFrom([]string{"app_key", "app_name", "email"}), rapid.ID).Draw(t, "details")
+			}
+		}
+		g, err := egress.New(p, policy.ToEndService, "https://trakr.example.com")
+		if err != nil {
+			t.Fatal(err)
+		}
+		held := values(rapid.StringMatching(`[a-zA-Z0-9 .&<>"äß-]{12,20}`).Draw(t, "marker"))
+		planted := rapid.Custom(func(t *rapid.T) string {
+			f := rapid.SampledFrom(lifecycle.Fields()).Draw(t, "field")
+			names := []string{}
+			for n := range spellings {
+				names = append(names, n)
+			}
+			slices.Sort(names)
+			return spellings[rapid.SampledFrom(names).Draw(t, "spelling")](held[f].Reveal())
+		})
+		e := event(g, rapid.SampledFrom(egress.Kinds()).Draw(t, "kind"), lifecycle.NewTenantID(), held)
+		for range rapid.IntRange(0, 2).Draw(t, "members") {
+			name := rapid.OneOf(rapid.SampledFrom([]string{"tenant_id", "client_key", "shared_secret", "principal_uuid", "username", "avatar_url", "app_key", "app_name", "email", "Client_Key", ""}), planted).Draw(t, "name")
+			switch rapid.IntRange(0, 3).Draw(t, "mistake") {
+			case 0: // a value under some field's name
+				e.Data[string(rapid.SampledFrom(lifecycle.Fields()).Draw(t, "under"))] = held[rapid.SampledFrom(lifecycle.Fields()).Draw(t, "value of")]
+			case 1: // one of the tenant's ids in place of ours
+				e.Data["tenant_id"] = rapid.SampledFrom([]string{held[lifecycle.PrincipalUUID].Reveal(), held[lifecycle.Username].Reveal()}).Draw(t, "named by")
+			default:
+				e.Data[name] = member(held, planted, 3).Draw(t, "value")
+			}
+		}
+		switch rapid.IntRange(0, 9).Draw(t, "id") {
+		case 0:
+			e.ID = planted.Draw(t, "planted id")
+		case 1:
+			e.Kind = egress.Kind(planted.Draw(t, "planted kind"))
+		case 2:
+			e.ID = held[lifecycle.PrincipalUUID].Reveal()
+		}
+		b, err := g.Encode(e, held)
+		if err != nil {
+			refused++
+			for _, v := range held {
+				if strings.Contains(err.Error(), v.Reveal()) {
+					t.Fatal("the refusal holds a value")
+				}
+			}
+			return
+		}
+		passed++
+		if what := leaks(b.Bytes(), p, held); what != "" {
+			t.Fatalf("%s leaves", what)
+		}
+		for _, f := range b.Fields() {
+			if !p.Releases(f, policy.ToEndService) {
+				t.Fatalf("%s is disclosed", f)
+			}
+		}
+		if again, err := g.Review(b.Bytes()); err != nil || !slices.Equal(again.Fields(), b.Fields()) {
+			t.Fatalf("what was made is not taken back: %v", err)
+		}
+	})
+	if passed == 0 || refused == 0 {
+		t.Errorf("%d events passed and %d were refused: the property says nothing", passed, refused)
+	}
+}
+
+// member is anything that somebody could put into an event.
+func member(held lifecycle.Values, planted *rapid.Generator[string], depth int) *rapid.Generator[any] {
+	kinds := []*rapid.Generator[any]{
+		rapid.Map(planted, func(s string) any { return s }),
+		rapid.Map(planted, func(s string) any { return lifecycle.NewSecret(s) }),
+		rapid.Map(planted, func(s string) any { return []byte(s) }),
+		rapid.Map(planted, func(s string) any { return json.RawMessage(`"` + s + `"`) }),
+		rapid.Map(rapid.SampledFrom(lifecycle.Fields()), func(f lifecycle.Field) any { return held[f] }),
+		rapid.Map(rapid.SampledFrom(lifecycle.Fields()), func(f lifecycle.Field) any { return held[f].Reveal() }),
+		rapid.SampledFrom([]any{nil, true, 1.5, "trakr", "Trakr", uuid.NewString()}),
+	}
+	if depth > 0 {
+		below := rapid.Deferred(func() *rapid.Generator[any] { return member(held, planted, depth-1) })
+		kinds = append(kinds,
+			rapid.Map(rapid.SliceOfN(below, 0, 3), func(s []any) any { return s }),
+			rapid.Map(rapid.MapOfN(planted, below, 0, 3), func(m map[string]any) any { return m }))
+	}
+	return rapid.OneOf(kinds...)
+}
