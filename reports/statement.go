@@ -102,8 +102,9 @@ func Checks() []string {
 // SecurityStatementOf judges each sentence by its checks. The same policy, statement and facts
 // give the same bytes.
 func SecurityStatementOf(p *policy.Policy, s *policy.SecurityStatement, f Facts, version string) SecurityStatement {
+	_, duty := p.PersonalDataDuty()
 	out := SecurityStatement{SchemaVersion: 1, Kind: "statement", Title: s.Title, AsOf: f.AsOf.UTC().Format(time.RFC3339Nano), Issuer: p.Vendor.Name, Contact: p.Vendor.Contact,
-		App: p.App.Name + " (" + p.App.Key + ")", ToolVersion: version, PolicyHash: p.Hash(), StatementHash: s.Hash(), PersonalData: personalDataDuty(p)}
+		App: p.App.Name + " (" + p.App.Key + ")", ToolVersion: version, PolicyHash: p.Hash(), StatementHash: s.Hash(), PersonalData: duty}
 	for _, x := range s.Sentences {
 		y := Sentence{ID: x.ID, Text: p.Say(x.Text), State: True, Evidence: []string{"policy sha256:" + p.Hash()}}
 		for i, id := range x.Checks {
@@ -403,14 +404,6 @@ func scopesNeeded(_ *policy.Policy, f Facts) Bound {
 		}
 	}
 	return f.verdict(True, "each of %s.", plural(int64(len(f.Scopes)), "scope", "scopes"))
-}
-
-// personalDataDuty says whether Atlassian's reporting of personal data applies.
-func personalDataDuty(p *policy.Policy) string {
-	if !p.Keeps(lifecycle.Username) && !p.Keeps(lifecycle.AvatarURL) {
-		return "Not applicable: neither username nor avatar is stored, so no personal data of a person is."
-	}
-	return "The duty to report accounts whose personal data is stored exists. How it is met: " + p.PersonalData.MetBy
 }
 
 // Public is the statement for customers: sentences, states and times, and nothing of

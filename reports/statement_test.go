@@ -194,7 +194,7 @@ func TestTheStatementFollowsWhatIsSwitchedOff(t *testing.T) {
 	if b := sheet(t, p, sound(p)); bytes.Contains(b, []byte("Avatar")) || bytes.Contains(b, []byte("username")) {
 		t.Error("the sheet still lists what is switched off")
 	}
-	if s = reports.SecurityStatementOf(load(t), sentences(t), sound(load(t)), "v0.1.0"); !strings.Contains(s.PersonalData, "exists") {
+	if s = reports.SecurityStatementOf(load(t), sentences(t), sound(load(t)), "v0.1.0"); !strings.HasPrefix(s.PersonalData, "Applies while") {
 		t.Errorf("the duty: %s", s.PersonalData)
 	}
 }

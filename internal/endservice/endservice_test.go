@@ -169,7 +169,7 @@ var scheduler = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorS
 // finish takes an erasure as far as it goes.
 func (h *house) finish(id string) error {
 	h.t.Helper()
-	run := uuid.NewString()
+	run := h.eraser.Run(h.t)
 	err := h.eraser.Finish(h.t.Context(), scheduler, uuid.MustParse(id), run)
 	if errors.Is(err, lifecycle.NotFound) {
 		h.eraser.AwaitPlaces(h.t.Context())
