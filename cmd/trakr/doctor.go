@@ -131,6 +131,7 @@ func (a *app) examine(ctx context.Context) []finding {
 	}
 	found = append(found, guards(s.inventory.Controls(ctx))...)
 	found = append(found, a.selfScan(ctx, s)...)
+	found = append(found, s.endServiceCheck(ctx)...)
 	facts, err := s.reports.Facts(ctx, a.now().Add(-1e9))
 	if err != nil {
 		found = append(found, finding{"what the database holds", "unknown", err.Error()})

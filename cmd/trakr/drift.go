@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"net/url"
 	"strings"
 
 	"trakr/internal/config"
 	"trakr/internal/connect"
 	"trakr/internal/drift"
+	"trakr/internal/egress"
 	"trakr/internal/lifecycle"
 	"trakr/internal/schedule"
 	"trakr/policy"
@@ -109,7 +111,7 @@ func (s *service) facts(ctx context.Context) (drift.Facts, error) {
 
 // asDeclared refuses to start with what the policy does not declare.
 func (s *service) asDeclared(f drift.Facts) error {
-	return drift.Refusal(s.policy, drift.Compare(s.policy, f, drift.DeclaredHost))
+	return drift.Refusal(s.policy, drift.Compare(s.policy, f, egress.Host))
 }
 
 // driftChecks are doctor's: one for each difference, or one that says that there is none.
@@ -120,11 +122,20 @@ func (s *service) driftChecks(ctx context.Context) []finding {
 		return []finding{{name, "unknown", err.Error()}}
 	}
 	var out []finding
-	for _, d := range drift.Compare(s.policy, f, drift.DeclaredHost) {
+	for _, d := range drift.Compare(s.policy, f, egress.Host) {
 		out = append(out, finding{name, "fail", d.String()})
 	}
 	if out == nil {
 		out = []finding{{name, "pass", ""}}
 	}
 	return out
+}
+
+// hostOf is an address's host; the rest of it may be a secret.
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
 }

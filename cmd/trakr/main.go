@@ -114,7 +114,7 @@ func (a *app) root() *cobra.Command {
 		return usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(a.serveCommand(), a.migrateCommand(), a.doctorCommand(), a.policyCommand(), a.simulateCommand(), a.sweepCommand(), a.findingCommand(),
-		a.reportCommand(), a.auditCommand(), a.verifyCommand(), a.tenantCommand(), a.deletionCommand(), a.holdCommand(), a.tokenCommand(), a.keysCommand(), a.erasureCommand(), a.restoreCommand(), a.versionCommand())
+		a.reportCommand(), a.auditCommand(), a.verifyCommand(), a.tenantCommand(), a.deletionCommand(), a.outboxCommand(), a.holdCommand(), a.tokenCommand(), a.keysCommand(), a.erasureCommand(), a.restoreCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		strictArgs(c)
 	}

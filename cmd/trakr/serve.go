@@ -122,6 +122,10 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	if err != nil {
 		return err
 	}
+	teller, err := a.sender(s, tel.Meter)
+	if err != nil {
+		return err
+	}
 	if err := sweep.Measure(tel.Meter, s.sweeps); err != nil {
 		return err
 	}
@@ -146,6 +150,9 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	background.Go(func() { seq.Run(working) })
 	background.Go(func() { s.finishSoon(working) })
 	background.Go(func() { s.holding.run(working) })
+	if teller != nil {
+		background.Go(func() { s.tell(working, teller) })
+	}
 	if relay != nil {
 		background.Go(func() { relay.Run(working) })
 	}

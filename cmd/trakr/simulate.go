@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -10,8 +13,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"trakr/internal/config"
 	"trakr/internal/lifecycle"
 	"trakr/internal/simulate"
+	"trakr/internal/webhook"
 )
 
 func (a *app) simulateCommand() *cobra.Command {
@@ -102,6 +107,7 @@ func (a *app) simulateCommand() *cobra.Command {
 	f.StringArrayVar(&answers, "answer", nil, "what the API says about a workspace after the story: WORKSPACE=STATUS[@DURATION], e.g. 3=404@24h")
 	f.DurationVar(&c.Stay, "stay", 0, "how long the API goes on answering after the story, e.g. 168h")
 	f.IntVar(&c.Concurrency, "concurrency", 4, "callbacks at a time")
+	cmd.AddCommand(a.receiverCommand())
 	return cmd
 }
 
@@ -115,4 +121,58 @@ func (a *app) simulationToken(ctx context.Context) (lifecycle.Secret, error) {
 	why := reasonFlags{code: string(lifecycle.ServiceOperation)}
 	t, _, err := s.tokens.Create(ctx, why.access(), lifecycle.RoleService, "simulate", 15*time.Minute)
 	return t, err
+}
+
+// receiverCommand is a small end service of its own, to try the outbox against.
+func (a *app) receiverCommand() *cobra.Command {
+	var listen string
+	c := &cobra.Command{
+		Use: "receiver", Short: "Act as the end service on this machine", Args: cobra.NoArgs,
+		Long: "Takes the events that the service sends to its end service, verifies their signatures, keeps what they\n" +
+			"disclose in memory, deletes it at the notice of an erasure, and answers what it holds of somebody.\n" +
+			"Its key is TRAKR_END_SERVICE_SECRET, else one for development that everybody knows.",
+		Example: "  trakr simulate receiver\n" +
+			"  TRAKR_END_SERVICE_URL=http://127.0.0.1:8091" + simulate.EventsPath + " TRAKR_END_SERVICE_SECRET=" + simulate.DevEndSecret + " trakr serve --dev\n" +
+			"  curl -d '{\"tenant_id\":\"5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11\"}' http://127.0.0.1:8091/holds",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !config.Loopback("http://" + listen) {
+				return usageError{errors.New("--listen is an address of this machine, such as 127.0.0.1:8091")}
+			}
+			secret := lifecycle.NewSecret(simulate.DevEndSecret)
+			for _, v := range a.environ {
+				if given, ok := strings.CutPrefix(v, "TRAKR_END_SERVICE_SECRET="); ok && given != "" {
+					secret = lifecycle.NewSecret(given)
+				}
+			}
+			key, err := webhook.ParseKey(secret)
+			if err != nil {
+				return usageError{fmt.Errorf("TRAKR_END_SERVICE_SECRET %w", err)}
+			}
+			l, err := net.Listen("tcp", listen)
+			if err != nil {
+				return inUse("--listen", err)
+			}
+			r := simulate.NewReceiver(key, a.now)
+			srv := &http.Server{Handler: r, ReadHeaderTimeout: 5 * time.Second}
+			ended := make(chan error, 1)
+			go func() { ended <- srv.Serve(l) }()
+			fmt.Fprintf(a.err, "The simulated end service takes events at http://%s%s until Ctrl-C.\n", l.Addr(), simulate.EventsPath)
+			select {
+			case err := <-ended:
+				return err
+			case <-cmd.Context().Done():
+			}
+			stop, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			err = srv.Shutdown(stop)
+			told := r.Told()
+			if a.json {
+				return errors.Join(err, a.printJSON(told))
+			}
+			_, werr := fmt.Fprintf(a.out, "%+v\n", told)
+			return errors.Join(err, werr)
+		},
+	}
+	c.Flags().StringVar(&listen, "listen", "127.0.0.1:8091", "address on this machine")
+	return c
 }

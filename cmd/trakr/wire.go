@@ -25,6 +25,7 @@ import (
 	"trakr/internal/deletion"
 	"trakr/internal/devpg"
 	"trakr/internal/drift"
+	"trakr/internal/egress"
 	"trakr/internal/erasure"
 	"trakr/internal/keyring"
 	"trakr/internal/ledger"
@@ -39,6 +40,7 @@ import (
 	"trakr/internal/store/holds"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/liveness"
+	"trakr/internal/store/outbox"
 	"trakr/internal/store/requests"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
@@ -89,6 +91,10 @@ type service struct {
 	deletions *deletion.Service
 	environ   []string
 	scheduled []drift.Job // what the running scheduler has; nil before
+
+	outbox  *outbox.Store
+	guard   *egress.Guard // what may be told to the end service; nil: there is none
+	entered chan struct{} // something was entered for it
 
 	tracer    trace.TracerProvider
 	newKeys   bool
@@ -256,6 +262,9 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if s.door, err = tenants.New(ctx, s.db, keys, s.policy, s.audit); err != nil {
 		return err
 	}
+	if err := s.telling(); err != nil {
+		return err
+	}
 	s.inventory, s.tokens = inventory.New(s.db), tokens.New(s.db, now)
 	s.erasures = erasures.New(s.db, now)
 	if s.serving {
@@ -289,7 +298,11 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	s.reports = &location.Reporter{Policy: s.policy, Statement: s.statement, Scopes: scopes, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
+	hosts := []reports.HostFacts{}
+	for _, e := range endpoints(s.cfg, s.environ) {
+		hosts = append(hosts, reports.HostFacts{Setting: e.Setting, Host: hostOf(e.Address), Declared: egress.Host(s.policy, e.To, e.Address) == nil})
+	}
+	s.reports = &location.Reporter{Hosts: hosts, Policy: s.policy, Statement: s.statement, Scopes: scopes, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
 		Jobs: s.jobNames(), Heartbeats: s.beats}
 	return nil
 }
@@ -307,9 +320,9 @@ func (s *service) requests(now func() time.Time) (err error) {
 
 // passes are the kinds of sweep there are. Making one only keeps what it is given.
 func (s *service) passes() []sweep.Pass {
-	return []sweep.Pass{sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy),
+	return []sweep.Pass{sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy).Telling(s.outbox),
 		sweep.NewLiveness(liveness.New(s.db), s.policy, s.door, s.client, byProbe{s.eraser}), sweep.NewRetention(s.sweeps, s.policy, s.door),
-		s.integrity, sweep.NewMinimisation(s.sweeps, s.policy), sweep.NewDrift(s.policy, drift.DeclaredHost, s.facts)}
+		s.integrity, sweep.NewMinimisation(s.sweeps, s.policy), sweep.NewDrift(s.policy, egress.Host, s.facts)}
 }
 
 // sweepKinds lists them for help and completion.

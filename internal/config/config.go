@@ -77,6 +77,11 @@ type Config struct {
 	WebhookURL lifecycle.Secret `env:"TRAKR_WEBHOOK_URL"`
 	// WebhookSecret signs what it is told (Standard Webhooks, whsec_…).
 	WebhookSecret lifecycle.Secret `env:"TRAKR_WEBHOOK_SECRET"`
+	// EndServiceURL is where our end service takes events about tenants. Its host must
+	// be declared in the policy. Default: nobody is told.
+	EndServiceURL string `env:"TRAKR_END_SERVICE_URL"`
+	// EndServiceSecret signs what it is told (Standard Webhooks, whsec_…).
+	EndServiceSecret lifecycle.Secret `env:"TRAKR_END_SERVICE_SECRET"`
 	// BitbucketAPIURL is the origin asked for proof of possession.
 	BitbucketAPIURL string `env:"TRAKR_BITBUCKET_API_URL"`
 	// DevSkipProof accepts a first install without proof of possession. For
@@ -104,7 +109,7 @@ const (
 )
 
 // reserved are names of later versions: setting one must not be silently without effect.
-var reserved = []string{"TRAKR_FORGE_APP_ID", "TRAKR_FORGE_JWKS_URL", "TRAKR_END_SERVICE_URL", "TRAKR_END_SERVICE_SECRET"}
+var reserved = []string{"TRAKR_FORGE_APP_ID", "TRAKR_FORGE_JWKS_URL"}
 
 // Variables lists the environment's names, for documentation and its check.
 func Variables() []string {
@@ -251,6 +256,15 @@ func (c *Config) check() []error {
 	}
 	if !c.KeysWrapToken.Empty() && c.KeysWrapTokenFile != "" {
 		fault("TRAKR_KEYS_WRAP_TOKEN and TRAKR_KEYS_WRAP_TOKEN_FILE say the same; set one")
+	}
+	if c.EndServiceURL != "" && !endpoint(c.EndServiceURL) {
+		fault("TRAKR_END_SERVICE_URL must be an https URL; http is for this machine only")
+	}
+	if (c.EndServiceURL == "") != c.EndServiceSecret.Empty() {
+		fault("TRAKR_END_SERVICE_URL and TRAKR_END_SERVICE_SECRET go together: set both or neither")
+	}
+	if _, err := webhook.ParseKey(c.EndServiceSecret); err != nil && !c.EndServiceSecret.Empty() {
+		fault("TRAKR_END_SERVICE_SECRET %v", err)
 	}
 	if c.DevSkipProof && !Loopback(c.BaseURL) {
 		fault("TRAKR_DEV_SKIP_PROOF is for development; with a public TRAKR_BASE_URL it would let anyone install")

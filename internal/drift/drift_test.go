@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"trakr/internal/drift"
+	"trakr/internal/egress"
 	"trakr/internal/lifecycle"
 	"trakr/policy"
 )
@@ -40,7 +41,7 @@ func agreed(t *testing.T) (*policy.Policy, drift.Facts) {
 }
 
 func compare(p *policy.Policy, f drift.Facts) []drift.Difference {
-	return drift.Compare(p, f, drift.DeclaredHost)
+	return drift.Compare(p, f, egress.Host)
 }
 
 func TestAServiceThatIsWhatItsPolicySaysHasNoDifference(t *testing.T) {
@@ -73,7 +74,7 @@ func TestEachDifferenceIsNamedWithAWayOut(t *testing.T) {
 		"another's host": {func(_ *policy.Policy, f *drift.Facts) {
 			f.Endpoints[2].Address = "https://u:MARKER@api.bitbucket.org/x"
 		}, "host TRAKR_WEBHOOK_URL: the policy does not declare the host api.bitbucket.org for findings", true},
-		"no host": {func(_ *policy.Policy, f *drift.Facts) { f.Endpoints[2].Address = "MARKER" }, "host TRAKR_WEBHOOK_URL: the address has no host", true},
+		"no host": {func(_ *policy.Policy, f *drift.Facts) { f.Endpoints[2].Address = "MARKER" }, "host TRAKR_WEBHOOK_URL: the address of findings has no host", true},
 		"a database": {func(_ *policy.Policy, f *drift.Facts) {
 			f.Databases[0].Address = "postgres://u:MARKER@x.rds.amazonaws.com/trakr"
 		}, "host TRAKR_DATABASE_URL: the policy does not declare the host x.rds.amazonaws.com for any database", true},

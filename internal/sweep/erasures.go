@@ -8,6 +8,7 @@ import (
 	"trakr/internal/erasure"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/erasures"
+	"trakr/internal/store/outbox"
 	"trakr/internal/store/sweeps"
 	"trakr/policy"
 )
@@ -21,10 +22,35 @@ const Erasures = "erasures"
 type ErasurePass struct {
 	eraser *erasure.Eraser
 	policy *policy.Policy
+	outbox *outbox.Store // nil: nobody is told
 }
 
 // NewErasures returns the pass.
-func NewErasures(e *erasure.Eraser, p *policy.Policy) *ErasurePass { return &ErasurePass{e, p} }
+func NewErasures(e *erasure.Eraser, p *policy.Policy) *ErasurePass {
+	return &ErasurePass{eraser: e, policy: p}
+}
+
+// Telling has the pass also look for what the end service did not take for days.
+func (p *ErasurePass) Telling(o *outbox.Store) *ErasurePass {
+	p.outbox = o
+	return p
+}
+
+// deadLetters counts them; nil where nobody is told.
+func (p *ErasurePass) deadLetters(ctx context.Context, o Order) (*sweeps.Check, error) {
+	if p.outbox == nil {
+		return nil, nil
+	}
+	n, err := p.outbox.Counts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &sweeps.Check{Store: "database", Table: "trakr.outbox", Column: "dead letters", Disposition: sweeps.Checked, CheckedAt: o.Now, Severity: sweeps.High, Rows: n.Dead + n.DeadNotices}
+	if c.Rows > 0 {
+		c.Ground = fmt.Sprintf("the end service did not take them for days, %d of them notices of an erasure; see: trakr outbox list", n.DeadNotices)
+	}
+	return c, nil
+}
 
 // Kind implements Pass.
 func (*ErasurePass) Kind() string { return Erasures }
@@ -51,6 +77,12 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 	waiting.Disposition, waiting.Ground = sweeps.Retained, "begun, within the deadline, and finished by one of the next passes"
 	held.Disposition, held.Ground = sweeps.Retained, "a legal hold keeps what is held; its release or end erases it"
 	all := []*sweeps.Check{ledger, late, remains, held, waiting, recipient}
+	switch dead, err := p.deadLetters(ctx, o); {
+	case err != nil:
+		return Found{}, err
+	case dead != nil:
+		all = append(all, dead)
+	}
 	found := func() Found {
 		f := Found{SnapshotAt: o.Now}
 		for _, c := range all {
