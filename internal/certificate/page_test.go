@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -190,5 +191,34 @@ func TestThePDFIsWhole(t *testing.T) {
 	}
 	if n := strings.Count(text, "/Type /Page\n"); n < 3 {
 		t.Errorf("%d pages", n)
+	}
+}
+
+// Each page says which of how many it is, and the note that is copied by hand is in one
+// piece, wherever on a page it would begin.
+func TestThePDFsPagesBelongTogether(t *testing.T) {
+	l := newLog(t, "trakr-audit/test", 1)
+	c := l.erased(t, 1)
+	note := strings.TrimSpace(c.Audit.Checkpoint)
+	end, moved := note[len(note)-20:], map[int]bool{}
+	for range 30 {
+		c.Retained = append(c.Retained, certificate.Retained{What: "x", Ground: "a ground", Until: "a day"})
+		text := string(render(t, l.issue(t, c), certificate.PDF))
+		pages := strings.Count(text, "/Type /Page\n")
+		for i := 1; i <= pages; i++ {
+			if want := fmt.Sprintf("page %d of %d ", i, pages); !strings.Contains(shown(text), want) {
+				t.Fatalf("no %q", want)
+			}
+		}
+		for i, stream := range strings.Split(text, "endstream") {
+			if strings.Contains(stream, "The signed checkpoint of the log:") {
+				if moved[i] = true; !strings.Contains(stream, end) {
+					t.Errorf("the note is torn with %d rows", len(c.Retained))
+				}
+			}
+		}
+	}
+	if len(moved) < 2 {
+		t.Error("the note never came to a page's end")
 	}
 }

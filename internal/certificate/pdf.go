@@ -35,11 +35,13 @@ func (c Certificate) pdf() ([]byte, error) {
 	f.SetMargins(pdfMargin, pdfMargin, pdfMargin)
 	f.SetAutoPageBreak(false, 0)
 	f.SetAttachments([]fpdf.Attachment{{Content: j, Filename: "certificate.json", Description: "The signed certificate"}})
+	const pages = "\x02pages" // stands for their number; no text has it, see writer.text
+	f.AliasNbPages(pages)
 	w := writer{f: f}
 	f.SetFooterFunc(func() {
 		f.SetXY(pdfMargin, -13)
 		w.font("", 7.5, soft)
-		f.CellFormat(pdfWidth, 4, w.text(fmt.Sprintf("%s %s – page %d", pageTitle, c.CertificateID, f.PageNo())), "", 0, "L", false, 0, "")
+		f.CellFormat(pdfWidth, 4, w.text(fmt.Sprintf("%s %s – page %d of ", pageTitle, c.CertificateID, f.PageNo()))+pages, "", 0, "L", false, 0, "")
 	})
 	f.AddPage()
 	w.page(c.page())
@@ -113,15 +115,25 @@ func (w *writer) page(p page) {
 		w.paragraph(fmt.Sprintf("%d. %s", i+1, step), 4.5)
 	}
 	w.gap(2)
-	w.paragraph("The signed checkpoint of the log:", 4.5)
-	w.f.SetFont("Courier", "", 7.5)
-	w.paragraph(strings.TrimSuffix(p.Checkpoint, "\n"), 3.8)
+	w.checkpoint(strings.TrimSuffix(p.Checkpoint, "\n"))
 	w.gap(3)
 	w.font("", 8, soft)
 	w.paragraph(p.Footer, 4)
 	if w.replaced {
 		w.paragraph("Characters that the fonts of this PDF lack are shown as question marks; the attached certificate.json has them.", 4)
 	}
+}
+
+// checkpoint writes the signed note in one piece, with room for the page's footer after
+// it: it is copied by hand to be compared.
+func (w *writer) checkpoint(note string) {
+	const title, h, footer = 4.5, 3.8, 11.0
+	w.f.SetFont("Courier", "", 7.5)
+	w.room(title + h*float64(len(w.lines(note, pdfWidth))) + footer)
+	w.font("", 9, ink)
+	w.paragraph("The signed checkpoint of the log:", title)
+	w.f.SetFont("Courier", "", 7.5)
+	w.paragraph(note, h)
 }
 
 func (w *writer) gap(h float64) { w.f.SetY(w.f.GetY() + h) }

@@ -339,7 +339,7 @@ func TestDatabaseDownIs503AndNeverANewTenant(t *testing.T) {
 
 func TestPayloadsAreLimitedAndRefusedByPointer(t *testing.T) {
 	w := newWorld(t)
-	x := invent("limit")
+	x, before := invent("limit"), len(w.Events()) // the ledger was bound
 	if r := w.deliver(installed, "", `{"x":"`+strings.Repeat("limit", 14000)+`"}`); r.status != http.StatusRequestEntityTooLarge || r.kind() != "payload-too-large" {
 		t.Errorf("70 KB: %d %s", r.status, r.body)
 	}
@@ -347,8 +347,8 @@ func TestPayloadsAreLimitedAndRefusedByPointer(t *testing.T) {
 	if r.status != http.StatusBadRequest || r.kind() != "payload-invalid" || !strings.Contains(r.body, `"/sharedSecret"`) || strings.Contains(r.body, "limit") {
 		t.Errorf("without a secret: %d %s", r.status, r.body)
 	}
-	if w.bitbucket.calls != 0 || w.Int(`SELECT count(*) FROM trakr.audit_events`) != 0 {
-		t.Error("a payload that cannot be read reached Bitbucket or the audit")
+	if n := w.Int(`SELECT count(*) FROM trakr.audit_events`); w.bitbucket.calls != 0 || n != int64(before) {
+		t.Errorf("a payload that cannot be read reached Bitbucket (%d calls) or the audit (%d events)", w.bitbucket.calls, n)
 	}
 }
 

@@ -94,15 +94,15 @@ func TestACleanSweepStoresTheZeroOfEveryTable(t *testing.T) {
 	if r.Result != sweeps.Clean || len(r.Findings) != 0 {
 		t.Fatalf("%s with %d findings", r.Result, len(r.Findings))
 	}
-	for table, want := range map[string]sweeps.Disposition{"trakr.tenant_fields": sweeps.Checked, "trakr.replay_guard": sweeps.Checked,
+	for table, want := range map[string]sweeps.Disposition{"trakr.tenant_fields": sweeps.Checked, "trakr.replay_guard": sweeps.Checked, "trakr.outbox_payloads": sweeps.Checked,
 		"trakr.tenants": sweeps.Retained, "trakr.erasures": sweeps.Retained, "trakr.audit_events": sweeps.Retained} {
 		c := check(r, table)
 		if c.Disposition != want || (want == sweeps.Checked && c.Rows != 0) || len(c.PredicateDigest) != 64 {
 			t.Errorf("%s: %+v", table, c)
 		}
 	}
-	if n := e.Int(`SELECT count(*) FROM trakr.sweep_results WHERE run_id = $1 AND rows = 0 AND disposition = 'checked'`, r.ID); n != 3 {
-		t.Errorf("%d zeros stored, want 3", n)
+	if n := e.Int(`SELECT count(*) FROM trakr.sweep_results WHERE run_id = $1 AND rows = 0 AND disposition = 'checked'`, r.ID); n != 4 {
+		t.Errorf("%d zeros stored, want 4", n)
 	}
 	if n := e.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'sweep.run' AND correlation_id = $1`, r.ID); n != 1 {
 		t.Error("the run is not in the audit")
