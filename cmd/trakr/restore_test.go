@@ -46,6 +46,7 @@ func TestARestoredDumpIsErasedAgainBeforeAnythingIsServed(t *testing.T) {
 	m.jsonOf(&hold, "hold", "place", held.tenant, "--ground", "authority_order", "--until", time.Now().Add(24*time.Hour).UTC().Format(time.RFC3339), "--reason-ref", "LEG-7", "--json")
 	held.uninstall()
 	gone.uninstall()
+	m.awaitPlace(gone.tenant) // the checkpoint outside the database knows of it
 	m.stop(c)
 	lines := m.ledgerLines()
 	if len(lines) != 4 {
@@ -111,7 +112,31 @@ func TestARestoredDumpIsErasedAgainBeforeAnythingIsServed(t *testing.T) {
 	if s := m.trakr(exitClean, "restore", "replay"); !strings.Contains(s, "0 tenants had come back") {
 		t.Errorf("a second replay: %s", s)
 	}
+	// What is tied stays tied, and only a person with a ticket ties.
+	m.trakr(exitUsage, "restore", "bind-ledger")
+	if s := m.trakr(exitClean, "restore", "bind-ledger", "--reason-ref", "OPS-13"); !strings.Contains(s, "is tied to the ledger") {
+		t.Errorf("binding again: %s", s)
+	}
 	m.stop(c)
+}
+
+// awaitPlace waits until the deletion of a tenant stands in the log.
+func (m *machine) awaitPlace(tenant string) {
+	m.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		var newest struct {
+			Events []struct {
+				LogIndex *int64 `json:"log_index"`
+			}
+		}
+		m.jsonOf(&newest, "audit", "list", "--tenant", tenant, "--action", "tenant.erase", "--limit", "1", "--json")
+		if len(newest.Events) == 1 && newest.Events[0].LogIndex != nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.t.Fatal("the deletion got no place in the log")
+		}
+	}
 }
 
 func must(t *testing.T, err error) {
