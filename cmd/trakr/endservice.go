@@ -27,7 +27,7 @@ func (s *service) telling() (err error) {
 		return nil
 	}
 	if err := egress.Host(s.policy, policy.ToEndService, s.cfg.EndServiceURL); err != nil {
-		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w", err)
+		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w; correct it, or add the host under egress in the policy", err)
 	}
 	if s.guard, err = egress.New(s.policy, policy.ToEndService, s.cfg.BaseURL); err != nil {
 		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w", err)

@@ -170,7 +170,7 @@ func (v *vaultOfTenants) load() (stop func()) {
 	}
 	wg.Go(func() {
 		for k := 0; ctx.Err() == nil; k++ {
-			v.install(ctx, client, fmt.Sprint("arrival-", k))
+			v.install(v.t.Context(), client, fmt.Sprint("arrival-", k)) // one that is under way is finished
 			time.Sleep(50 * time.Millisecond)
 		}
 	})

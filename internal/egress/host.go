@@ -25,7 +25,7 @@ func Host(p *policy.Policy, to policy.Destination, address string) error {
 	if d, ok := p.Destination(to); ok && slices.ContainsFunc(d.Hosts, func(h string) bool { return strings.EqualFold(h, host) }) {
 		return nil
 	}
-	return fmt.Errorf("the policy does not declare the host %s for %s: nothing may be sent there; correct the setting, or add the host under egress in the policy", host, to)
+	return fmt.Errorf("the policy does not declare the host %s for %s", host, to)
 }
 
 // ThisMachine reports whether the URL's host is this machine itself.
