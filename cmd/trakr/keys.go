@@ -17,6 +17,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/rotation"
 	"trakr/internal/store"
+	"trakr/internal/store/tenants"
 )
 
 // keySource is where the settings say that the keyring is, and what wraps it.
@@ -180,7 +181,7 @@ func (a *app) keysAdd() *cobra.Command {
 
 // keysUsage tells what the command line lacks from what went wrong.
 func keysUsage(err error) error {
-	if errors.Is(err, keyring.ErrNotAFile) {
+	if errors.Is(err, keyring.ErrNotInPlace) && !errors.Is(err, rotation.ErrElsewhere) {
 		return usageError{fmt.Errorf("%w; say where: --out FILE, or --out - for standard output", err)}
 	}
 	if errors.Is(err, rotation.ErrElsewhere) || errors.Is(err, fs.ErrNotExist) {
@@ -200,11 +201,13 @@ func (a *app) keysRotate() *cobra.Command {
 			"2. makes it the active one: nothing can be written with the old one any more, in the database's own word;\n" +
 			"3. seals every value anew, tenant by tenant with an audit event each, while reads and callbacks go on;\n" +
 			"4. has the database count that nothing is sealed with the old key, takes that out of the keyring, and\n" +
-			"   records it.\n" +
+			"   records it. While messages that the old key sealed wait for the end service it stays, and this is a\n" +
+			"   finding: run it again when they are delivered.\n" +
 			"Killed or failed anywhere, nothing is lost: run it again, and it finishes before anything else. The file is\n" +
 			"replaced whole, with owner and mode as they were.\n\n" +
 			"Services with copies of the keyring: after step 1 it stops and says so; hand them the new file, restart\n" +
-			"them, run it again. Where TRAKR_KEYS holds the text itself, or the file cannot be changed:\n" +
+			"them, run it again. Where TRAKR_KEYS holds the text itself, or names a copy in memory\n" +
+			"(below /run: systemd, container secrets), it is not changed in place:\n" +
 			"  trakr keys add --out FILE, give FILE's keyring to every service and to this command,\n" +
 			"  trakr keys rotate --out FILE2, give FILE2's to them, trakr keys rotate (records that the old one is gone).\n" +
 			"No order of these steps leaves a running service with values that it cannot open: the wrong one is refused.\n\n" +
@@ -248,7 +251,7 @@ func (a *app) keysRotate() *cobra.Command {
 				return err
 			}
 			done, err := r.Run(ctx, why.access())
-			if errors.Is(err, rotation.ErrUnopened) {
+			if errors.Is(err, rotation.ErrUnopened) || errors.Is(err, tenants.ErrStillSeals) {
 				fmt.Fprintln(a.err, "trakr:", err)
 				err = errFinding
 			}
@@ -329,26 +332,32 @@ func (a *app) showDone(d rotation.Done, out string) error {
 }
 
 func (a *app) keysWrap() *cobra.Command {
-	return &cobra.Command{
+	var out string
+	c := &cobra.Command{
 		Use: "wrap", Short: "Wrap the keyring's file by the key that TRAKR_KEYS_WRAP names", Args: cobra.NoArgs,
 		Long: "The file is encrypted with a key of its own, and that one by the key server, which never sees the keyring.\n" +
 			"From then on the service needs both at its start. The file is replaced whole; copies in clear stay where\n" +
 			"they are: destroy them, or keep one offline against the loss of the key server's key.",
 		Example: "  TRAKR_KEYS_WRAP=hcvault://vault.example.com/transit/keys/trakr TRAKR_KEYS_WRAP_TOKEN_FILE=/run/vault-token trakr keys wrap",
-		RunE:    func(*cobra.Command, []string) error { return a.rewrap(true) },
+		RunE:    func(*cobra.Command, []string) error { return a.rewrap(true, out) },
 	}
+	c.Flags().StringVar(&out, "out", "", "file to write instead, or - for standard output")
+	return c
 }
 
 func (a *app) keysUnwrap() *cobra.Command {
-	return &cobra.Command{
+	var out string
+	c := &cobra.Command{
 		Use: "unwrap", Short: "Keep the keyring's file in clear again", Args: cobra.NoArgs,
 		Long:    "Unset TRAKR_KEYS_WRAP afterwards: with it a keyring in clear is refused.",
 		Example: "  trakr keys unwrap",
-		RunE:    func(*cobra.Command, []string) error { return a.rewrap(false) },
+		RunE:    func(*cobra.Command, []string) error { return a.rewrap(false, out) },
 	}
+	c.Flags().StringVar(&out, "out", "", "file to write instead, or - for standard output")
+	return c
 }
 
-func (a *app) rewrap(wrapped bool) error {
+func (a *app) rewrap(wrapped bool, out string) error {
 	cfg, err := a.config(false)
 	if err != nil {
 		return err
@@ -365,6 +374,13 @@ func (a *app) rewrap(wrapped bool) error {
 		from.Wrap = ""
 	} else {
 		to = ""
+	}
+	if out != "" {
+		b, err := from.Rewrapped(to)
+		if err != nil {
+			return keysUsage(err)
+		}
+		return a.writeKeyring(out, b)
 	}
 	if err := from.Rewrap(to); err != nil {
 		return keysUsage(err)

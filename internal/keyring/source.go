@@ -28,8 +28,39 @@ type Source struct {
 	Server registry.KMSClient
 }
 
-// ErrNotAFile means that the keyring was given as text and cannot be changed in place.
-var ErrNotAFile = errors.New("TRAKR_KEYS holds the keyring itself and not a file, so it cannot be changed in place")
+// ErrNotInPlace means that a change of the keyring would not last where it is.
+var ErrNotInPlace = errors.New("it cannot be changed in place")
+
+// InPlace tells why the keyring must not be changed where it is: as text in the
+// environment it cannot, and a file in memory is a copy of another one, which would be
+// what the next start reads. It is nil where a change lasts.
+func (s Source) InPlace() error {
+	if !s.InFile() {
+		return fmt.Errorf("TRAKR_KEYS holds the keyring itself and not a file: %w", ErrNotInPlace)
+	}
+	path, err := filepath.EvalSymlinks(s.At)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return fmt.Errorf("opening the keyring: %w", err)
+	}
+	if inMemory(path) {
+		return fmt.Errorf("the keyring %s is a copy in memory, and a change would be gone with it: %w", s.At, ErrNotInPlace)
+	}
+	return nil
+}
+
+// inMemory tells by its name a file that is gone at the next boot (hier(7)): systemd's
+// credentials and runtime directories and containers' secrets are there.
+func inMemory(path string) bool {
+	for _, dir := range []string{"/run/", "/var/run/", "/dev/shm/"} {
+		if strings.HasPrefix(path, dir) {
+			return true
+		}
+	}
+	return false
+}
 
 // InFile reports whether the keyring is kept in a file.
 func (s Source) InFile() bool { return !strings.HasPrefix(strings.TrimSpace(s.At), "{") }
@@ -261,15 +292,28 @@ func (s Source) changed(stored []byte, change Change, to Source) ([]byte, error)
 func (s Source) Edit(change Change) error { return s.edit(change, s) }
 
 // Rewrap changes by what the keyring in the file is wrapped; "" is by nothing.
-func (s Source) Rewrap(to string) error {
-	next := s
-	next.Wrap = to
-	return s.edit(func(*keysets) error { return nil }, next)
+func (s Source) Rewrap(to string) error { return s.edit(unchanged, s.wrappedBy(to)) }
+
+// Rewrapped is Rewrap for a keyring that cannot be changed in place: it returns the
+// stored form.
+func (s Source) Rewrapped(to string) ([]byte, error) {
+	stored, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	return s.changed(stored, unchanged, s.wrappedBy(to))
+}
+
+func unchanged(*keysets) error { return nil }
+
+func (s Source) wrappedBy(uri string) Source {
+	s.Wrap = uri
+	return s
 }
 
 func (s Source) edit(change Change, to Source) error {
-	if !s.InFile() {
-		return ErrNotAFile
+	if err := s.InPlace(); err != nil {
+		return err
 	}
 	path, err := filepath.EvalSymlinks(s.At)
 	if err != nil {

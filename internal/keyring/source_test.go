@@ -150,6 +150,23 @@ func TestAnEditKeepsOwnerModeAndLinkAndLeavesTheFileWholeWhenItFails(t *testing.
 	}
 }
 
+// What a change would be lost in is not changed: the next start reads something else.
+func TestACopyInMemoryIsNotChangedInPlace(t *testing.T) {
+	for path, memory := range map[string]bool{"/run/trakr/keys.json": true, "/run/secrets/keys": true, "/dev/shm/k": true, "/etc/trakr/keys.json": false, "/var/lib/run/keys.json": false} {
+		if keyring.InMemory(path) != memory {
+			t.Errorf("%s: %v", path, !memory)
+		}
+	}
+	text := keyring.Source{At: string(must[[]byte](t)(keyring.Marshal()))}
+	var id keyring.KeyID
+	if err := text.Edit(keyring.AddFieldKey(&id)); !errors.Is(err, keyring.ErrNotInPlace) {
+		t.Errorf("a text: %v", err)
+	}
+	if b := must[[]byte](t)(text.Changed(keyring.AddFieldKey(&id))); !strings.Contains(string(b), id.String()) {
+		t.Error("the changed text lacks the key")
+	}
+}
+
 // Readers never see anything but a whole keyring, and no edit is lost.
 func TestEditsAtTheSameTimeAreAllThere(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.json")
@@ -386,6 +403,9 @@ func TestAWrappedKeyringOpensOnlyWithTheKeyServer(t *testing.T) {
 	}
 	if b := must[[]byte](t)(os.ReadFile(path + ".new")); bytes.Contains(b, []byte("keyData")) {
 		t.Error("a new keyring was stored in clear")
+	}
+	if b := must[[]byte](t)(wrapped.Rewrapped("")); !bytes.Contains(b, []byte("keyData")) {
+		t.Error("unwrapped elsewhere, it is not in clear")
 	}
 	if err := wrapped.Rewrap(""); err != nil {
 		t.Fatal(err)

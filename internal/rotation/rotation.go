@@ -7,7 +7,8 @@
 // it is run again; and that the old key is destroyed only after the database counted
 // that nothing is sealed with it. The key is gone from the keyring then: copies of the
 // old keyring, and backups of the database from before, are not its business. It keeps
-// digest and signing keys as they are.
+// digest and signing keys as they are, and waits with the destruction for what the end
+// service has not taken yet.
 package rotation
 
 import (
@@ -160,14 +161,23 @@ func (r *Rotation) Run(ctx context.Context, a lifecycle.Access) (Done, error) {
 
 // ErrElsewhere means that the keyring is not changed in place, and what that needs is
 // missing.
-var ErrElsewhere = errors.New("a keyring that is not changed in place (TRAKR_KEYS holds its text, or --out is given) is rotated in steps: " +
+var ErrElsewhere = errors.New("a keyring that is not changed in place is rotated in steps: " +
 	"trakr keys add --out FILE; give FILE's keyring to every service and to this command; trakr keys rotate --out FILE2; give FILE2's to them; trakr keys rotate")
+
+func elsewhere(err error) error {
+	if errors.Is(err, keyring.ErrNotInPlace) {
+		return fmt.Errorf("%w; %w", err, ErrElsewhere)
+	}
+	return err
+}
 
 // replaceKey has a new key in the keyring and makes it the one that seals.
 func (r *Rotation) replaceKey(ctx context.Context, a lifecycle.Access, done *Done) error {
-	inPlace := r.c.Out == nil && r.c.Source.InFile()
-	if !inPlace && (done.Active == 0 || r.c.Out == nil) {
+	switch err := r.c.Source.InPlace(); {
+	case r.c.Out != nil && done.Active == 0:
 		return ErrElsewhere
+	case r.c.Out == nil && err != nil:
+		return elsewhere(err)
 	}
 	if done.Active == 0 {
 		if err := r.c.Source.Edit(keyring.AddFieldKey(&done.Active)); err != nil {
@@ -285,7 +295,8 @@ func (r *Rotation) destroy(ctx context.Context, a lifecycle.Access, done *Done) 
 			continue
 		}
 		if k.Values > 0 {
-			return fmt.Errorf("%d values are sealed with key %s, so it is kept: %w", k.Values, k.ID, tenants.ErrStillSeals)
+			return fmt.Errorf("every tenant's values are sealed with key %s; %d messages that the end service has not taken yet need key %s, so it is kept. "+
+				"Nothing is lost: run this again when they are delivered (trakr outbox list): %w", done.Active, k.Values, k.ID, tenants.ErrStillSeals)
 		}
 		held = held || k.Held
 	}
@@ -297,10 +308,10 @@ func (r *Rotation) destroy(ctx context.Context, a lifecycle.Access, done *Done) 
 		done.Handed = true
 		return r.c.Out(b) // what still has the old key is not ours to change: nothing is on record
 	}
-	if held && !r.c.Source.InFile() {
-		return fmt.Errorf("every value is sealed with key %s, and the old key is still in the keyring: %w", done.Active, ErrElsewhere)
-	}
 	if held {
+		if err := r.c.Source.InPlace(); err != nil {
+			return fmt.Errorf("every value is sealed with key %s, and the old key is still in the keyring: %w", done.Active, elsewhere(err))
+		}
 		if err := r.c.Source.Edit(keyring.KeepFieldKey(done.Active)); err != nil {
 			return err
 		}

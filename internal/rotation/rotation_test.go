@@ -470,6 +470,38 @@ func TestAValueThatDoesNotOpenKeepsTheOldKey(t *testing.T) {
 	}
 }
 
+// What the old key sealed and the end service has not taken yet is not lost: the old key
+// stays until it is gone.
+func TestWhatWaitsForTheEndServiceKeepsTheOldKey(t *testing.T) {
+	p := newPlace(t, 1)
+	var id lifecycle.TenantID
+	for id = range p.values {
+		break
+	}
+	delivery := uuid.New()
+	sealed := storetest.Must(t)(p.Keys.SealPayload(id, delivery, []byte("what is to be told"))).([]byte)
+	p.Exec(`INSERT INTO trakr.outbox (delivery_id, tenant_id, seq, kind, state, field_names, told, enqueued_at, next_attempt_at)
+		VALUES ($1, $2, 1, 'installed', 'waiting', '{client_key}', false, now(), now())`, delivery.String(), id.String())
+	p.Exec(`INSERT INTO trakr.outbox_payloads (delivery_id, tenant_id, sealed) VALUES ($1, $2, $3)`, delivery.String(), id.String(), sealed)
+	for range 2 {
+		done, err := p.rotate("")
+		if !errors.Is(err, tenants.ErrStillSeals) || !strings.Contains(err.Error(), "1 messages") || done.Destroyed {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		if _, err := p.Keys.Reload(); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := p.Keys.OpenPayload(id, delivery, sealed); err != nil || string(b) != "what is to be told" {
+			t.Fatalf("what waits does not open: %v", err)
+		}
+	}
+	p.intact("meanwhile")
+	p.Exec(`DELETE FROM trakr.outbox_payloads`)
+	if done, err := p.rotate(""); err != nil || !done.Resumed || !done.Destroyed {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
 // The database keeps the rules by itself, whoever comes.
 func TestTheDatabaseRefusesWhatTheRotationRestsOn(t *testing.T) {
 	p := newPlace(t, 1)
