@@ -257,7 +257,7 @@ func (a *app) handlers(s *service, prover httpapi.Prover, tel *telemetry.Telemet
 		return nil, nil, nil, err
 	}
 	admin, routes, err = httpapi.NewAdmin(httpapi.Admin{Holds: s.holds, Deletions: s.deletions, Erasures: s.erasures, Certifier: s.eraser, Policy: s.policy, Door: s.door, Audit: s.audit, Tokens: s.tokens, Sweeps: s.sweeps,
-		Runner: s.runner, Reports: s.reports, Ready: a.ready(s, seq), Metrics: tel.MetricsHandler(), Version: toolVersion(), Log: s.log, Observe: tel.Observe})
+		Runner: s.runner, Bitbucket: s.client, Reports: s.reports, Ready: a.ready(s, seq), Metrics: tel.MetricsHandler(), Version: toolVersion(), Log: s.log, Observe: tel.Observe})
 	return public, admin, routes, err
 }
 

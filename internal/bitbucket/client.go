@@ -1,6 +1,7 @@
-// Package bitbucket calls Bitbucket Cloud's API: today the one protected resource
-// that tells whether a shared secret is a workspace's, when it is offered (proof of
-// possession) and later (whether the app is still installed). The origin is
+// Package bitbucket calls Bitbucket Cloud's API: the one protected resource that
+// tells whether a shared secret is a workspace's, when it is offered (proof of
+// possession) and later (whether the app is still installed); and it makes tokens,
+// for one request or by exchange for an access token. The origin is
 // fixed by configuration, never taken from a payload, redirects are not followed,
 // and no error or span holds the address, which names the workspace.
 package bitbucket
@@ -22,7 +23,6 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
-	"trakr/internal/connect"
 	"trakr/internal/lifecycle"
 )
 
@@ -38,10 +38,11 @@ type Config struct {
 
 // Client calls Bitbucket.
 type Client struct {
-	c      Config
-	host   string
-	http   *http.Client
-	tracer trace.Tracer
+	c                      Config
+	host                   string
+	exchange, exchangeHost string // where access tokens are given
+	http                   *http.Client
+	tracer                 trace.Tracer
 }
 
 const (
@@ -62,7 +63,12 @@ func New(c Config) (*Client, error) {
 	if c.Timeout == 0 {
 		c.Timeout = 5 * time.Second
 	}
-	return &Client{c: c, host: u.Host, tracer: c.Tracer.Tracer("trakr/internal/bitbucket"), http: &http.Client{
+	exchange := TokenURL(c.Origin)
+	at, err := url.Parse(exchange)
+	if err != nil {
+		return nil, errors.New("the address for access tokens is none")
+	}
+	return &Client{c: c, host: u.Host, exchange: exchange, exchangeHost: at.Host, tracer: c.Tracer.Tracer("trakr/internal/bitbucket"), http: &http.Client{
 		Timeout:       c.Timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: c.Timeout},
@@ -157,10 +163,9 @@ func (c *Client) call(ctx context.Context, workspaceUUID, clientKey, secret life
 	}
 	target := c.c.Origin + strings.ReplaceAll(c.c.Resource, "{workspace}", "%7B"+id.String()+"%7D")
 	now := c.c.Now()
-	token, err := connect.Mint(connect.Claims{Issuer: lifecycle.NewSecret(c.c.AppKey), Subject: clientKey,
-		IssuedAt: now, ExpiresAt: now.Add(tokenLife), QSH: connect.QSH(http.MethodGet, target, c.c.Origin)}, secret)
+	token, _, err := c.mint(http.MethodGet, target, c.c.Origin, clientKey, secret, now)
 	if err != nil {
-		return 0, retry, errors.New("no token could be signed")
+		return 0, retry, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {

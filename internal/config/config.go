@@ -82,7 +82,8 @@ type Config struct {
 	EndServiceURL string `env:"TRAKR_END_SERVICE_URL"`
 	// EndServiceSecret signs what it is told (Standard Webhooks, whsec_…).
 	EndServiceSecret lifecycle.Secret `env:"TRAKR_END_SERVICE_SECRET"`
-	// BitbucketAPIURL is the origin asked for proof of possession.
+	// BitbucketAPIURL is the origin asked for proof of possession; bitbucket.TokenURL
+	// says where access tokens come from.
 	BitbucketAPIURL string `env:"TRAKR_BITBUCKET_API_URL"`
 	// DevSkipProof accepts a first install without proof of possession. For
 	// development only: reports and doctor show it as a failed control.

@@ -49,7 +49,9 @@ type Admin struct {
 	Tokens  *tokens.Store
 	Sweeps  *sweeps.Store
 	Runner  *sweep.Runner
-	Holds   *holds.Store
+	// Bitbucket makes tokens for other parts of the product.
+	Bitbucket Bitbucket
+	Holds     *holds.Store
 	// Deletions answers customers' deletion requests.
 	Deletions *deletion.Service
 	// Erasures and Certifier are of erasures whatever asked for them.
@@ -83,6 +85,7 @@ func NewAdmin(c Admin) (http.Handler, []Route, error) {
 	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer", Description: "trakr token create --role ROLE"}}
 	a.api = humago.New(a.mux, cfg)
 	a.tenantRoutes()
+	a.bitbucketRoutes()
 	a.auditRoutes()
 	a.logRoutes()
 	a.sweepRoutes()

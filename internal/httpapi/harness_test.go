@@ -70,13 +70,15 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-// fakeBitbucket answers the proof of possession.
+// fakeBitbucket answers every request that a known secret signed: the proof of
+// possession, the API's resources, and the exchange for an access token.
 type fakeBitbucket struct {
 	mu      sync.Mutex
 	secrets map[string]string // by workspace uuid
 	status  int               // 0: judge the token; else answer this
 	silent  bool              // take the request and say nothing
 	calls   int
+	given   string // the access token handed out last
 	origin  string
 }
 
@@ -86,6 +88,7 @@ func (f *fakeBitbucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.calls++
 	if f.silent {
 		f.mu.Unlock()
+		_, _ = io.Copy(io.Discard, r.Body) // the server sees that the client left only once the body is read
 		<-r.Context().Done()
 		f.mu.Lock()
 		return
@@ -94,11 +97,30 @@ func (f *fakeBitbucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(f.status)
 		return
 	}
+	if r.URL.Path == "/site/oauth2/access_token" {
+		f.exchange(w, r)
+		return
+	}
 	id, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/2.0/workspaces/{"), "}")
 	u, err := connect.NewVerifier(connect.Config{BaseURL: f.origin, Now: time.Now}).Inspect(r)
 	if err != nil || f.secrets[id] == "" || u.Issuer.Reveal() != "trakr" || u.Verify(lifecycle.NewSecret(f.secrets[id])) != nil {
 		w.WriteHeader(http.StatusUnauthorized)
 	}
+}
+
+// exchange finds the workspace by the client key that a token of ours names.
+func (f *fakeBitbucket) exchange(w http.ResponseWriter, r *http.Request) {
+	u, err := connect.NewVerifier(connect.Config{BaseURL: f.origin, Now: time.Now}).Inspect(r)
+	known := false
+	for _, secret := range f.secrets {
+		known = known || (err == nil && u.Issuer.Reveal() == "trakr" && u.Verify(lifecycle.NewSecret(secret)) == nil)
+	}
+	if !known || r.Method != http.MethodPost || r.PostFormValue("grant_type") != "urn:bitbucket:oauth2:jwt" {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	f.given = "access-" + uuid.NewString()
+	_, _ = w.Write([]byte(`{"access_token":"` + f.given + `","scopes":"account webhook","expires_in":7200,"token_type":"bearer"}`))
 }
 
 func (f *fakeBitbucket) set(change func(*fakeBitbucket)) {
@@ -164,7 +186,7 @@ func newWorld(t *testing.T, change ...func(*policy.Policy)) *world {
 	must(err)
 	w.deletions = deletions
 	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Holds: held, Deletions: deletions, Erasures: w.eraser.Config.Erasures, Certifier: w.eraser.Eraser, Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),
-		Runner: runner, Reports: reporter,
+		Runner: runner, Bitbucket: prover, Reports: reporter,
 		Ready:   func(context.Context) []httpapi.ReadyCheck { return w.ready },
 		Metrics: w.telemetry.MetricsHandler(), Version: "test", Log: w.telemetry.Logger, Observe: w.telemetry.Observe})
 	must(err)

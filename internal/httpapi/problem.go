@@ -34,6 +34,7 @@ var statuses = map[lifecycle.Kind]struct {
 	lifecycle.AuditUnavailable: {http.StatusServiceUnavailable, "The audit cannot be written"},
 	lifecycle.StoreUnavailable: {http.StatusServiceUnavailable, "The database does not answer"},
 	lifecycle.ProofUnavailable: {http.StatusServiceUnavailable, "Bitbucket does not answer"},
+	lifecycle.BitbucketRefused: {http.StatusConflict, "Bitbucket refuses the installation"},
 	lifecycle.KeysOutdated:     {http.StatusServiceUnavailable, "The keys are not the newest"},
 	lifecycle.Unauthenticated:  {http.StatusUnauthorized, "A valid token is needed"},
 	lifecycle.SignatureInvalid: {http.StatusUnauthorized, "The callback is not proven"},

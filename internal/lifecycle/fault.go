@@ -15,6 +15,7 @@ const (
 	AuditUnavailable Kind = "audit-unavailable" // 503: the act was refused because it could not be recorded
 	StoreUnavailable Kind = "store-unavailable" // 503: the database does not answer; never means "unknown"
 	ProofUnavailable Kind = "proof-unavailable" // 503: Bitbucket did not answer the proof of possession
+	BitbucketRefused Kind = "bitbucket-refused" // 409: Bitbucket gives no token for this installation
 	KeysOutdated     Kind = "keys-outdated"     // 503: this instance lacks the key that values are sealed with
 	Unauthenticated  Kind = "unauthenticated"   // 401: no usable bearer token
 	SignatureInvalid Kind = "signature-invalid" // 401: callback not proven, or tenant not held

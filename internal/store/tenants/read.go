@@ -78,6 +78,36 @@ func (d *Door) Installation(ctx context.Context, a lifecycle.Access, id lifecycl
 	return Installation{r.Values[lifecycle.ClientKey], r.Values[lifecycle.SharedSecret], r.Values[lifecycle.PrincipalUUID]}, err
 }
 
+// Signing is what a request to Bitbucket is signed with, and the event that records its
+// use.
+type Signing struct {
+	ClientKey, Secret lifecycle.Secret
+	EventID           uuid.UUID
+}
+
+// Signing releases it to the code that makes tokens for Bitbucket, which hands the
+// token out and the secret to nobody. Only a service may ask, for a reason that the
+// policy has for the client key, which the token names to the recipient. The read is
+// recorded, with the recipient's host, before it returns.
+//
+// Errors: those of Read.
+func (d *Door) Signing(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, recipient string) (Signing, error) {
+	fields := []lifecycle.Field{lifecycle.ClientKey, lifecycle.SharedSecret}
+	err := a.Check()
+	rule, declared := d.policy.Field(lifecycle.ClientKey)
+	if err == nil && (a.Caller.Role != lifecycle.RoleService || !declared || rule.Off || !allows(rule, a)) {
+		err = lifecycle.Fail(lifecycle.FieldNotAllowed, "The policy does not release the client key, which a token names, to this role for this reason; nothing was signed.",
+			lifecycle.At("/reason/code", "not a reason for which the policy releases client_key"))
+	}
+	if err != nil {
+		e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Denied)
+		e.TenantID, e.FieldNames = id, fields
+		return Signing{}, d.deny(ctx, e, err)
+	}
+	r, err := d.releaseTo(ctx, a, id, fields, recipient)
+	return Signing{r.Values[lifecycle.ClientKey], r.Values[lifecycle.SharedSecret], r.EventID}, err
+}
+
 // NoSecret stands for Secret when no live tenant has the subject: it commits an
 // equal event, in one statement of the same kind, and returns a secret that nobody
 // has. So neither the answer nor its time tells which tenants are held.
@@ -143,23 +173,28 @@ func known(fields []lifecycle.Field) []lifecycle.Field {
 // that is gone from it since the row was read: then both are read once more, which is
 // another read in the audit.
 func (d *Door) release(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field) (Reading, error) {
-	r, err := d.releaseOnce(ctx, a, id, fields)
+	return d.releaseTo(ctx, a, id, fields, "")
+}
+
+// releaseTo is release of values that go on to a recipient's host.
+func (d *Door) releaseTo(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field, recipient string) (Reading, error) {
+	r, err := d.releaseOnce(ctx, a, id, fields, recipient)
 	if !errors.As(err, new(*keyring.MissingKey)) {
 		return r, err
 	}
 	if err := d.newKeys(ctx); err != nil {
 		return Reading{}, fmt.Errorf("reading a tenant: %w", err)
 	}
-	r, err = d.releaseOnce(ctx, a, id, fields)
+	r, err = d.releaseOnce(ctx, a, id, fields, recipient)
 	if errors.As(err, new(*keyring.MissingKey)) {
 		err = outdated(err)
 	}
 	return r, err
 }
 
-func (d *Door) releaseOnce(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field) (Reading, error) {
+func (d *Door) releaseOnce(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field, recipient string) (Reading, error) {
 	e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Success)
-	e.TenantID, e.FieldNames = id, fields
+	e.TenantID, e.FieldNames, e.Recipient = id, fields, recipient
 	got := d.reads.read(ctx, e.Record())
 	err := got.released()
 	if errors.Is(err, lifecycle.TenantErased) || errors.Is(err, lifecycle.TenantUnknown) {
