@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 
+	"trakr/internal/bitbucket"
 	"trakr/internal/config"
 	"trakr/internal/connect"
 	"trakr/internal/drift"
@@ -53,6 +54,10 @@ func endpoints(cfg config.Config, environ []string) []drift.Endpoint {
 			address = "http://" + address
 		}
 		out = append(out, drift.Endpoint{Setting: d.setting, To: d.to, Address: address})
+	}
+	// Access tokens are given out at another host than the API's.
+	if tokens := bitbucket.TokenURL(cfg.BitbucketAPIURL); hostOf(tokens) != hostOf(cfg.BitbucketAPIURL) {
+		out = append(out, drift.Endpoint{Setting: "TRAKR_BITBUCKET_API_URL", To: policy.ToBitbucket, Address: tokens})
 	}
 	return out
 }
