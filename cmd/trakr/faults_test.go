@@ -167,6 +167,7 @@ func (p *tour) settle() {
 const killRounds = 20
 
 func TestKilledUnderLoadEveryValueThatLeftHasItsEvent(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	service, out := m.serve()
 	p := newTour(m, 8)

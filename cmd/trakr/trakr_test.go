@@ -160,6 +160,7 @@ func gone(pid int) bool {
 }
 
 func TestAnOperatorsDay(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	service, out := m.serve()
 	for _, want := range []string{m.pub, m.priv, "For development only", "Next, in a second shell", "mode 0600"} {

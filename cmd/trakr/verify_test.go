@@ -12,6 +12,7 @@ import (
 // A reviewer gets a file and, by another way, the key; the machine it is checked on
 // has neither database nor settings.
 func TestAReviewerChecksAnExportOffline(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	path := func(name string) string { return filepath.Join(m.dir, name) }
 	m.trakr(exitClean, "token", "create", "--role", "reviewer", "--label", "a", "--json") // an event, without a running service
