@@ -158,7 +158,8 @@ type Counted struct {
 // Count takes the steps up to the deletion, and lets the role that counts look what is
 // left. It enters nothing: the sweep that asks can still fail, and no certificate may
 // rest on one that did. Settle goes on when its run is stored. An erasure that was
-// verified before goes on to its certificate here, and nil is returned.
+// verified before goes on to its certificate here, and nil is returned, unless it only
+// waits for the place of an event in the log.
 func (e *Eraser) Count(ctx context.Context, a lifecycle.Access, id uuid.UUID) (*Counted, error) {
 	x, err := e.goOn(ctx, a, id, Delete, word{})
 	if err != nil {
@@ -166,6 +167,9 @@ func (e *Eraser) Count(ctx context.Context, a lifecycle.Access, id uuid.UUID) (*
 	}
 	if !x.VerifiedAt.IsZero() {
 		_, err := e.goOn(ctx, a, id, Certify, word{})
+		if errors.Is(err, lifecycle.NotFound) {
+			return &Counted{ID: id}, nil
+		}
 		return nil, err
 	}
 	counts, err := e.count(ctx, x)

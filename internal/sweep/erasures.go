@@ -159,6 +159,7 @@ func (p *ErasurePass) settle(ctx context.Context, a lifecycle.Access, counted []
 			switch {
 			case ctx.Err() != nil:
 				return ctx.Err()
+			case errors.Is(err, erasure.ErrAwaitsRecipient): // verified; the next pass counts it
 			case errors.Is(err, lifecycle.NotFound) && again == 0:
 				unplaced = append(unplaced, c)
 			case err != nil:
