@@ -65,7 +65,7 @@ func TestKilledBetweenAnyTwoStepsAnErasureIsFinished(t *testing.T) {
 			died := make(chan error, 1)
 			go func() { died <- victim.Wait() }()
 			// The caller may lose its answer; what counts is what is left behind.
-			cmd := exec.Command(os.Args[0], "simulate", "--installs", "1", "--uninstalls", "1", "--drops", "0", "--reads", "0", "--repeats", "0", "--replays", "0",
+			cmd := exec.Command(os.Args[0], "simulate", "--installs", "1", "--uninstalls", "1", "--drops", "0", "--reads", "0", "--tokens", "0", "--repeats", "0", "--replays", "0",
 				"--forgeries", "0", "--target", "http://"+m.pub, "--admin", "http://"+m.priv, "--api", m.api)
 			cmd.Env, cmd.Dir = env, m.dir
 			_ = cmd.Run()

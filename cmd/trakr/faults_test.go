@@ -40,7 +40,7 @@ type tour struct {
 func newTour(m *machine, installs int) *tour {
 	m.t.Helper()
 	p := &tour{machine: m, refused: map[int]int{}}
-	m.trakr(exitClean, "simulate", "--installs", strconv.Itoa(installs), "--uninstalls", "0", "--drops", "0", "--reads", "0", "--repeats", "0", "--replays", "0", "--forgeries", "0",
+	m.trakr(exitClean, "simulate", "--installs", strconv.Itoa(installs), "--uninstalls", "0", "--drops", "0", "--reads", "0", "--tokens", "0", "--repeats", "0", "--replays", "0", "--forgeries", "0",
 		"--target", "http://"+m.pub, "--admin", "http://"+m.priv, "--api", m.api)
 	var list struct {
 		Events []struct {

@@ -25,14 +25,14 @@ func (a *app) simulateCommand() *cobra.Command {
 	var answers []string
 	cmd := &cobra.Command{
 		Use: "simulate", Short: "Act as Bitbucket against a running service on this machine", Args: cobra.NoArgs,
-		Long: "Plays Bitbucket Cloud against a running `trakr serve --dev`: installs, re-installs, reads, replays,\n" +
+		Long: "Plays Bitbucket Cloud against a running `trakr serve --dev`: installs, re-installs, reads, calls, replays,\n" +
 			"forgeries, dropped callbacks and uninstalls of invented workspaces, with a Bitbucket API of its own on\n" +
 			"this machine so that the service's proof of possession is real. Exits 1 when the service accepted or\n" +
 			"refused something it should not have.\n\n" +
 			"With --stay its Bitbucket API goes on answering after the story, so that the liveness sweep can ask:\n" +
 			"workspaces whose uninstall was dropped are not known there, and --answer lets it say something else\n" +
 			"about one of the others. Workspaces count from 1: first those that uninstall, then those dropped.\n\n" +
-			"Reads need a token; without --token one for 15 minutes is made beside the running service.",
+			"Reads and calls need a token of the service; without --token one for 15 minutes is made beside the running service.",
 		Example: "  trakr simulate --installs 5 --uninstalls 2\n" +
 			"  trakr simulate --installs 200 --uninstalls 200 --reads 1000 --forgeries 10 --json\n" +
 			"  trakr simulate --installs 5 --uninstalls 1 --drops 1 --answer 3=404@24h --answer 4=500 --stay 168h",
@@ -51,7 +51,7 @@ func (a *app) simulateCommand() *cobra.Command {
 				}
 			}
 			c.Token = lifecycle.NewSecret(token)
-			if token == "" && c.Reads > 0 {
+			if token == "" && c.Reads+c.Tokens > 0 {
 				t, err := a.simulationToken(ctx)
 				if err != nil {
 					return err
@@ -94,12 +94,13 @@ func (a *app) simulateCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&c.Target, "target", "", "public address of the service (default: TRAKR_LISTEN)")
-	f.StringVar(&c.Admin, "admin", "", "private address of the service, for reads (default: TRAKR_ADMIN_LISTEN)")
+	f.StringVar(&c.Admin, "admin", "", "private address of the service, for reads and calls (default: TRAKR_ADMIN_LISTEN)")
 	f.StringVar(&c.API, "api", "", "where the simulated Bitbucket API answers (default: TRAKR_BITBUCKET_API_URL, else 127.0.0.1:8090)")
 	f.StringVar(&token, "token", "", "bearer token of role service")
 	f.IntVar(&c.Installs, "installs", 5, "workspaces that install")
 	f.IntVar(&c.Uninstalls, "uninstalls", 2, "workspaces that uninstall")
 	f.IntVar(&c.Reads, "reads", 10, "audited reads")
+	f.IntVar(&c.Tokens, "tokens", 4, "tokens to call Bitbucket with: signed for one request, and access tokens, in turn; each is used")
 	f.IntVar(&c.Repeats, "repeats", 2, "installs repeated with a new secret")
 	f.IntVar(&c.Replays, "replays", 2, "deliveries sent twice")
 	f.IntVar(&c.Forgeries, "forgeries", 9, "callbacks that must be refused")

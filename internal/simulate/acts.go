@@ -142,27 +142,75 @@ func (s *simulation) replay(ctx context.Context, w *workspace) answer {
 func (s *simulation) read(ctx context.Context, w *workspace) answer {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	why := map[string]string{"code": string(lifecycle.ServiceOperation)}
-	if w.tenant == "" {
-		var found struct {
-			TenantID string `json:"tenant_id"`
-		}
-		a := s.service.post(ctx, "/v1/tenants/lookup", map[string]any{"client_key": w.clientKey(s.service.appKey), "reason": why}, &found)
-		if a.err != nil || a.status/100 != 2 {
-			return a
-		}
-		w.tenant = found.TenantID
+	if a, ok := s.find(ctx, w); !ok {
+		return a
 	}
 	var got struct {
 		Fields  map[string]*string `json:"fields"`
 		EventID string             `json:"event_id"`
 	}
-	a := s.service.post(ctx, "/v1/tenants/"+w.tenant+"/reads", map[string]any{"fields": []string{"client_key", "principal_uuid"}, "reason": why}, &got)
+	a := s.service.post(ctx, "/v1/tenants/"+w.tenant+"/reads", map[string]any{"fields": []string{"client_key", "principal_uuid"}, "reason": operation}, &got)
 	if a.err == nil && a.status == http.StatusOK {
 		key, id := got.Fields["client_key"], got.Fields["principal_uuid"]
 		if len(got.Fields) != 2 || key == nil || *key != w.clientKey(s.service.appKey) || id == nil || *id != w.uuid || got.EventID == "" {
 			a.note = "the answer is not what was installed"
 		}
+	}
+	return a
+}
+
+// operation is why the simulated part of the product asks.
+var operation = map[string]string{"code": string(lifecycle.ServiceOperation)}
+
+// find looks a tenant up, once.
+func (s *simulation) find(ctx context.Context, w *workspace) (a answer, ok bool) {
+	if w.tenant != "" {
+		return answer{}, true
+	}
+	var found struct {
+		TenantID string `json:"tenant_id"`
+	}
+	a = s.service.post(ctx, "/v1/tenants/lookup", map[string]any{"client_key": w.clientKey(s.service.appKey), "reason": operation}, &found)
+	if a.err != nil || a.status/100 != 2 {
+		return a, false
+	}
+	w.tenant = found.TenantID
+	return a, true
+}
+
+// call gets a token for a tenant, without its secret, and calls Bitbucket with it: one
+// signed for that request, or an access token.
+func (s *simulation) call(ctx context.Context, w *workspace, signed bool) answer {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if a, ok := s.find(ctx, w); !ok {
+		return a
+	}
+	path := "/2.0/workspaces/%7B" + w.uuid + "%7D/hooks"
+	ask := map[string]any{"kind": "access_token", "reason": operation}
+	if signed {
+		ask = map[string]any{"kind": "jwt", "method": http.MethodGet, "path": path, "reason": operation}
+	}
+	var got struct {
+		Token       string `json:"token"`
+		AccessToken string `json:"access_token"`
+		EventID     string `json:"event_id"`
+	}
+	a := s.service.post(ctx, "/v1/tenants/"+w.tenant+"/bitbucket-token", ask, &got)
+	if a.err != nil || a.status/100 != 2 {
+		return a
+	}
+	with := "Bearer " + got.AccessToken
+	if signed {
+		with = "JWT " + got.Token
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.api.base+path, nil)
+	if err != nil {
+		return answer{err: err}
+	}
+	req.Header.Set("Authorization", with)
+	if b := s.service.do(req, nil); b.err != nil || b.status != http.StatusOK || got.EventID == "" {
+		a.note = "the token was given and is not taken by Bitbucket"
 	}
 	return a
 }

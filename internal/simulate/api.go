@@ -2,6 +2,9 @@ package simulate
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -14,14 +17,20 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// api is the simulated Bitbucket API: the one resource that proves possession.
+// api is the simulated Bitbucket API: the one resource that proves possession, and the
+// exchange of a signed token for an access token.
 type api struct {
 	appKey, base string
 	server       *http.Server
 
 	mu      sync.Mutex
 	secrets map[string]string // by workspace uuid
+	given   map[string]string // access tokens; whose they are, by workspace uuid
 	said    map[string]said
+}
+
+func newAPI(appKey, base string) *api {
+	return &api{appKey: appKey, base: base, secrets: map[string]string{}, given: map[string]string{}, said: map[string]said{}}
 }
 
 // said is what the API says about a workspace whatever it knows.
@@ -37,7 +46,7 @@ func startAPI(ctx context.Context, addr, appKey string) (*api, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the simulated Bitbucket API cannot listen on %s (is another simulation running?); choose another with --api and TRAKR_BITBUCKET_API_URL", addr)
 	}
-	a := &api{appKey: appKey, base: "http://" + addr, secrets: map[string]string{}, said: map[string]said{}}
+	a := newAPI(appKey, "http://"+addr)
 	a.server = &http.Server{Handler: a, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		if err := a.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -71,29 +80,83 @@ func (a *api) say(w *workspace, x Answer) {
 	a.said[w.uuid] = s
 }
 
-// ServeHTTP answers 200 to a token signed with the workspace's secret, 401 to
-// any other, 404 for a workspace that is not known; about some, what it was told to.
+// ServeHTTP implements http.Handler.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost && r.URL.Path == exchangePath {
+		a.exchange(w, r)
+		return
+	}
 	id, ok := strings.CutPrefix(r.URL.Path, "/2.0/workspaces/{")
 	id, rest, closed := strings.Cut(id, "}")
 	a.mu.Lock()
 	secret, known := a.secrets[id]
 	told, other := a.said[id]
 	a.mu.Unlock()
-	if other && (told.until.IsZero() || time.Now().Before(told.until)) {
+	switch {
+	case other && (told.until.IsZero() || time.Now().Before(told.until)):
 		w.WriteHeader(told.status)
-		return
-	}
-	if !ok || !closed || rest != "/hooks" || !known {
+	case !ok || !closed || rest != "/hooks" || !known:
 		w.WriteHeader(http.StatusNotFound)
+	case a.allowed(r, id, secret):
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"values":[]}`))
+	default:
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+}
+
+// allowed reports whether a request about a workspace has an access token of its own,
+// or a token signed with its secret for this very request.
+func (a *api) allowed(r *http.Request, id, secret string) bool {
+	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.given[token] == id
+	}
+	return a.signed(r, secret)
+}
+
+func (a *api) signed(r *http.Request, secret string) bool {
+	u, err := connect.NewVerifier(connect.Config{BaseURL: a.base, Now: time.Now}).Inspect(r)
+	return err == nil && u.Issuer.Reveal() == a.appKey && u.Verify(lifecycle.NewSecret(secret)) == nil
+}
+
+const exchangePath = "/site/oauth2/access_token"
+
+// exchange gives an access token for one signed with the secret of the workspace that
+// its subject names.
+func (a *api) exchange(w http.ResponseWriter, r *http.Request) {
+	id := a.subject(r)
+	a.mu.Lock()
+	secret, known := a.secrets[id]
+	a.mu.Unlock()
+	if r.FormValue("grant_type") != "urn:bitbucket:oauth2:jwt" {
+		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	v := connect.NewVerifier(connect.Config{BaseURL: a.base, Now: time.Now})
-	u, err := v.Inspect(r)
-	if err != nil || u.Issuer.Reveal() != a.appKey || u.Verify(lifecycle.NewSecret(secret)) != nil {
+	if !known || !a.signed(r, secret) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
+	token := rand.Text()
+	a.mu.Lock()
+	a.given[token] = id
+	a.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write([]byte(`{"values":[]}`))
+	_ = json.NewEncoder(w).Encode(map[string]any{"access_token": token, "token_type": "bearer", "scopes": "webhook", "expires_in": 7200})
+}
+
+// subject is the workspace that a token says it is about, before anything is proven.
+func (a *api) subject(r *http.Request) string {
+	parts := strings.Split(strings.TrimPrefix(r.Header.Get("Authorization"), "JWT "), ".")
+	if len(parts) != 3 {
+		return ""
+	}
+	var claims struct{ Sub string }
+	b, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(b, &claims) != nil {
+		return ""
+	}
+	id, _, _ := strings.Cut(strings.TrimPrefix(claims.Sub, clientKeyPrefix), "}")
+	return id
 }

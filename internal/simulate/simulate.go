@@ -37,6 +37,7 @@ type Config struct {
 	Installs    int
 	Uninstalls  int // of the installed
 	Reads       int
+	Tokens      int // tokens to call Bitbucket with, each used once
 	Repeats     int // installs again, signed, with a new secret
 	Replays     int // deliveries sent twice
 	Forgeries   int // callbacks that must be refused
@@ -90,7 +91,7 @@ func (c Config) check() error {
 			return lifecycle.Fail(lifecycle.RequestInvalid, name+" must be on this machine: the simulation forges callbacks and makes load.")
 		}
 	}
-	for _, n := range []int{c.Installs, c.Uninstalls, c.Reads, c.Repeats, c.Replays, c.Forgeries, c.Drops} {
+	for _, n := range []int{c.Installs, c.Uninstalls, c.Reads, c.Tokens, c.Repeats, c.Replays, c.Forgeries, c.Drops} {
 		if n < 0 || n > maxSteps {
 			return lifecycle.Fail(lifecycle.RequestInvalid, fmt.Sprintf("Each number lies between 0 and %d.", maxSteps))
 		}
@@ -103,8 +104,8 @@ func (c Config) check() error {
 			return lifecycle.Fail(lifecycle.RequestInvalid, "--answer names a workspace by its number, from 1 to --installs.")
 		}
 	}
-	if c.Installs == 0 && c.Reads+c.Repeats+c.Replays > 0 {
-		return lifecycle.Fail(lifecycle.RequestInvalid, "Without --installs there is nobody to read, repeat or replay.")
+	if c.Installs == 0 && c.Reads+c.Tokens+c.Repeats+c.Replays > 0 {
+		return lifecycle.Fail(lifecycle.RequestInvalid, "Without --installs there is nobody to read, call for, repeat or replay.")
 	}
 	return nil
 }
@@ -186,7 +187,7 @@ func Run(ctx context.Context, c Config) (Summary, error) {
 	}
 	defer s.api.stop()
 	if c.Terminal {
-		total := c.Installs + c.Repeats + c.Reads + 2*c.Replays + c.Forgeries + 2*c.Uninstalls
+		total := c.Installs + c.Repeats + c.Reads + c.Tokens + 2*c.Replays + c.Forgeries + 2*c.Uninstalls
 		s.bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(c.Progress), progressbar.OptionClearOnFinish(), progressbar.OptionShowCount())
 	}
 	err = s.story(ctx)
@@ -216,6 +217,7 @@ func (s *simulation) story(ctx context.Context) error {
 	s.each(ctx, "install again", "accepted", s.Repeats, func(i int) answer { return s.install(ctx, all[i%len(all)], true) })
 	s.each(ctx, "replay", "accepted", s.Replays, func(i int) answer { return s.replay(ctx, all[i%len(all)]) })
 	s.each(ctx, "read", "accepted", s.Reads, func(i int) answer { return s.read(ctx, all[i%len(all)]) })
+	s.each(ctx, "call Bitbucket", "accepted", s.Tokens, func(i int) answer { return s.call(ctx, all[i%len(all)], i%2 == 0) })
 	s.each(ctx, "forgery", "refused", s.Forgeries, func(i int) answer { return s.forge(ctx, i, all) })
 	gone, lost := all[:s.Uninstalls], all[s.Uninstalls:s.Uninstalls+s.Drops]
 	s.each(ctx, "uninstall", "accepted", len(gone), func(i int) answer { return s.uninstall(ctx, gone[i]) })

@@ -47,8 +47,11 @@ func invent() *workspace {
 	return &workspace{uuid: uuid.NewString(), username: randomName(), secret: rand.Text()}
 }
 
+// clientKeyPrefix is what a client key begins with, before the workspace's uuid.
+const clientKeyPrefix = "ari:cloud:bitbucket::app/{"
+
 func (w *workspace) clientKey(app string) string {
-	return "ari:cloud:bitbucket::app/{" + w.uuid + "}/" + app
+	return clientKeyPrefix + w.uuid + "}/" + app
 }
 
 // delivery is one callback as it goes over the wire.
