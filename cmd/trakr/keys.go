@@ -199,10 +199,10 @@ func (a *app) keysRotate() *cobra.Command {
 		Use: "rotate", Short: "Seal every tenant value anew with a new key and destroy the old one", Args: cobra.NoArgs,
 		Long: "1. adds a key to the keyring and waits until every running service holds it (each looks every few seconds);\n" +
 			"2. makes it the active one: nothing can be written with the old one any more, in the database's own word;\n" +
-			"3. seals every value anew, tenant by tenant with an audit event each, while reads and callbacks go on;\n" +
+			"3. seals every value anew, tenant by tenant with an audit event each, while reads and callbacks go on, and\n" +
+			"   what waits for the end service;\n" +
 			"4. has the database count that nothing is sealed with the old key, takes that out of the keyring, and\n" +
-			"   records it. While messages that the old key sealed wait for the end service it stays, and this is a\n" +
-			"   finding: run it again when they are delivered.\n" +
+			"   records it.\n" +
 			"Killed or failed anywhere, nothing is lost: run it again, and it finishes before anything else. The file is\n" +
 			"replaced whole, with owner and mode as they were.\n\n" +
 			"Services with copies of the keyring: after step 1 it stops and says so; hand them the new file, restart\n" +
@@ -224,7 +224,7 @@ func (a *app) keysRotate() *cobra.Command {
 				return errors.New("another `trakr keys rotate` is running; wait for its end")
 			}
 			defer lease.Release()
-			c := rotation.Config{Door: s.door, Keys: s.keys, Source: keySource(s.cfg), Wait: wait, After: afterStep,
+			c := rotation.Config{Door: s.door, Outbox: s.outbox, Keys: s.keys, Source: keySource(s.cfg), Wait: wait, After: afterStep,
 				Say: func(string) {}, Progress: func(int64, int64) {}}
 			if !a.json {
 				c.Say, c.Progress = func(line string) { fmt.Fprintln(a.err, line) }, a.resealing()
@@ -308,7 +308,7 @@ func (a *app) showPlan(p rotation.Plan) error {
 		}
 		fmt.Fprintln(a.out, ".")
 	}
-	fmt.Fprintf(a.out, "%d values would be sealed anew with %s.\n", p.Values, next)
+	fmt.Fprintf(a.out, "%d values and messages would be sealed anew with %s.\n", p.Values, next)
 	_, err := fmt.Fprintf(a.out, "Destroyed afterwards: %v. Nothing was changed.\n", p.Retired)
 	return err
 }
@@ -321,7 +321,7 @@ func (a *app) showDone(d rotation.Done, out string) error {
 	if out == "-" { // the keyring is there
 		w = a.err
 	}
-	fmt.Fprintf(w, "%d values of %d tenants are sealed anew with key %s.\n", d.Values, d.Tenants, d.Active)
+	fmt.Fprintf(w, "%d values of %d tenants and %d messages to the end service are sealed anew with key %s.\n", d.Values, d.Tenants, d.Messages, d.Active)
 	switch {
 	case d.Destroyed:
 		fmt.Fprintf(w, "Destroyed: %v. Keep a new copy of the keyring apart from the database's backups; services with a copy need the new one.\n", d.Old)

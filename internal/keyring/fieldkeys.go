@@ -19,6 +19,10 @@ type KeyID uint32
 // String returns the id as people see it.
 func (id KeyID) String() string { return fmt.Sprintf("%d", uint32(id)) }
 
+// Rotation ties the audit events of one rotation together: it names the key that seals
+// from then on, or the one that is destroyed.
+func (id KeyID) Rotation() string { return "field-key-" + id.String() }
+
 // fieldKeys opens with every key there is and seals with one.
 type fieldKeys struct {
 	set     *keyset.Handle // its primary is the one that seals

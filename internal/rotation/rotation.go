@@ -5,10 +5,10 @@
 // It promises that at every moment each value opens with the keyring as it is stored
 // and with every running service's; that it can be killed anywhere and finishes when
 // it is run again; and that the old key is destroyed only after the database counted
-// that nothing is sealed with it. The key is gone from the keyring then: copies of the
-// old keyring, and backups of the database from before, are not its business. It keeps
-// digest and signing keys as they are, and waits with the destruction for what the end
-// service has not taken yet.
+// that nothing is sealed with it, neither a value nor what waits for the end service.
+// The key is gone from the keyring then: copies of the old keyring, and backups of the
+// database from before, are not its business. It keeps digest and signing keys as they
+// are.
 package rotation
 
 import (
@@ -18,23 +18,27 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/outbox"
 	"trakr/internal/store/tenants"
 )
 
 // Config is what a rotation works with.
 type Config struct {
 	Door   *tenants.Door
-	Keys   *keyring.Keyring // the door's
+	Outbox *outbox.Store
+	Keys   *keyring.Keyring // the door's and the outbox's
 	Source keyring.Source   // where it is kept
 	// Out takes the keyring without the old key where it is not changed in place; nil
 	// where it is.
 	Out func(stored []byte) error
 	// Wait is how long running services may take to hold a new key.
 	Wait time.Duration
-	// Say takes one line of what is being done; Progress how many values more are sealed
-	// anew, of how many there were.
+	// Say takes one line of what is being done; Progress how many values and messages
+	// more are sealed anew, of how many there were.
 	Say      func(line string)
 	Progress func(more, total int64)
 	// After is called when a step is durable, for tests that kill the process there.
@@ -45,7 +49,7 @@ type Config struct {
 const (
 	Stage     = "stage"     // the keyring has the new key, which seals nothing
 	Activate  = "activate"  // the new key seals, the old one only opens
-	Batch     = "batch"     // some tenants are sealed anew
+	Batch     = "batch"     // some tenants or messages are sealed anew
 	Reencrypt = "reencrypt" // all are
 	Unlist    = "unlist"    // the keyring lacks the old key
 	Destroy   = "destroy"   // and that is on record
@@ -56,8 +60,8 @@ type Rotation struct{ c Config }
 
 // New returns a rotation.
 func New(c Config) (*Rotation, error) {
-	if c.Door == nil || c.Keys == nil || c.Say == nil || c.Progress == nil {
-		return nil, errors.New("a rotation needs a door, its keyring, and somebody to talk to")
+	if c.Door == nil || c.Outbox == nil || c.Keys == nil || c.Say == nil || c.Progress == nil {
+		return nil, errors.New("a rotation needs a door, an outbox, their keyring, and somebody to talk to")
 	}
 	if c.After == nil {
 		c.After = func(string) {}
@@ -71,7 +75,7 @@ type Plan struct {
 	Active   keyring.KeyID   `json:"active_key"`        // seals now
 	New      keyring.KeyID   `json:"new_key,omitempty"` // would seal; 0: is yet to be made
 	Retired  []keyring.KeyID `json:"retired_keys"`      // would be destroyed
-	Values   int64           `json:"values"`            // would be sealed anew
+	Values   int64           `json:"values"`            // would be sealed anew, messages that wait among them
 	Services int             `json:"services"`          // run
 	Behind   int             `json:"services_without_new_key"`
 }
@@ -128,7 +132,9 @@ type Done struct {
 	Old       []keyring.KeyID `json:"old_keys"`
 	Tenants   int             `json:"tenants"` // sealed anew by this run
 	Values    int             `json:"values"`
+	Messages  int             `json:"messages"`         // to the end service, sealed anew by this run
 	Unopened  int             `json:"unopened_tenants"` // with a value that opens with no key
+	Unread    int             `json:"unopened_messages"`
 	Destroyed bool            `json:"destroyed"`        // the old keys are gone, and that is on record
 	Handed    bool            `json:"handed_out"`       // the keyring without the old keys was written elsewhere
 }
@@ -241,40 +247,75 @@ func (r *Rotation) held(ctx context.Context, id keyring.KeyID) error {
 // changed by somebody else.
 const stubborn = time.Minute
 
-// reseal seals every value anew that the active key does not seal.
+// reseal seals everything anew that the active key does not seal.
 func (r *Rotation) reseal(ctx context.Context, a lifecycle.Access, total int64, done *Done) error {
 	unopened := map[lifecycle.TenantID]bool{}
-	for last, n := time.Now(), 0; ; {
+	err := r.everything(ctx, total, func() pass {
 		var after lifecycle.TenantID
-		busy := 0
-		for {
+		return func(ctx context.Context) (batch, error) {
 			b, err := r.c.Door.Reseal(ctx, a, after)
-			if err != nil {
-				return err
-			}
-			if b.Last == (lifecycle.TenantID{}) {
-				break
-			}
 			after = b.Last
-			busy += b.Busy
 			for _, id := range b.Unopened {
 				unopened[id] = true
 			}
-			if b.Tenants > 0 {
+			done.Tenants, done.Values, done.Unopened = done.Tenants+b.Tenants, done.Values+b.Values, len(unopened)
+			return batch{over: after == lifecycle.TenantID{}, sealed: b.Values, busy: b.Busy}, err
+		}
+	})
+	if err != nil {
+		return err
+	}
+	err = r.everything(ctx, total, func() pass {
+		var after uuid.UUID
+		done.Unread = 0
+		return func(ctx context.Context) (batch, error) {
+			b, err := r.c.Outbox.Reseal(ctx, a, after)
+			after = b.Last
+			done.Messages, done.Unread = done.Messages+b.Payloads, done.Unread+b.Unopened
+			return batch{over: after == uuid.Nil, sealed: b.Payloads, busy: b.Busy}, err
+		}
+	})
+	if err == nil && done.Unopened+done.Unread > 0 {
+		err = fmt.Errorf("%d tenants and %d messages: %w", done.Unopened, done.Unread, ErrUnopened)
+	}
+	return err
+}
+
+// pass does the next batch of one walk through everything of a kind.
+type pass func(context.Context) (batch, error)
+
+// batch is what it did.
+type batch struct {
+	over   bool // there was nothing left
+	sealed int  // anew
+	busy   int  // left alone, because somebody is changing it
+}
+
+// everything makes passes until one leaves nothing alone.
+func (r *Rotation) everything(ctx context.Context, total int64, begin func() pass) error {
+	for last, n := time.Now(), 0; ; {
+		busy, next := 0, begin()
+		for {
+			b, err := next(ctx)
+			if err != nil {
+				return err
+			}
+			if b.over {
+				break
+			}
+			busy += b.busy
+			if b.sealed > 0 {
 				last = time.Now()
 				n++
 				r.c.After(fmt.Sprintf("%s %d", Batch, n))
 			}
-			done.Tenants, done.Values, done.Unopened = done.Tenants+b.Tenants, done.Values+b.Values, len(unopened)
-			r.c.Progress(int64(b.Values), total)
+			r.c.Progress(int64(b.sealed), total)
 		}
-		switch {
-		case busy == 0 && len(unopened) > 0:
-			return fmt.Errorf("of %d tenants %w", len(unopened), ErrUnopened)
-		case busy == 0:
+		if busy == 0 {
 			return nil
-		case time.Since(last) > stubborn:
-			return fmt.Errorf("%d tenants are being changed all the time; everything opens, and the old key is kept. Run this again", busy)
+		}
+		if time.Since(last) > stubborn {
+			return fmt.Errorf("%d tenants or messages are being changed all the time; everything opens, and the old key is kept. Run this again", busy)
 		}
 		if err := rest(ctx, 100*time.Millisecond); err != nil {
 			return err
@@ -295,8 +336,7 @@ func (r *Rotation) destroy(ctx context.Context, a lifecycle.Access, done *Done) 
 			continue
 		}
 		if k.Values > 0 {
-			return fmt.Errorf("every tenant's values are sealed with key %s; %d messages that the end service has not taken yet need key %s, so it is kept. "+
-				"Nothing is lost: run this again when they are delivered (trakr outbox list): %w", done.Active, k.Values, k.ID, tenants.ErrStillSeals)
+			return fmt.Errorf("%d values need key %s, so it is kept. Nothing is lost: run this again: %w", k.Values, k.ID, tenants.ErrStillSeals)
 		}
 		held = held || k.Held
 	}

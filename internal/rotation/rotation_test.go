@@ -20,6 +20,7 @@ import (
 	"trakr/internal/rotation"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/holds"
+	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/tenants"
 )
@@ -67,6 +68,11 @@ func (p *place) replica(source string) (*tenants.Door, *keyring.Keyring) {
 	return d, keys
 }
 
+func (p *place) outbox(keys *keyring.Keyring) *outbox.Store {
+	p.T.Helper()
+	return storetest.Must(p.T)(outbox.New(p.DB, p.Log, keys)).(*outbox.Store)
+}
+
 // copy is the keyring's file as it is now, somewhere else.
 func (p *place) copy(name string) string {
 	p.T.Helper()
@@ -89,7 +95,7 @@ var errKilled = errors.New("killed")
 func (p *place) rotate(killAt string, change ...func(*rotation.Config)) (done rotation.Done, err error) {
 	p.T.Helper()
 	door, keys := p.replica(p.path)
-	c := rotation.Config{Door: door, Keys: keys, Source: keyring.Source{At: p.path}, Say: func(s string) { p.said = append(p.said, s) }, Progress: func(int64, int64) {},
+	c := rotation.Config{Door: door, Outbox: p.outbox(keys), Keys: keys, Source: keyring.Source{At: p.path}, Say: func(s string) { p.said = append(p.said, s) }, Progress: func(int64, int64) {},
 		After: func(step string) {
 			if step == killAt {
 				panic(errKilled)
@@ -339,7 +345,7 @@ func TestAKeyringInTheEnvironmentIsRotatedByHandingItOver(t *testing.T) {
 	handed := ""
 	run := func(out bool) (rotation.Done, error) {
 		door, keys := p.replica(text)
-		c := rotation.Config{Door: door, Keys: keys, Source: keyring.Source{At: text}, Say: func(string) {}, Progress: func(int64, int64) {}}
+		c := rotation.Config{Door: door, Outbox: p.outbox(keys), Keys: keys, Source: keyring.Source{At: text}, Say: func(string) {}, Progress: func(int64, int64) {}}
 		if out {
 			c.Out = func(b []byte) error { handed = string(b); return nil }
 		}
@@ -470,35 +476,101 @@ func TestAValueThatDoesNotOpenKeepsTheOldKey(t *testing.T) {
 	}
 }
 
-// What the old key sealed and the end service has not taken yet is not lost: the old key
-// stays until it is gone.
-func TestWhatWaitsForTheEndServiceKeepsTheOldKey(t *testing.T) {
+// What the old key sealed and the end service has not taken yet is sealed anew, so that
+// an outage there keeps no key alive: also where the run is killed in between, and what
+// somebody is sending just then is waited for.
+func TestWhatWaitsForTheEndServiceIsSealedAnew(t *testing.T) {
 	p := newPlace(t, 1)
 	var id lifecycle.TenantID
 	for id = range p.values {
 		break
 	}
-	delivery := uuid.New()
-	sealed := storetest.Must(t)(p.Keys.SealPayload(id, delivery, []byte("what is to be told"))).([]byte)
-	p.Exec(`INSERT INTO trakr.outbox (delivery_id, tenant_id, seq, kind, state, field_names, told, enqueued_at, next_attempt_at)
-		VALUES ($1, $2, 1, 'installed', 'waiting', '{client_key}', false, now(), now())`, delivery.String(), id.String())
-	p.Exec(`INSERT INTO trakr.outbox_payloads (delivery_id, tenant_id, sealed) VALUES ($1, $2, $3)`, delivery.String(), id.String(), sealed)
+	old := p.Keys.Sealing()
+	queued := p.queue(id, 3)
+	if _, err := p.rotate(rotation.Batch + " 1"); !errors.Is(err, errKilled) { // the values are sealed anew, the messages are not
+		t.Fatal(err)
+	}
+	storetest.Must(t)(p.Keys.Reload())
+	p.told(id, queued, "killed")
+
+	// Another process is at the first one, and lets it go when the rest is done.
+	commit, err := p.Hold(`SELECT FROM trakr.outbox WHERE seq = 1 FOR UPDATE`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := p.rotate("", func(c *rotation.Config) {
+		c.After = func(step string) {
+			if step == rotation.Batch+" 1" {
+				commit()
+			}
+		}
+	})
+	if err != nil || !done.Resumed || !done.Destroyed || done.Messages != len(queued) || done.Values != 0 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	storetest.Must(t)(p.Keys.Reload())
+	if slices.Contains(p.Keys.FieldKeys(), old) {
+		t.Error("the old key is still there")
+	}
+	p.told(id, queued, "rotated")
+	p.intact("rotated")
+	if n := p.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'tenant.reencrypt' AND outcome = 'success' AND field_names = '{client_key}'
+		AND tenant_id = $1 AND correlation_id = $2 AND request_id IN (SELECT delivery_id::text FROM trakr.outbox)`, id.String(), p.Keys.Sealing().Rotation()); n != int64(len(queued)) {
+		t.Errorf("%d events tell of %d payloads", n, len(queued))
+	}
+}
+
+// A payload that was changed around the service opens with no key: it keeps the old one.
+func TestAPayloadThatDoesNotOpenKeepsTheOldKey(t *testing.T) {
+	p := newPlace(t, 1)
+	var id lifecycle.TenantID
+	for id = range p.values {
+		break
+	}
+	queued := p.queue(id, 2)
+	p.Exec(`UPDATE trakr.outbox_payloads SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1) WHERE delivery_id = $1`, queued[0].String())
 	for range 2 {
 		done, err := p.rotate("")
-		if !errors.Is(err, tenants.ErrStillSeals) || !strings.Contains(err.Error(), "1 messages") || done.Destroyed {
+		if !errors.Is(err, rotation.ErrUnopened) || done.Unread != 1 || done.Destroyed {
 			t.Fatalf("%+v, %v", done, err)
 		}
-		if _, err := p.Keys.Reload(); err != nil {
-			t.Fatal(err)
-		}
-		if b, err := p.Keys.OpenPayload(id, delivery, sealed); err != nil || string(b) != "what is to be told" {
-			t.Fatalf("what waits does not open: %v", err)
-		}
 	}
-	p.intact("meanwhile")
-	p.Exec(`DELETE FROM trakr.outbox_payloads`)
+	storetest.Must(t)(p.Keys.Reload())
+	p.told(id, queued[1:], "kept")
+	p.Exec(`DELETE FROM trakr.outbox_payloads WHERE delivery_id = $1`, queued[0].String())
 	if done, err := p.rotate(""); err != nil || !done.Resumed || !done.Destroyed {
 		t.Errorf("%+v, %v", done, err)
+	}
+}
+
+// queue enters messages about a tenant, as an install would.
+func (p *place) queue(id lifecycle.TenantID, n int) []uuid.UUID {
+	p.T.Helper()
+	var out []uuid.UUID
+	for i := range n {
+		d := uuid.New()
+		sealed := storetest.Must(p.T)(p.Keys.SealPayload(id, d, []byte("what is to be told"))).([]byte)
+		p.Exec(`INSERT INTO trakr.outbox (delivery_id, tenant_id, seq, kind, state, field_names, told, enqueued_at, next_attempt_at)
+			VALUES ($1, $2, $3, 'installed', 'waiting', '{client_key}', false, now(), now())`, d.String(), id.String(), i+1)
+		p.Exec(`INSERT INTO trakr.outbox_payloads (delivery_id, tenant_id, sealed) VALUES ($1, $2, $3)`, d.String(), id.String(), sealed)
+		out = append(out, d)
+	}
+	return out
+}
+
+// told checks that what waits opens with the keyring, and is what it was.
+func (p *place) told(id lifecycle.TenantID, queued []uuid.UUID, when string) {
+	p.T.Helper()
+	c := storetest.Must(p.T)(pgx.Connect(p.T.Context(), p.URL)).(*pgx.Conn)
+	defer func() { _ = c.Close(context.Background()) }()
+	for _, d := range queued {
+		var sealed []byte
+		if err := c.QueryRow(p.T.Context(), `SELECT sealed FROM trakr.outbox_payloads WHERE delivery_id = $1`, d.String()).Scan(&sealed); err != nil {
+			p.T.Fatalf("%s: %v", when, err)
+		}
+		if b, err := p.Keys.OpenPayload(id, d, sealed); err != nil || string(b) != "what is to be told" {
+			p.T.Fatalf("%s: what waits does not open: %v", when, err)
+		}
 	}
 }
 

@@ -109,6 +109,8 @@ var functions = []struct {
 	{"door.count_sealed()", door, true, []string{fixedPath}, []string{service}, "870253f549608692"},
 	{"door.resealable(uuid,integer)", door, true, []string{fixedPath}, []string{service}, "1353d64e925d152a"},
 	{"door.reseal(bytea[])", door, true, []string{fixedPath}, []string{service}, "a8cd4e5aaa06ad01"},
+	{"door.resealable_payloads(uuid,integer)", door, true, []string{fixedPath}, []string{service}, "58b588a9748861f0"},
+	{"door.reseal_payload(bytea)", door, true, []string{fixedPath}, []string{service}, "e8be0f9b64ac1c26"},
 	{"door.activate_field_key(bytea,bigint)", door, true, []string{fixedPath}, []string{service}, "4f2fcd8770434c13"},
 	{"door.destroy_field_key(bytea,bigint)", door, true, []string{fixedPath}, []string{service}, "01d3127e564bc137"},
 	{"door.disclose(bytea)", door, true, []string{fixedPath}, []string{service}, "9334e2a4f0b1588f"},

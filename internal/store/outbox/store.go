@@ -105,6 +105,90 @@ func one(res sql.Result, err error) error {
 	return nil
 }
 
+// Resealed is what one batch did.
+type Resealed struct {
+	Last     uuid.UUID // where the next batch begins; zero when there was none left
+	Payloads int       // sealed anew
+	Busy     int       // left alone, because somebody is at them
+	Unopened int       // open with no key; they stay as they are
+}
+
+// resealAtOnce is how many deliveries one batch looks at.
+const resealAtOnce = 200
+
+// Reseal takes the next deliveries after one whose payloads are not sealed with the key
+// that the keyring seals with, which is the active one, and seals them with it: each in
+// a transaction of its own, with its event. Payloads pass through memory only.
+func (s *Store) Reseal(ctx context.Context, a lifecycle.Access, after uuid.UUID) (Resealed, error) {
+	if err := a.CheckReason(); err != nil {
+		return Resealed{}, err
+	}
+	var from *string
+	if after != uuid.Nil {
+		text := after.String()
+		from = &text
+	}
+	var rows []struct{ ID uuid.UUID }
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT id FROM door.resealable_payloads(?::uuid, ?) AS r (id)`, from, resealAtOnce).Scan(ctx, &rows))
+	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return Resealed{}, fmt.Errorf("looking for what is to be sealed anew: %w", err)
+	}
+	var out Resealed
+	for _, r := range rows {
+		out.Last = r.ID
+		switch err := s.reseal(ctx, a, r.ID); {
+		case errors.Is(err, ErrGone):
+			out.Busy++
+		case errors.Is(err, keyring.ErrCannotOpen):
+			out.Unopened++
+		case err != nil:
+			return out, fmt.Errorf("sealing a payload anew: %w", err)
+		default:
+			out.Payloads++
+		}
+	}
+	return out, nil
+}
+
+// reseal seals one payload anew. It is ErrGone when somebody is at the delivery, or it
+// is over.
+func (s *Store) reseal(ctx context.Context, a lifecycle.Access, id uuid.UUID) error {
+	now := s.log.Now().UTC()
+	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		d, err := get(ctx, tx, id.String(), ` AND o.closed_at IS NULL FOR UPDATE SKIP LOCKED`)
+		if errors.Is(err, lifecycle.NotFound) {
+			return ErrGone
+		}
+		if err != nil {
+			return err
+		}
+		e := d.event(ctx, now, a, audit.TenantReencrypt, audit.Success, "")
+		e.CorrelationID = s.keys.Sealing().Rotation()
+		var payload struct{ Sealed []byte }
+		if err := tx.NewRaw(`SELECT sealed FROM door.reseal_payload(?)`, e.Record()).Scan(ctx, &payload); err != nil {
+			return audit.Unavailable(err)
+		}
+		b, err := s.keys.OpenPayload(d.Tenant, d.ID, payload.Sealed)
+		if err != nil {
+			return err
+		}
+		sealed, err := s.keys.SealPayload(d.Tenant, d.ID, b)
+		if err != nil {
+			return err
+		}
+		// A crash anywhere before the commit leaves the payload as it was.
+		if _, err := tx.NewRaw(`DELETE FROM trakr.outbox_payloads WHERE delivery_id = ?`, id.String()).Exec(ctx); err != nil {
+			return err
+		}
+		_, err = tx.NewRaw(`INSERT INTO trakr.outbox_payloads (delivery_id, tenant_id, sealed) VALUES (?, ?, ?)`, id.String(), d.Tenant.String(), sealed).Exec(ctx)
+		return err
+	})
+	if pg.Overtaken(err) {
+		return ErrGone
+	}
+	return err
+}
+
 // Acknowledge enters that the end service took a delivery, and forgets its payload. An
 // event says all that the end service is to know, so that dead ones before it are
 // needless from now on. One that was closed while it was under way stays closed.

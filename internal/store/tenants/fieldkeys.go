@@ -256,10 +256,6 @@ func countSealed(ctx context.Context, db *store.DB) (map[keyring.KeyID]int64, er
 	return out, nil
 }
 
-// rotationID ties the events of one rotation together: it names the key that seals
-// from then on, or the one that is destroyed.
-func rotationID(id keyring.KeyID) string { return "field-key-" + id.String() }
-
 // ErrNotHeld means that a service runs which does not hold the key that was to be
 // made active: it could not open what others seal.
 var ErrNotHeld = errors.New("a service runs that does not hold the new key")
@@ -275,7 +271,7 @@ func (d *Door) ActivateKey(ctx context.Context, a lifecycle.Access, id keyring.K
 		return &keyring.MissingKey{ID: id}
 	}
 	e := audit.New(ctx, d.log.Now(), a, audit.KeyActivate, audit.Success)
-	e.CorrelationID = rotationID(id)
+	e.CorrelationID = id.Rotation()
 	// It waits for the callbacks under way, and those that come wait for it: not so
 	// long that one of them would fail.
 	err := d.alone(ctx, `SELECT door.activate_field_key(?, ?)`, e.Record(), int64(id))
@@ -298,7 +294,7 @@ func (d *Door) DestroyKey(ctx context.Context, a lifecycle.Access, id keyring.Ke
 		return err
 	}
 	e := audit.New(ctx, d.log.Now(), a, audit.KeyDestroy, audit.Success)
-	e.CorrelationID = rotationID(id)
+	e.CorrelationID = id.Rotation()
 	err := d.alone(ctx, `SELECT door.destroy_field_key(?, ?)`, e.Record(), int64(id))
 	if pg.State(err) == stillSeals {
 		return ErrStillSeals
@@ -407,7 +403,7 @@ func tenantIDs(rows pgx.Rows) ([]lifecycle.TenantID, error) {
 // unopened records that a tenant's values could not be sealed anew.
 func (d *Door) unopened(ctx context.Context, a lifecycle.Access, active keyring.KeyID, id lifecycle.TenantID) error {
 	e := audit.New(ctx, d.log.Now(), a, audit.TenantReencrypt, audit.Failure)
-	e.TenantID, e.CorrelationID, e.StatusDetail = id, rotationID(active), "cannot_open"
+	e.TenantID, e.CorrelationID, e.StatusDetail = id, active.Rotation(), "cannot_open"
 	return d.log.Record(ctx, e)
 }
 
@@ -435,7 +431,7 @@ func (d *Door) resealBatch(ctx context.Context, a lifecycle.Access, active keyri
 		records := make([][]byte, len(mine))
 		for i, id := range mine {
 			e := audit.New(ctx, now, a, audit.TenantReencrypt, audit.Success)
-			e.TenantID, e.FieldNames, e.CorrelationID = id, lifecycle.Fields(), rotationID(active)
+			e.TenantID, e.FieldNames, e.CorrelationID = id, lifecycle.Fields(), active.Rotation()
 			records[i] = e.Record()
 		}
 		// A crash anywhere before the commit leaves the values as they were.
