@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -109,7 +110,7 @@ func (a *app) outboxCommand() *cobra.Command {
 			} else {
 				err = a.table("DELIVERY\tTENANT\tKIND\tSTATE\tATTEMPTS\tLAST OUTCOME", func(line func(...any)) {
 					for _, d := range found {
-						line(d.ID, d.Tenant, d.Kind, d.State, d.Attempts, d.LastOutcome)
+						line(d.ID, d.Tenant, d.Kind, d.State, d.Attempts, cmp.Or(d.LastOutcome, "–"))
 					}
 				})
 			}
