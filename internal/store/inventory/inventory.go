@@ -165,7 +165,7 @@ func count(ctx context.Context, tx bun.Tx, schema, name, timeColumn string, asOf
 		t.Uncounted = "SQLSTATE " + pg.State(err)
 		return nil
 	}
-	t.Rows, t.Undated, t.Oldest, t.Newest = row.Rows, row.Undated, utc(row.Oldest), utc(row.Newest)
+	t.Rows, t.Undated, t.Oldest, t.Newest = row.Rows, row.Undated, pg.UTC(row.Oldest), pg.UTC(row.Newest)
 	return nil
 }
 
@@ -174,7 +174,7 @@ func count(ctx context.Context, tx bun.Tx, schema, name, timeColumn string, asOf
 func began(ctx context.Context, tx bun.Tx) (*time.Time, error) {
 	var row struct{ At *time.Time }
 	err := tx.NewRaw(`SELECT min(created_at) AS at FROM trakr.log_identity`).Scan(ctx, &row)
-	return utc(row.At), err
+	return pg.UTC(row.At), err
 }
 
 func tenantsAsOf(ctx context.Context, tx bun.Tx, inv *Inventory, asOf time.Time) error {
@@ -200,7 +200,7 @@ func erasuresAsOf(ctx context.Context, tx bun.Tx, e *Erasures, asOf time.Time, d
 			FROM (SELECT *, coalesce(erased_at <= ?1, false) AS gone FROM trakr.erasures WHERE begun_at <= ?1) AS e) AS x`, deadline.Seconds(), asOf, lately.Seconds()).Scan(ctx, &row)
 	e.Total, e.Open, e.Late, e.Longest = row.Total, row.Open, row.Late, time.Duration(row.Microseconds)*time.Microsecond
 	e.LateLately = row.Lately
-	e.Oldest, e.Newest = utc(row.Oldest), utc(row.Newest)
+	e.Oldest, e.Newest = pg.UTC(row.Oldest), pg.UTC(row.Newest)
 	return err
 }
 
@@ -320,12 +320,4 @@ func (s *Store) Issue(ctx context.Context, a lifecycle.Access, now time.Time, r 
 		return fmt.Errorf("issuing a report: %w", err)
 	}
 	return nil
-}
-
-func utc(t *time.Time) *time.Time {
-	if t == nil {
-		return nil
-	}
-	u := t.UTC()
-	return &u
 }

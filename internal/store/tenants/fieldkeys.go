@@ -210,7 +210,7 @@ func (d *Door) FieldKeys(ctx context.Context) ([]FieldKey, error) {
 		out = append(out, k)
 	}
 	for _, r := range rows {
-		add(FieldKey{ID: keyring.KeyID(r.KeyID), State: KeyState(r.State), ActiveAt: utc(r.ActiveAt), RetiredAt: utc(r.RetiredAt), DestroyedAt: utc(r.DestroyedAt)})
+		add(FieldKey{ID: keyring.KeyID(r.KeyID), State: KeyState(r.State), ActiveAt: pg.UTC(r.ActiveAt), RetiredAt: pg.UTC(r.RetiredAt), DestroyedAt: pg.UTC(r.DestroyedAt)})
 	}
 	known := func(id keyring.KeyID) bool {
 		return slices.ContainsFunc(out, func(k FieldKey) bool { return k.ID == id })
@@ -224,14 +224,6 @@ func (d *Door) FieldKeys(ctx context.Context) ([]FieldKey, error) {
 		add(FieldKey{ID: id, State: KeyUnknown})
 	}
 	return out, nil
-}
-
-func utc(t *time.Time) *time.Time {
-	if t == nil {
-		return nil
-	}
-	u := t.UTC()
-	return &u
 }
 
 // countSealed counts the values by the key that sealed them, as the role that sees all.
