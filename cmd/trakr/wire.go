@@ -303,7 +303,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 		hosts = append(hosts, reports.HostFacts{Setting: e.Setting, Host: hostOf(e.Address), Declared: egress.Host(s.policy, e.To, e.Address) == nil})
 	}
 	s.reports = &location.Reporter{Hosts: hosts, Policy: s.policy, Statement: s.statement, Scopes: scopes, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
-		Jobs: s.jobNames(), Heartbeats: s.beats}
+		Jobs: s.jobNames(), Heartbeats: s.beats, Held: s.door.Held}
 	return nil
 }
 
@@ -430,6 +430,11 @@ func (s *service) sequencer(meter metric.MeterProvider, now func() time.Time) (*
 // with opens the database for one command.
 func (a *app) with(do func(ctx context.Context, s *service, args []string) error) func(*cobra.Command, []string) error {
 	return a.on(service{}, do)
+}
+
+// anyhow is with for a command that judges the database's guards itself.
+func (a *app) anyhow(do func(ctx context.Context, s *service, args []string) error) func(*cobra.Command, []string) error {
+	return a.on(service{anyway: true}, do)
 }
 
 // replaying is with for the command that erases again what a restore brought back.
