@@ -33,10 +33,9 @@ func Parse(spec string) (cron.Schedule, error) {
 const day = 24 * time.Hour
 
 // Longest is the longest time between two occasions that follow each other, of those
-// of two years from a time on: "0 3 * * 1-5" rests from Friday to Monday.
+// of two years from the first one after a time: "0 3 * * 1-5" rests from Friday to Monday.
 func Longest(s cron.Schedule, from time.Time) time.Duration {
-	from = from.UTC().Truncate(day)
-	last := s.Next(from.Add(-time.Second))
+	last := s.Next(from.UTC().Truncate(day).Add(-time.Second))
 	if last.IsZero() {
 		return 0
 	}
@@ -47,8 +46,8 @@ func Longest(s cron.Schedule, from time.Time) time.Duration {
 		out, last = max(out, next.Sub(last)), next
 	}
 	// From the last time of one such day to the first of the next.
-	end := last.Sub(today)
-	for today.Before(from.AddDate(2, 0, 0)) {
+	end, until := last.Sub(today), today.AddDate(2, 0, 0)
+	for today.Before(until) {
 		next := s.Next(today.Add(day - time.Second))
 		if next.IsZero() {
 			break
