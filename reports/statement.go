@@ -73,7 +73,7 @@ var checks = []check{
 	{"fields", "The table of values has the declared fields, and no value of one that is switched off", fieldsKept},
 	{"catalog", "Every table and column in the database is declared", func(p *policy.Policy, f Facts) Bound { return f.now(declaredTables(p, f)) }},
 	{"no-contact-field", "No declared field is of a forbidden category", noContactField},
-	{"minimisation", "No value in the database looks like an e-mail address or a phone number", bySweep("minimisation")},
+	{"minimisation", "No value that lies in clear in the database looks like an e-mail address or a phone number, and what is sealed was judged before it was stored", bySweep("minimisation")},
 	{"erasures", "Every erasure was done within the deadline", erasuresInTime},
 	{"orphans", "The newest sweep found no row of a tenant that is gone, and saw its canary", orphansGone},
 	{"missed-uninstalls", "Bitbucket is asked which installations are gone", bySweep("liveness")},
