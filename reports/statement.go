@@ -73,7 +73,7 @@ var checks = []check{
 	{"fields", "The table of values has the declared fields, and no value of one that is switched off", fieldsKept},
 	{"catalog", "Every table and column in the database is declared", func(p *policy.Policy, f Facts) Bound { return f.looked(declaredTables(p, f)) }},
 	{"no-contact-field", "No declared field is of a forbidden category", noContactField},
-	{"minimisation", "No value in the database looks like an e-mail address or a phone number", bySweep("minimisation", func(x FindingFacts) bool { return x.Topic != OfPayloads })},
+	{"minimisation", "No value that lies in clear in the database looks like an e-mail address or a phone number, and what is sealed was judged before it was stored", bySweep("minimisation", func(x FindingFacts) bool { return x.Topic != OfPayloads })},
 	{"erasures", "Every erasure was done within the deadline", erasuresInTime},
 	{"recipients", "Whoever was told of a tenant is told of its erasure within the deadline", recipientsTold},
 	{"backups", "Backups are gone after their period", backupsGone},

@@ -213,7 +213,7 @@ var constraints = []struct {
 	}},
 	{"sweep_results", []string{
 		"columns that are always filled 69d772fb562c3a67",
-		"sweep_results_disposition_known e45c5bed281af8df",
+		"sweep_results_disposition_known 2b3e2d10a746a2fe",
 		"sweep_results_duration_known 3829788b6cec6dc2",
 		"sweep_results_pk 04fd933329b1bce4",
 		"sweep_results_rows_counted d19c651e2fc12dd4",
