@@ -44,15 +44,20 @@ type Sentence struct {
 // Hash is the lower-case hex SHA-256 of the file.
 func (s *SecurityStatement) Hash() string { return s.hash }
 
-// Origin is "shipped" for the statement that is built in, and "own" for any other: what
-// its sentences say beyond the words in braces, and whether their checks make that true,
-// is for whoever wrote them to answer.
+// Origin is whose the sentences are.
 func (s *SecurityStatement) Origin() string {
 	if s.own {
-		return "own"
+		return Own
 	}
-	return "shipped"
+	return Shipped
 }
+
+// Whose a statement is. What the sentences of one's own say beyond the words in braces,
+// and whether their checks make that true, is for whoever wrote them to answer.
+const (
+	Shipped = "shipped" // the one that is built in, byte by byte
+	Own     = "own"
+)
 
 // LoadStatement loads a security statement from a file; "" is the built-in one. A
 // sentence may be bound only to the checks that are known. Every fault comes back at

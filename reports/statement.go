@@ -36,6 +36,7 @@ type SecurityStatement struct {
 	ToolVersion   string     `json:"tool_version"`
 	PolicyHash    string     `json:"policy_hash"`
 	StatementHash string     `json:"statement_hash"`
+	Statement     string     `json:"statement"` // whose its words are: policy.Shipped or policy.Own
 	Sentences     []Sentence `json:"sentences"`
 	PersonalData  string     `json:"personal_data_reporting"` // Atlassian's duty: whether it applies and how it is met
 }
@@ -106,7 +107,7 @@ func Checks() []string {
 func SecurityStatementOf(p *policy.Policy, s *policy.SecurityStatement, f Facts, version string) SecurityStatement {
 	_, duty := p.PersonalDataDuty()
 	out := SecurityStatement{SchemaVersion: 1, Kind: "statement", Title: s.Title, AsOf: f.AsOf.UTC().Format(time.RFC3339Nano), Issuer: p.Vendor.Name, Contact: p.Vendor.Contact,
-		App: p.App.Name + " (" + p.App.Key + ")", ToolVersion: version, PolicyHash: p.Hash(), StatementHash: s.Hash(), PersonalData: duty}
+		App: p.App.Name + " (" + p.App.Key + ")", ToolVersion: version, PolicyHash: p.Hash(), StatementHash: s.Hash(), Statement: s.Origin(), PersonalData: duty}
 	for _, x := range s.Sentences {
 		y := Sentence{ID: x.ID, Text: p.Say(x.Text), State: True, Evidence: []string{"policy sha256:" + p.Hash()}}
 		for i, id := range x.Checks {
@@ -542,7 +543,7 @@ func (s SecurityStatement) markdown() []byte {
 	if s.PersonalData != "" {
 		fmt.Fprintf(&b, "\n## Atlassian's reporting of personal data\n\n%s\n", m(s.PersonalData))
 	}
-	fmt.Fprintf(&b, "\nPolicy SHA-256 `%s`, statement SHA-256 `%s`", s.PolicyHash, s.StatementHash)
+	fmt.Fprintf(&b, "\nPolicy SHA-256 `%s`, statement SHA-256 `%s` (%s)", s.PolicyHash, s.StatementHash, s.Statement)
 	if s.ToolVersion != "" {
 		fmt.Fprintf(&b, ", made by Trakr %s", m(s.ToolVersion))
 	}
