@@ -113,7 +113,7 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		"an old late erasure":  {nil, func(f *reports.Facts) { f.Erasures.Late = 1 }, m{}, ""},
 		"Bitbucket not asked":  {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Result = "failed" }, m{"deleted": unknown}, ""},
 		"the scheduler stands": {nil, func(f *reports.Facts) { f.Controls[2].State = "fail" }, m{"checked": no}, ""},
-		"no service runs":      {nil, func(f *reports.Facts) { f.Controls = f.Controls[:2] }, m{"checked": unknown}, ""},
+		"nothing scheduled":    {nil, func(f *reports.Facts) { f.Controls = f.Controls[:2] }, m{"checked": unknown}, ""},
 		"another region":       {nil, func(f *reports.Facts) { f.Observations[0].Conflict = true }, m{"location": no}, "dataResidency.countriesWhereEndUserDataStored"},
 		"one more field sent":  {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "username" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
 		"the secret sent":      {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "shared_secret" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
@@ -121,12 +121,12 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		"an undeclared host": {nil, func(f *reports.Facts) {
 			f.Hosts[1] = reports.HostFacts{Setting: "TRAKR_WEBHOOK_URL", Host: "hooks.example.net"}
 		}, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
-		"settings not at hand": {nil, func(f *reports.Facts) { f.Hosts = nil }, m{"use": unknown}, ""},
-		"a guard taken off":    {nil, func(f *reports.Facts) { f.Controls[1].State = "fail" }, m{"access": no}, ""},
-		"a changed event":      {nil, func(f *reports.Facts) { found(f, "integrity", "trakr.audit_events", "log") }, m{"access": no}, ""},
-		"an undeclared scope":  {nil, func(f *reports.Facts) { f.Scopes = append(f.Scopes, reports.ScopeFacts{Name: "repository"}) }, m{"scopes": no}, "security.permissionsJustification"},
-		"a scope for nothing":  {nil, func(f *reports.Facts) { f.Scopes[1].NeededBy = "" }, m{"scopes": no}, "security.permissionsJustification"},
-		"an overdue request":   {nil, func(f *reports.Facts) { f.Requests[0].Overdue = true }, m{"requests": no}, ""},
+		"nothing said of hosts": {nil, func(f *reports.Facts) { f.Hosts = nil }, m{"use": unknown}, ""},
+		"a guard taken off":     {nil, func(f *reports.Facts) { f.Controls[1].State = "fail" }, m{"access": no}, ""},
+		"a changed event":       {nil, func(f *reports.Facts) { found(f, "integrity", "trakr.audit_events", "log") }, m{"access": no}, ""},
+		"an undeclared scope":   {nil, func(f *reports.Facts) { f.Scopes = append(f.Scopes, reports.ScopeFacts{Name: "repository"}) }, m{"scopes": no}, "security.permissionsJustification"},
+		"a scope for nothing":   {nil, func(f *reports.Facts) { f.Scopes[1].NeededBy = "" }, m{"scopes": no}, "security.permissionsJustification"},
+		"an overdue request":    {nil, func(f *reports.Facts) { f.Requests[0].Overdue = true }, m{"requests": no}, ""},
 		"nothing was gathered": {nil, func(f *reports.Facts) { *f = reports.Facts{AsOf: f.AsOf} },
 			m{"kept": unknown, "no-contact-data": unknown, "deleted": unknown, "checked": unknown, "location": unknown, "use": unknown, "access": unknown, "scopes": unknown}, "logDetails.logEndUserData"},
 	} {
