@@ -175,11 +175,12 @@ const (
 	ToLedger      Destination = "ledger"      // an erasure ledger that is not a file
 	ToTelemetry   Destination = "telemetry"   // the collector of traces, metrics and logs
 	ToKeys        Destination = "keys"        // whoever unwraps the keyring
+	ToProxy       Destination = "proxy"       // the HTTP proxy on the way to the others
 )
 
 // Destinations lists them.
 func Destinations() []Destination {
-	return []Destination{ToBitbucket, ToEndService, ToFindings, ToCheckpoints, ToLedger, ToTelemetry, ToKeys}
+	return []Destination{ToBitbucket, ToEndService, ToFindings, ToCheckpoints, ToLedger, ToTelemetry, ToKeys, ToProxy}
 }
 
 // Egress declares one destination: without it nothing is sent there.

@@ -82,10 +82,11 @@ var checks = []check{
 	{"missed-uninstalls", "Bitbucket is asked which installations are gone", bySweep("liveness", whatever)},
 	{"sweeps-run", "Every scheduled check runs in time", everySweepRuns},
 	{"one-place", "The stores that may hold values are declared in one place", func(p *policy.Policy, f Facts) Bound { return f.looked(noUndeclaredPlace(p)) }},
-	{"observed-place", "Nothing observed contradicts the declared place", func(_ *policy.Policy, f Facts) Bound { return f.looked(observedAgrees(f)) }},
+	{"observed-place", "The database is observed at the declared place", func(p *policy.Policy, f Facts) Bound { return f.looked(observedAgrees(p, f)) }},
 	{"egress", "Of the guarded values the policy lets only the client key and the UUID leave", egressDeclared},
 	{"disclosures", "What the log shows as disclosed is what the policy releases", disclosuresAllowed},
-	{"hosts", "Every host the service is told to talk to is declared", hostsDeclared},
+	{"hosts", "Every host the running service is told to talk to is declared", hostsDeclared},
+	{"policy", "The running service acts by this policy", actsByPolicy},
 	{"guards", "The database's own guards are in place", guardsInPlace},
 	{"integrity", "The log was verified, and nothing was changed around the service", bySweep("integrity", whatever)},
 	{"descriptor", "The descriptor asks for the declared scopes", descriptorScopes},
@@ -411,22 +412,6 @@ func (d DisclosureFacts) asReleased(p *policy.Policy) bool {
 	// The secret itself never leaves: its use is recorded where it signs.
 	signs := d.To == policy.ToBitbucket && d.Field == string(lifecycle.SharedSecret)
 	return signs || p.Releases(lifecycle.Field(d.Field), d.To)
-}
-
-func hostsDeclared(_ *policy.Policy, f Facts) Bound {
-	if f.Hosts == nil {
-		return f.seen(NotVerified, "the service's settings were not at hand.")
-	}
-	var bad []string
-	for _, h := range f.Hosts {
-		if !h.Declared {
-			bad = append(bad, h.Host+" ("+h.Setting+")")
-		}
-	}
-	if bad != nil {
-		return f.seen(False, "not declared: %s.", strings.Join(bad, ", "))
-	}
-	return f.seen(True, "%s, each declared or this machine itself.", plural(int64(len(f.Hosts)), "host", "hosts"))
 }
 
 func guardsInPlace(_ *policy.Policy, f Facts) Bound {

@@ -1,6 +1,7 @@
 package location_test
 
 import (
+	"context"
 	"maps"
 	"testing"
 	"time"
@@ -34,7 +35,10 @@ func TestRealityTurnsExactlyTheBoundSentencesFalse(t *testing.T) {
 	if r.Scopes, err = location.Scopes(descriptor, e.Policy); err != nil {
 		t.Fatal(err)
 	}
-	r.Hosts = []reports.HostFacts{{Setting: "TRAKR_BITBUCKET_API_URL", Host: "api.bitbucket.org", Declared: true}}
+	settings := []tenants.Party{{Setting: "TRAKR_BITBUCKET_API_URL", To: "bitbucket", Host: "api.bitbucket.org"}}
+	r.Running = func(context.Context) ([]tenants.Holder, error) {
+		return []tenants.Holder{{Acts: tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: settings}}}, nil
+	}
 	untrue := func() map[string]bool {
 		t.Helper()
 		f, err := r.Facts(t.Context(), time.Time{})
@@ -70,8 +74,8 @@ func TestRealityTurnsExactlyTheBoundSentencesFalse(t *testing.T) {
 		{"a table nobody declared", func() { e.Exec(`CREATE TABLE public.copies (x text)`) }, func() { e.Exec(`DROP TABLE public.copies`) }, []string{"kept", "no-contact-data"}},
 		{"another place", func() { e.Policy.Stores[0].Connection = "network" }, func() { e.Policy.Stores[0].Connection = "local" }, []string{"location"}},
 		{"a host", func() {
-			r.Hosts = append(r.Hosts, reports.HostFacts{Setting: "TRAKR_WEBHOOK_URL", Host: "hooks.example.net"})
-		}, func() { r.Hosts = r.Hosts[:1] }, []string{"use"}},
+			settings = append(settings, tenants.Party{Setting: "TRAKR_WEBHOOK_URL", To: "findings", Host: "hooks.example.net"})
+		}, func() { settings = settings[:1] }, []string{"use"}},
 		{"a scope", func() { r.Scopes = append(r.Scopes, reports.ScopeFacts{Name: "repository"}) }, func() { r.Scopes = r.Scopes[:2] }, []string{"scopes"}},
 		{"a row that remains", func() {
 			e.Exec(`CREATE TABLE public.orphans (tenant_id uuid); INSERT INTO public.orphans VALUES (gen_random_uuid()); GRANT SELECT ON public.orphans TO trakr_sweep`)

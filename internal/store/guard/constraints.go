@@ -123,8 +123,10 @@ var constraints = []struct {
 		"job_heartbeats_pk e6b843e146155e19",
 	}},
 	{"key_holders", []string{
-		"columns that are always filled 5afab86026875ffa",
+		"columns that are always filled 43e19dc4d36be230",
+		"key_holders_parties_whole 850c0cec1f8675f5",
 		"key_holders_pk 798865e9b14f0a2f",
+		"key_holders_policy_form 55a717f42f34158f",
 	}},
 	{"keyring_checks", []string{
 		"columns that are always filled 1cfe9209f5e2b680",
