@@ -126,9 +126,6 @@ func (a *app) outboxCommand() *cobra.Command {
 	return c
 }
 
-// exampleDelivery stands for a delivery's id in examples.
-const exampleDelivery = "5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11"
-
 // shown is a delivery as outbox list has it in JSON.
 type shown struct {
 	outbox.Delivery
@@ -200,7 +197,7 @@ func (a *app) printDeliveries(found []outbox.Delivery, n outbox.Counts, idle str
 
 func (a *app) outboxShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show ID", Short: "Show one delivery", Args: cobra.ExactArgs(1), Example: "  trakr outbox show " + exampleDelivery,
+		Use: "show ID", Short: "Show one delivery", Args: cobra.ExactArgs(1), Example: "  trakr outbox show " + exampleID,
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
 			d, err := s.outbox.Get(ctx, args[0])
 			if err != nil {
@@ -218,7 +215,7 @@ func (a *app) outboxRetry() *cobra.Command {
 		Use: "retry ID", Short: "Have a delivery tried again now, for five more days; audited", Args: cobra.MaximumNArgs(1),
 		Long: "With --all-dead every dead one instead. One of whose tenant a later delivery was sent already is left: the\n" +
 			"later one says all that it does, and must never come before it.",
-		Example: "  trakr outbox retry " + exampleDelivery + " --reason-ref OPS-12\n  trakr outbox retry --all-dead --reason-ref OPS-12",
+		Example: "  trakr outbox retry " + exampleID + " --reason-ref OPS-12\n  trakr outbox retry --all-dead --reason-ref OPS-12",
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
 			if dead == (len(args) == 1) {
 				return usageError{errors.New("give an ID or --all-dead; see: trakr outbox retry --help")}
@@ -266,7 +263,7 @@ func (a *app) outboxDrop() *cobra.Command {
 		Long: "For an install or a change that the end service refuses, or that has waited for more than five days: it\n" +
 			"will not be told. The notice of an erasure is never dropped: have it tried again (trakr outbox retry) until the\n" +
 			"end service itself acknowledges it.",
-		Example: "  trakr outbox drop " + exampleDelivery + " --reason-ref OPS-12",
+		Example: "  trakr outbox drop " + exampleID + " --reason-ref OPS-12",
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
 			d, err := s.outbox.Drop(ctx, why.access(), args[0])
 			if err != nil {

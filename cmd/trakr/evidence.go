@@ -289,7 +289,8 @@ func (a *app) auditCommand() *cobra.Command {
 	list.Flags().IntVar(&limit, "limit", 20, "at most this many")
 	selection.register(list)
 	why.register(list, lifecycle.ReviewerExport)
-	c := &cobra.Command{Use: "audit", Short: "See and export the record of every access"}
+	c := &cobra.Command{Use: "audit", Short: "See and export the record of every access",
+		Example: "  trakr audit list --limit 5\n  trakr audit export --out audit.ndjson\n  trakr audit verify"}
 	c.AddCommand(a.exportCommand(), list)
 	c.AddCommand(a.logCommands()...)
 	return c
@@ -335,7 +336,7 @@ func (a *app) tenantCommand() *cobra.Command {
 	lookup.Flags().StringVar(&workspace, "workspace-uuid", "", "the workspace's uuid, or - to read it from standard input")
 	why.register(lookup, lifecycle.CustomerInitiatedSupport)
 	show := &cobra.Command{
-		Use: "show ID", Short: "Show the registry's entry of a tenant, without customer data", Args: cobra.ExactArgs(1),
+		Use: "show ID", Short: "Show the registry's entry of a tenant, without customer data", Args: cobra.ExactArgs(1), Example: "  trakr tenant show " + exampleID,
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
 			id, err := lifecycle.ParseTenantID(args[0])
 			if err != nil {
@@ -348,7 +349,8 @@ func (a *app) tenantCommand() *cobra.Command {
 			return a.printTenant(t)
 		}),
 	}
-	c := &cobra.Command{Use: "tenant", Short: "Find a tenant and see its state"}
+	c := &cobra.Command{Use: "tenant", Short: "Find a tenant and see its state",
+		Example: "  trakr tenant lookup --client-key - --reason-ref SUP-1234\n  trakr tenant show " + exampleID}
 	c.AddCommand(lookup, show)
 	return c
 }
