@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"testing"
+	"time"
 
 	"trakr/internal/certificate"
 	"trakr/internal/egress"
