@@ -76,7 +76,7 @@ var checks = []check{
 	{"minimisation", "No value in the database looks like an e-mail address or a phone number", bySweep("minimisation")},
 	{"erasures", "Every erasure was done within the deadline", erasuresInTime},
 	{"orphans", "The newest sweep found no row of a tenant that is gone, and saw its canary", orphansGone},
-	{"missed-uninstalls", "Bitbucket is asked which installations are gone", bySweep("liveness")},
+	{"missed-uninstalls", "Bitbucket is asked which installations are gone, and knows all that are kept", uninstallsNoticed},
 	{"sweeps-run", "Every scheduled check runs in time", everySweepRuns},
 	{"one-place", "The stores that may hold values are declared in one place", func(p *policy.Policy, f Facts) Bound { return f.now(noUndeclaredPlace(p)) }},
 	{"observed-place", "Nothing observed contradicts the declared place", func(_ *policy.Policy, f Facts) Bound { return f.now(observedAgrees(f)) }},
@@ -87,7 +87,7 @@ var checks = []check{
 	{"integrity", "The log was verified, and nothing was changed around the service", bySweep("integrity")},
 	{"descriptor", "The descriptor asks for the declared scopes", descriptorScopes},
 	{"scopes-needed", "Each scope has a call that needs it", scopesNeeded},
-	{"requests", "No deletion request is overdue", func(_ *policy.Policy, f Facts) Bound { return f.now(requestsInTime(f)) }},
+	{"requests", "No deletion request is overdue, and none was completed late", requestsKept},
 }
 
 // Checks lists the ids of the checks a sentence can be bound to.
@@ -152,39 +152,59 @@ func (f Facts) verdict(state Truth, format string, args ...any) Bound {
 	return Bound{State: state, Why: fmt.Sprintf(format, args...), VerifiedAt: stamp(&f.AsOf)}
 }
 
+// newest is the newest pass of a kind, and why it tells nothing; "" when it does.
+func (f Facts) newest(kind string) (x SweepFacts, why string) {
+	i := slices.IndexFunc(f.Sweeps, func(x SweepFacts) bool { return x.Kind == kind })
+	if i < 0 {
+		return x, "the sweep " + kind + " is not scheduled."
+	}
+	switch x = f.Sweeps[i]; {
+	case x.RunID == "":
+		why = "the sweep " + kind + " never finished."
+	case x.Result == "failed":
+		why = "the newest pass of the sweep " + kind + " failed."
+	case x.Overdue:
+		why = "the newest pass of the sweep " + kind + " is older than twice its interval."
+	case x.Result != "clean" && x.Result != "findings":
+		why = "the newest pass of the sweep " + kind + " could not see everything."
+	}
+	return x, why
+}
+
 // bySweep is true when the newest pass of a kind is clean and not old, and nothing it
 // found is open.
 func bySweep(kind string) func(*policy.Policy, Facts) Bound {
 	return func(_ *policy.Policy, f Facts) Bound {
-		b := Bound{State: NotVerified, Why: "the sweep " + kind + " is not scheduled."}
-		for _, x := range f.Sweeps {
-			if x.Kind != kind {
-				continue
-			}
-			if b.Why = "the sweep " + kind + " never finished."; x.RunID == "" {
-				break
-			}
-			b.evidence = []string{"sweep run " + x.RunID}
-			b.VerifiedAt = stamp(x.FinishedAt)
-			switch {
-			case x.Result == "failed":
-				b.Why = "the newest pass of the sweep " + kind + " failed."
-			case x.Overdue:
-				b.Why = "the newest pass of the sweep " + kind + " is older than twice its interval."
-			case x.Result == "clean":
-				b.State, b.Why = True, "the newest pass of the sweep "+kind+" found nothing."
-			case x.Result == "findings":
-				b.State, b.Why = False, "the newest pass of the sweep "+kind+" found something."
-			default:
-				b.Why = "the newest pass of the sweep " + kind + " could not see everything."
-			}
+		x, why := f.newest(kind)
+		b := Bound{State: NotVerified, Why: why}
+		if x.RunID == "" {
+			return b
 		}
-		if open := f.findings(kind); len(open) > 0 && b.State != NotVerified {
+		b.VerifiedAt, b.evidence = stamp(x.FinishedAt), []string{"sweep run " + x.RunID}
+		switch {
+		case why != "":
+			return b
+		case x.Result == "clean":
+			b.State, b.Why = True, "the newest pass of the sweep "+kind+" found nothing."
+		default:
+			b.State, b.Why = False, "the newest pass of the sweep "+kind+" found something."
+		}
+		if open := f.findings(kind); len(open) > 0 {
 			b.State, b.Why = False, plural(int64(len(open)), "finding", "findings")+" of the sweep "+kind+" open: "+subjects(open)+"."
 			b.evidence = append(b.evidence, ids(open)...)
 		}
 		return b
 	}
+}
+
+// uninstallsNoticed is not true while Bitbucket does not know an installation any more:
+// it may be an outage, and it may be an uninstall that never reached us.
+func uninstallsNoticed(p *policy.Policy, f Facts) Bound {
+	b := bySweep("liveness")(p, f)
+	if x, _ := f.newest("liveness"); b.State == True && x.Suspected > 0 {
+		b.State, b.Why = NotVerified, "Bitbucket does not know "+plural(x.Suspected, "installation", "installations")+" any more; erased when it says so for days."
+	}
+	return b
 }
 
 func (f Facts) findings(kind string) (out []FindingFacts) {
@@ -227,7 +247,18 @@ func fieldsKept(p *policy.Policy, f Facts) Bound {
 			return b
 		}
 	}
-	return f.verdict(True, "the table of values has the declared columns and no other.")
+	b := f.verdict(True, "the table of values has the declared columns and no other.")
+	if slices.ContainsFunc(p.Fields, func(r policy.FieldRule) bool { return r.Off }) {
+		// Whether values of it are left is what that sweep counts.
+		x, why := f.newest("drift")
+		if b.VerifiedAt = ""; x.RunID != "" {
+			b.VerifiedAt, b.evidence = stamp(x.FinishedAt), []string{"sweep run " + x.RunID}
+		}
+		if why != "" {
+			b.State, b.Why = NotVerified, "a field is switched off, and whether values of it are stored is not known: "+why
+		}
+	}
+	return b
 }
 
 func noContactField(p *policy.Policy, f Facts) Bound {
@@ -359,6 +390,22 @@ func hostsDeclared(_ *policy.Policy, f Facts) Bound {
 		return f.verdict(False, "not declared: %s.", strings.Join(bad, ", "))
 	}
 	return f.verdict(True, "%s, each declared or this machine itself.", plural(int64(len(f.Hosts)), "host", "hosts"))
+}
+
+// requestsKept looks at the open requests, and at those that were completed lately: one
+// that was late is not in time because it is done.
+func requestsKept(_ *policy.Policy, f Facts) Bound {
+	b := f.now(requestsInTime(f))
+	late := int64(0)
+	for _, r := range f.Requests {
+		if completed(r) && r.MovedAt.After(r.Due) && r.MovedAt.After(f.AsOf.Add(-Lately)) {
+			late++
+		}
+	}
+	if b.State != False && late > 0 {
+		b.State, b.Why = False, plural(late, "request", "requests")+" of the last "+count(int64(Lately/(24*time.Hour)))+" days completed after the due time."
+	}
+	return b
 }
 
 func guardsInPlace(_ *policy.Policy, f Facts) Bound {

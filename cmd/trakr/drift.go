@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"net/url"
 	"strings"
 
 	"trakr/internal/bitbucket"
@@ -56,7 +55,7 @@ func endpoints(cfg config.Config, environ []string) []drift.Endpoint {
 		out = append(out, drift.Endpoint{Setting: d.setting, To: d.to, Address: address})
 	}
 	// Access tokens are given out at another host than the API's.
-	if tokens := bitbucket.TokenURL(cfg.BitbucketAPIURL); hostOf(tokens) != hostOf(cfg.BitbucketAPIURL) {
+	if tokens := bitbucket.TokenURL(cfg.BitbucketAPIURL); egress.HostOf(tokens) != egress.HostOf(cfg.BitbucketAPIURL) {
 		out = append(out, drift.Endpoint{Setting: "TRAKR_BITBUCKET_API_URL", To: policy.ToBitbucket, Address: tokens})
 	}
 	return out
@@ -134,13 +133,4 @@ func (s *service) driftChecks(ctx context.Context) []finding {
 		out = []finding{{name, "pass", ""}}
 	}
 	return out
-}
-
-// hostOf is an address's host; the rest of it may be a secret.
-func hostOf(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return ""
-	}
-	return u.Hostname()
 }

@@ -298,11 +298,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	hosts := []reports.HostFacts{}
-	for _, e := range endpoints(s.cfg, s.environ) {
-		hosts = append(hosts, reports.HostFacts{Setting: e.Setting, Host: hostOf(e.Address), Declared: egress.Host(s.policy, e.To, e.Address) == nil})
-	}
-	s.reports = &location.Reporter{Hosts: hosts, Policy: s.policy, Statement: s.statement, Scopes: scopes, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
+	s.reports = &location.Reporter{Hosts: location.Hosts(s.policy, endpoints(s.cfg, s.environ)), Policy: s.policy, Statement: s.statement, Scopes: scopes, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
 		Jobs: s.jobNames(), Heartbeats: s.beats}
 	return nil
 }

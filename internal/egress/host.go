@@ -40,3 +40,12 @@ func ThisMachine(address string) bool {
 	ip, err := netip.ParseAddr(u.Hostname())
 	return err == nil && ip.IsLoopback()
 }
+
+// HostOf is an address's host, "" when it has none; the rest of it may be a secret.
+func HostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
