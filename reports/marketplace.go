@@ -144,9 +144,13 @@ func SheetOf(p *policy.Policy, f Facts) Sheet {
 // storedTypes are the kept fields, and whatever else lies in the database.
 func storedTypes(p *policy.Policy, f Facts) []string {
 	var out []string
+	_, unseen := f.newest("drift") // it counts what is left of a field that is off
 	for _, x := range p.Fields {
-		if !x.Off {
+		switch {
+		case !x.Off:
 			out = append(out, x.Label)
+		case unseen != "":
+			out = append(out, x.Label+" (switched off; whether it is still stored is not known)")
 		}
 	}
 	for _, x := range f.OpenFindings {

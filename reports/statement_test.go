@@ -100,7 +100,8 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		"an undeclared table":   {nil, func(f *reports.Facts) { f.Tables = append(f.Tables, reports.TableFacts{Name: "public.copies"}) }, m{"kept": no, "no-contact-data": no}, "dataAccessAndStorage.typesOfDataStored"},
 		"a value like e-mail":   {nil, func(f *reports.Facts) { found(f, "minimisation", "trakr.legal_holds", "ground") }, m{"kept": no, "no-contact-data": no}, "logDetails.logEndUserData"},
 		"minimisation overdue":  {nil, func(f *reports.Facts) { sweepOf(f, "minimisation").Overdue = true }, m{"kept": unknown, "no-contact-data": unknown, "checked": no}, "logDetails.logEndUserData"},
-		"a stored switched-off": {off, func(f *reports.Facts) { found(f, "minimisation", "trakr.tenant_fields", "username") }, m{"kept": no, "no-contact-data": no}, "dataAccessAndStorage.typesOfDataStored"},
+		"a stored switched-off": {off, func(f *reports.Facts) { found(f, "drift", "trakr.tenant_fields", "username") }, m{"kept": no}, "dataAccessAndStorage.typesOfDataStored"},
+		"and nobody has looked": {off, func(f *reports.Facts) { sweepOf(f, "drift").Result = "failed" }, m{"kept": unknown}, "dataAccessAndStorage.typesOfDataStored"},
 		"the sweep turned off":  {nil, func(f *reports.Facts) { sweepOf(f, "orphans").Overdue = true }, m{"deleted": unknown, "checked": no}, ""},
 		"a row that remains": {nil, func(f *reports.Facts) {
 			x := sweepOf(f, "orphans")
@@ -110,14 +111,15 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		"a late erasure": {nil, func(f *reports.Facts) {
 			f.Erasures.LateLately, f.Erasures.Late, f.Erasures.LongestLag = 1, 1, 50*time.Hour
 		}, m{"deleted": no}, "dataRetention.retentionDurationInDays.max"},
-		"an old late erasure":  {nil, func(f *reports.Facts) { f.Erasures.Late = 1 }, m{}, ""},
-		"Bitbucket not asked":  {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Result = "failed" }, m{"deleted": unknown}, ""},
-		"the scheduler stands": {nil, func(f *reports.Facts) { f.Controls[2].State = "fail" }, m{"checked": no}, ""},
-		"no service runs":      {nil, func(f *reports.Facts) { f.Controls = f.Controls[:2] }, m{"checked": unknown}, ""},
-		"another region":       {nil, func(f *reports.Facts) { f.Observations[0].Conflict = true }, m{"location": no}, "dataResidency.countriesWhereEndUserDataStored"},
-		"one more field sent":  {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "username" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
-		"the secret sent":      {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "shared_secret" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
-		"sent to a stranger":   {nil, func(f *reports.Facts) { f.Disclosures[2].Recipient = "tracker.example.net" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
+		"an old late erasure":    {nil, func(f *reports.Facts) { f.Erasures.Late = 1 }, m{}, ""},
+		"Bitbucket not asked":    {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Result = "failed" }, m{"deleted": unknown}, ""},
+		"one is not known there": {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Suspected = 1 }, m{"deleted": unknown}, ""},
+		"the scheduler stands":   {nil, func(f *reports.Facts) { f.Controls[2].State = "fail" }, m{"checked": no}, ""},
+		"no service runs":        {nil, func(f *reports.Facts) { f.Controls = f.Controls[:2] }, m{"checked": unknown}, ""},
+		"another region":         {nil, func(f *reports.Facts) { f.Observations[0].Conflict = true }, m{"location": no}, "dataResidency.countriesWhereEndUserDataStored"},
+		"one more field sent":    {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "username" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
+		"the secret sent":        {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "shared_secret" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
+		"sent to a stranger":     {nil, func(f *reports.Facts) { f.Disclosures[2].Recipient = "tracker.example.net" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
 		"an undeclared host": {nil, func(f *reports.Facts) {
 			f.Hosts[1] = reports.HostFacts{Setting: "TRAKR_WEBHOOK_URL", Host: "hooks.example.net"}
 		}, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
@@ -127,6 +129,11 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		"an undeclared scope":  {nil, func(f *reports.Facts) { f.Scopes = append(f.Scopes, reports.ScopeFacts{Name: "repository"}) }, m{"scopes": no}, "security.permissionsJustification"},
 		"a scope for nothing":  {nil, func(f *reports.Facts) { f.Scopes[1].NeededBy = "" }, m{"scopes": no}, "security.permissionsJustification"},
 		"an overdue request":   {nil, func(f *reports.Facts) { f.Requests[0].Overdue = true }, m{"requests": no}, ""},
+		"a late request":       {nil, func(f *reports.Facts) { done := &f.Requests[1]; done.MovedAt = done.Due.Add(time.Hour) }, m{"requests": no}, ""},
+		"one late long ago": {nil, func(f *reports.Facts) {
+			done := &f.Requests[1]
+			done.MovedAt, done.Due = f.AsOf.Add(-reports.Lately), f.AsOf.Add(-reports.Lately-time.Hour)
+		}, m{}, ""},
 		"nothing was gathered": {nil, func(f *reports.Facts) { *f = reports.Facts{AsOf: f.AsOf} },
 			m{"kept": unknown, "no-contact-data": unknown, "deleted": unknown, "checked": unknown, "location": unknown, "use": unknown, "access": unknown, "scopes": unknown}, "logDetails.logEndUserData"},
 	} {

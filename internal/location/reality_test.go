@@ -19,6 +19,7 @@ import (
 
 	"trakr/internal/bitbucket"
 	"trakr/internal/connect"
+	"trakr/internal/deletion"
 	"trakr/internal/drift"
 	"trakr/internal/egress"
 	"trakr/internal/erasure"
@@ -28,6 +29,7 @@ import (
 	"trakr/internal/schedule"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/heartbeats"
+	"trakr/internal/store/holds"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/liveness"
 	"trakr/internal/store/outbox"
@@ -44,23 +46,23 @@ import (
 // with every sweep there is. Bitbucket alone is played.
 type reality struct {
 	*storetest.Env
-	t        *testing.T
-	reporter *location.Reporter
-	rig      *erasuretest.Rig
-	sweeps   *sweeps.Store
-	beats    *heartbeats.Store
-	outbox   *outbox.Store
-	requests *requests.Store
-	seq      *audit.Sequencer
+	t         *testing.T
+	reporter  *location.Reporter
+	rig       *erasuretest.Rig
+	sweeps    *sweeps.Store
+	beats     *heartbeats.Store
+	outbox    *outbox.Store
+	deletions *deletion.Service
+	seq       *audit.Sequencer
 
-	settings  []drift.Endpoint              // what the service is set up to talk to
-	served    *policy.Policy                // what the descriptor is made of
-	still     []string                      // jobs that do not run any more
-	sinkFails error                         // the checkpoints kept elsewhere cannot be read
-	bitbucket *played                       // who is asked about each installation
-	alive     []lifecycle.TenantID          // the first is never touched
-	left      lifecycle.TenantID            // was erased
-	homes     map[lifecycle.TenantID]string // the workspace of each
+	settings  []drift.Endpoint     // what the service is set up to talk to
+	served    *policy.Policy       // what the descriptor is made of
+	still     []string             // jobs that do not run any more
+	sinkFails error                // the checkpoints kept elsewhere cannot be read
+	bitbucket *played              // who is asked about each installation
+	alive     []lifecycle.TenantID // the first is never touched
+	left      lifecycle.TenantID   // was erased
+	values    map[lifecycle.TenantID]lifecycle.Values
 }
 
 // played is Bitbucket's protected resource: 200 but for the workspaces it answers
@@ -87,7 +89,7 @@ func (w *reality) gone(ids ...lifecycle.TenantID) {
 	defer w.bitbucket.mu.Unlock()
 	w.bitbucket.say = map[string]int{}
 	for _, id := range ids {
-		w.bitbucket.say[w.homes[id]] = http.StatusNotFound
+		w.bitbucket.say[w.values[id][lifecycle.PrincipalUUID].Reveal()] = http.StatusNotFound
 	}
 }
 
@@ -105,7 +107,7 @@ func newReality(t *testing.T) *reality {
 	t.Helper()
 	must := storetest.Must(t)
 	e := storetest.New(t)
-	w := &reality{Env: e, t: t, bitbucket: &played{}, homes: map[lifecycle.TenantID]string{}}
+	w := &reality{Env: e, t: t, bitbucket: &played{}, values: map[lifecycle.TenantID]lifecycle.Values{}}
 	w.declare()
 	w.served = w.policy()
 	w.settings = []drift.Endpoint{{Setting: "TRAKR_BITBUCKET_API_URL", To: policy.ToBitbucket, Address: "https://api.bitbucket.org"},
@@ -115,7 +117,6 @@ func newReality(t *testing.T) *reality {
 	client := must(bitbucket.New(bitbucket.Config{Origin: srv.URL, AppKey: e.Policy.App.Key, Resource: e.Policy.App.Proof.Resource, Now: time.Now, Tracer: noop.NewTracerProvider()})).(*bitbucket.Client)
 	w.rig, w.sweeps, w.beats = erasuretest.New(t, e), sweeps.New(e.DB), heartbeats.New(e.DB)
 	w.outbox = must(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)
-	w.requests = must(requests.New(e.DB, e.Log)).(*requests.Store)
 	w.seq = must(e.Log.NewSequencer()).(*audit.Sequencer)
 	runner := must(sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler),
 		sweep.NewOrphans(w.sweeps, e.Policy), sweep.NewErasures(w.rig.Eraser, e.Policy).Telling(w.outbox),
@@ -124,23 +125,26 @@ func newReality(t *testing.T) *reality {
 		sweep.NewDrift(e.Policy, egress.Host, w.running))).(*sweep.Runner)
 	w.reporter = &location.Reporter{Policy: e.Policy, Inventory: inventory.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats,
 		Statement: must(policy.LoadStatement("", reports.Checks())).(*policy.SecurityStatement)}
+	w.deletions = must(deletion.New(deletion.Config{Requests: must(requests.New(e.DB, e.Log)).(*requests.Store), Holds: w.rig.Config.Holds, Door: e.Door, Sweeps: w.sweeps, Policy: e.Policy,
+		Log: slog.New(slog.DiscardHandler), Erasures: &deletion.Eraser{Eraser: w.rig.Eraser, Store: w.rig.Config.Erasures, Sweeps: w.sweeps, Runner: runner, Policy: e.Policy, Now: e.Clock.Now}})).(*deletion.Service)
 	for i := range 5 {
 		values := storetest.Values("t" + strconv.Itoa(i))
 		id := w.Install(values, "install"+strconv.Itoa(i))
-		w.homes[id], w.alive = values[lifecycle.PrincipalUUID].Reveal(), append(w.alive, id)
+		w.values[id], w.alive = values, append(w.alive, id)
 	}
 	w.left = w.Install(storetest.Values("left"), "install left")
-	w.uninstall(w.left, w.now())
+	w.uninstall(w.left, w.now(), nil)
 	w.expect()
 	w.sweep(runner.Kinds()...)
 	return w
 }
 
-// uninstall erases a tenant, which asked for it at that time.
-func (w *reality) uninstall(id lifecycle.TenantID, at time.Time) {
+// uninstall erases a tenant, which asked for it at that time; delay is what the values
+// wait for.
+func (w *reality) uninstall(id lifecycle.TenantID, at time.Time, delay error) {
 	w.t.Helper()
 	out, err := w.rig.Erase(w.t.Context(), storetest.Ingress(), id, erasure.Order{Trigger: lifecycle.TriggerUninstall, RequestedAt: at, Delivery: w.Delivery("bye " + id.String())})
-	if err != nil || !out.Deleted {
+	if err != nil || out.Deleted != (delay == nil) || !errors.Is(out.Delay, delay) {
 		w.t.Fatalf("%+v %v", out, err)
 	}
 }
@@ -242,9 +246,9 @@ func (p flushing) Look(ctx context.Context, o sweep.Order) (sweep.Found, error) 
 	return f, err
 }
 
-// now moves the clock to where the database's is.
+// now moves the clock to the time that it is, which is what the database has.
 func (w *reality) now() time.Time {
-	w.Clock.Add(time.Since(w.Clock.Now()).Truncate(time.Second))
+	w.Clock.Add(time.Since(w.Clock.Now()).Truncate(time.Microsecond))
 	return w.Clock.Now()
 }
 
@@ -397,4 +401,59 @@ func (w *reality) differ(before, after said) []string {
 		out = append(out, d.Path)
 	}
 	return out
+}
+
+// release has the policy release the UUID to these destinations.
+func (w *reality) release(to ...policy.Destination) {
+	i := slices.IndexFunc(w.Policy.Fields, func(f policy.FieldRule) bool { return f.Name == lifecycle.PrincipalUUID })
+	w.Policy.Fields[i].Egress = to
+}
+
+// deliver installs a tenant and takes its event for the end service out of the outbox,
+// which records what it discloses.
+func (w *reality) deliver() {
+	w.t.Helper()
+	must := storetest.Must(w.t)
+	guard := must(egress.New(w.Policy, policy.ToEndService, publicURL)).(*egress.Guard)
+	w.Door.Telling(guard, func() {})
+	defer w.Door.Telling(nil, func() {})
+	w.Install(storetest.Values("told"), "told")
+	due, err := w.outbox.Due(w.t.Context(), w.now(), 1)
+	if err != nil || len(due) != 1 {
+		w.t.Fatal(len(due), err)
+	}
+	if _, err := w.outbox.Open(w.t.Context(), scheduler, due[0], guard, "api.trakr.example.com", w.now().Add(time.Hour)); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+var support = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorStaff, ID: "token:s", Role: lifecycle.RoleSupport},
+	Reason: lifecycle.Reason{Code: lifecycle.CustomerRequestFulfilment, Ref: "SUP-1"}}
+
+// request enters a customer's deletion request of some time ago, and returns its id.
+func (w *reality) request(of lifecycle.Values, ago time.Duration) string {
+	w.t.Helper()
+	r, err := w.deletions.Request(w.t.Context(), support, tenants.Subject{ClientKey: of[lifecycle.ClientKey]}, w.now().Add(-ago))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r.ID
+}
+
+// withdraw cancels it.
+func (w *reality) withdraw(id string) {
+	w.t.Helper()
+	if _, err := w.deletions.Cancel(w.t.Context(), support, id); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// hold places a legal hold.
+func (w *reality) hold(id lifecycle.TenantID) {
+	w.t.Helper()
+	lawyer := reviewer
+	lawyer.Reason = lifecycle.Reason{Code: lifecycle.LegalRequest, Ref: "LEG-1"}
+	if _, err := w.rig.Config.Holds.Place(w.t.Context(), lawyer, holds.Order{Tenant: id, Ground: holds.LegalClaim, Until: w.now().Add(time.Hour)}); err != nil {
+		w.t.Fatal(err)
+	}
 }

@@ -7,9 +7,7 @@ import (
 	"time"
 
 	"trakr/internal/drift"
-	"trakr/internal/egress"
 	"trakr/internal/lifecycle"
-	"trakr/internal/store/requests"
 	"trakr/internal/store/storetest"
 	"trakr/internal/sweep"
 	"trakr/policy"
@@ -48,8 +46,8 @@ var (
 func (w *reality) stories() []story {
 	sweeps := func(kinds ...string) func() { return func() { w.sweep(kinds...) } }
 	sql := func(sql string, kinds ...string) func() { return func() { w.Exec(sql); w.sweep(kinds...) } }
-	var request requests.Request
-	var changed int64
+	var overdue string // the request
+	var changed int64  // the event
 	return []story{
 		// kept, no-contact-data
 		{"a column for e-mail", sql(`ALTER TABLE trakr.tenants ADD COLUMN owner_email text`),
@@ -61,7 +59,16 @@ func (w *reality) stories() []story {
 		{"the username is switched off, and stored", func() {
 			w.declare("    source: principal.username\n", "    source: principal.username\n    off: true\n")
 			w.sweep(sweep.Drift)
-		}, states{"fields": no}, states{"kept": no}, typesOfData, func() { w.sweep(sweep.Retention, sweep.Drift); w.declare() }},
+		}, states{"fields": no}, states{"kept": no}, typesOfData, func() {
+			if w.sweep(sweep.Retention, sweep.Drift); len(w.said().checks) > 0 {
+				w.t.Error("removed, and still said to be stored")
+			}
+			w.declare()
+		}},
+		{"the username is switched off, and nobody looks whether it is stored", func() {
+			w.declare("    source: principal.username\n", "    source: principal.username\n    off: true\n")
+			w.old(sweep.Drift)
+		}, states{"fields": unknown, "sweeps-run": no}, states{"kept": unknown, "checked": no}, typesOfData, func() { w.declare(); w.sweep(sweep.Drift) }},
 		{"a field of a forbidden category, which no policy file may declare", func() {
 			w.Policy.Fields[4].Category, w.Policy.Fields[4].Label = "user.contact.email", "E-mail address"
 		}, states{"no-contact-field": no}, states{"no-contact-data": no}, typesOfData, func() { w.declare() }},
@@ -133,11 +140,15 @@ func (w *reality) stories() []story {
 			states{"scopes-needed": no}, states{"scopes": no}, permissions, func() { w.served = w.policy(); w.declare() }},
 
 		// requests
-		{"a deletion request is overdue", func() { request = w.request(w.alive[0], w.now().Add(-time.Hour)) },
-			states{"requests": no}, states{"requests": no}, nil, func() { w.withdraw(request) }},
+		{"a deletion request is overdue", func() { overdue = w.request(w.values[w.alive[0]], 31*24*time.Hour) },
+			states{"requests": no}, states{"requests": no}, nil, func() { w.withdraw(overdue) }},
 
 		// What cannot be put back: the log only grows, and what was late stays late.
-		{"an erasure passes the deadline", func() { w.uninstall(w.alive[4], w.now().Add(-25*time.Hour)) },
+		{"a request is completed late", func() { w.request(storetest.Values("never seen"), 31*24*time.Hour) },
+			states{"requests": no}, states{"requests": no}, nil, nil},
+		{"the law keeps an erasure past its deadline, which is no lie", func() { w.hold(w.alive[3]); w.uninstall(w.alive[3], w.now().Add(-25*time.Hour), lifecycle.OnHold) },
+			nil, nil, nil, nil},
+		{"an erasure passes the deadline", func() { w.uninstall(w.alive[4], w.now().Add(-25*time.Hour), nil) },
 			states{"erasures": no}, states{"deleted": no}, daysKept, nil},
 		{"one more field was sent to the end service", func() {
 			w.release(policy.ToBitbucket, policy.ToEndService)
@@ -188,47 +199,4 @@ func TestRealityTurnsExactlyTheBoundSentencesFalse(t *testing.T) {
 			t.Errorf("no story turns the check %s", id)
 		}
 	}
-}
-
-// release has the policy release the UUID to these destinations.
-func (w *reality) release(to ...policy.Destination) {
-	i := slices.IndexFunc(w.Policy.Fields, func(f policy.FieldRule) bool { return f.Name == lifecycle.PrincipalUUID })
-	w.Policy.Fields[i].Egress = to
-}
-
-// deliver installs a tenant and takes its event for the end service out of the outbox,
-// which records what it discloses.
-func (w *reality) deliver() {
-	w.t.Helper()
-	must := storetest.Must(w.t)
-	guard := must(egress.New(w.Policy, policy.ToEndService, publicURL)).(*egress.Guard)
-	w.Door.Telling(guard, func() {})
-	defer w.Door.Telling(nil, func() {})
-	w.Install(storetest.Values("told"), "told")
-	due, err := w.outbox.Due(w.t.Context(), w.now(), 1)
-	if err != nil || len(due) != 1 {
-		w.t.Fatal(len(due), err)
-	}
-	if _, err := w.outbox.Open(w.t.Context(), scheduler, due[0], guard, "api.trakr.example.com", w.now().Add(time.Hour)); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-var support = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorStaff, ID: "token:s", Role: lifecycle.RoleSupport},
-	Reason: lifecycle.Reason{Code: lifecycle.CustomerRequestFulfilment, Ref: "SUP-1"}}
-
-// request enters a deletion request that was due at that time.
-func (w *reality) request(tenant lifecycle.TenantID, due time.Time) requests.Request {
-	w.t.Helper()
-	o := requests.Order{Tenant: tenant, Submitted: due.Add(-w.Policy.DeletionRequests.Due.Duration()), Due: due}
-	return storetest.Must(w.t)(w.requests.Receive(w.t.Context(), support, o)).(requests.Request)
-}
-
-// withdraw cancels it.
-func (w *reality) withdraw(r requests.Request) {
-	w.t.Helper()
-	storetest.Must(w.t)(w.requests.Move(w.t.Context(), support, r.ID, func(r *requests.Request, _ requests.Facts) error {
-		r.State = requests.Cancelled
-		return nil
-	}))
 }
