@@ -6,8 +6,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -75,6 +81,42 @@ func TestImportsFollowTheDesign(t *testing.T) {
 	}
 	if packages < 20 {
 		t.Errorf("only %d packages seen", packages)
+	}
+}
+
+// What `make test` runs without the race detector has nothing for it: no goroutine, no
+// channel, nothing of sync.
+func TestWhatIsTestedWithoutTheRaceDetectorRunsAlone(t *testing.T) {
+	makefile, err := os.ReadFile("../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^PURE := (.+)$`).FindSubmatch(makefile)
+	if line == nil {
+		t.Fatal("the Makefile does not say what it tests without the race detector")
+	}
+	for _, path := range strings.Fields(string(line[1])) {
+		files, err := filepath.Glob(filepath.Join("..", strings.TrimPrefix(path, "trakr/"), "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", path, len(files), err)
+		}
+		for _, name := range files {
+			f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.GoStmt, *ast.ChanType:
+					t.Errorf("%s starts something that runs beside it", name)
+				case *ast.ImportSpec:
+					if strings.HasPrefix(n.Path.Value, `"sync`) {
+						t.Errorf("%s imports %s", name, n.Path.Value)
+					}
+				}
+				return true
+			})
+		}
 	}
 }
 

@@ -142,7 +142,7 @@ func (s *SecurityStatement) judge(lines lineIndex, checks []string) (out []Fault
 }
 
 // words are the words in braces that Say fills.
-var words = []string{"{kept}", "{cities}", "{countries}", "{providers}", "{deadline}", "{backups}", "{sent}", "{scopes}", "{sweeps}", "{due}"}
+var words = []string{"{kept}", "{cities}", "{countries}", "{providers}", "{deadline}", "{backups}", "{remains}", "{sent}", "{scopes}", "{sweeps}", "{due}"}
 
 // Say fills the words in braces of a sentence from the policy.
 func (p *Policy) Say(text string) string {
@@ -179,9 +179,9 @@ func (p *Policy) Say(text string) string {
 			cities, countries, providers = append(cities, s.City), append(countries, Country(s.Country)), append(providers, s.Provider)
 		}
 	}
-	backups := "there are no backups"
+	backups := "There are no backups"
 	if _, ok := p.Period(Backups); ok {
-		backups = "backups that still hold it are gone " + p.BackupWindow().Human() + " later"
+		backups = "Backups that still hold what was deleted are gone " + p.BackupWindow().Human() + " later"
 	}
 	noun := "the scope "
 	if len(scopes) > 1 {
@@ -189,8 +189,20 @@ func (p *Policy) Say(text string) string {
 	}
 	orphans, _ := p.Sweep("orphans")
 	return strings.NewReplacer("{kept}", And(kept), "{sent}", use, "{scopes}", noun+And(scopes), "{cities}", And(distinct(cities)),
-		"{countries}", And(distinct(countries)), "{providers}", And(distinct(providers)), "{deadline}", p.DeletionDeadline.Human(), "{backups}", backups,
+		"{countries}", And(distinct(countries)), "{providers}", And(distinct(providers)), "{deadline}", p.DeletionDeadline.Human(), "{backups}", backups, "{remains}", p.remains(),
 		"{sweeps}", Cadence(orphans.Schedule), "{due}", p.DeletionRequests.Due.Human()).Replace(text)
+}
+
+// remains names the records that outlive a tenant.
+func (p *Policy) remains() string {
+	var names []string
+	for _, k := range p.Outlives() {
+		names = append(names, strings.ReplaceAll(strings.TrimPrefix(k.Where, "trakr."), "_", " "))
+	}
+	if names == nil {
+		return "no records"
+	}
+	return "our records of " + And(distinct(names))
 }
 
 // Spoken is the field's name as a sentence has it.

@@ -6,13 +6,19 @@
 // It never sees a tenant's value; Facts has no place for one.
 package reports
 
-import "time"
+import (
+	"time"
+
+	"trakr/internal/lifecycle"
+	"trakr/policy"
+)
 
 // Facts is what was found. Counts are of one database snapshot and, where the rows
 // tell when they were recorded, as of AsOf; Observations and Controls are of the
 // moment the facts were gathered. Times are UTC.
 type Facts struct {
 	AsOf          time.Time  // the moment the report speaks about
+	Past          bool       // it lies so far back that what can be seen only now says nothing of it
 	Began         *time.Time // when the log began: nothing beside it is older; nil when that cannot be told
 	Tables        []TableFacts
 	LiveTenants   int64
@@ -31,6 +37,21 @@ type Facts struct {
 	Disclosures []DisclosureFacts // of the time Lately before AsOf; nil when the log could not be asked
 	Hosts       []HostFacts       // whom the service is set up to talk to; nil when that is not known
 	Scopes      []ScopeFacts      // that the descriptor asks for; nil when that is not known
+	HeldOff     []HeldFacts       // values of fields that the policy switches off; nil when they were not counted
+	Notices     *NoticeFacts      // of erasures, to the end service; nil when that is not known
+}
+
+// HeldFacts is how many values are stored of a field that the policy switches off.
+type HeldFacts struct {
+	Field lifecycle.Field
+	Rows  int64
+}
+
+// NoticeFacts are the notices of erasures that the end service, which was told of the
+// tenant before, has not acknowledged.
+type NoticeFacts struct {
+	Open int64
+	Late int64 // of these, the ones that wait longer than the policy's deletion deadline
 }
 
 // Lately is the time in which the statement counts late erasures and disclosures.
@@ -38,6 +59,7 @@ const Lately = 90 * 24 * time.Hour
 
 // DisclosureFacts is how often the log has one field disclosed to one recipient.
 type DisclosureFacts struct {
+	To               policy.Destination // as what it was told
 	Recipient, Field string
 	Events           int64
 }
@@ -64,6 +86,7 @@ type RequestFacts struct {
 	ID, Ticket, TenantID string // TenantID "" when no tenant was known
 	State                string
 	Open, Overdue        bool
+	Late                 bool      // overdue, or answered after its due time in the time Lately before the moment
 	MovedAt              time.Time // into that state
 	Submitted, Received  time.Time
 	Due                  time.Time
@@ -128,8 +151,18 @@ type FindingFacts struct {
 	Ground   string // "" for rows of tenants that are no longer registered
 	Count    *int64 // nil when it could not be counted
 	OpenedAt time.Time
+	Topic    Topic
 	Known    bool // acknowledged by a person, who named a ticket; it is open all the same
 }
+
+// Topic is what a finding is about, where that is no row or column of a tenant's.
+type Topic string
+
+// The topics; "" for rows and columns.
+const (
+	OfPayloads   Topic = "payloads"   // a member's name in Bitbucket's payloads; nothing of it is kept
+	OfDeliveries Topic = "deliveries" // what the end service did not take
+)
 
 // Observation is what the running system itself could see about where a store
 // lies, as opposed to what policy declares.

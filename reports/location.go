@@ -112,19 +112,21 @@ func nothingRemains(f Facts) Statement {
 			s.State, s.Why = Holds, "sweep "+x.RunID+" at "+stamp(x.FinishedAt)+" checked "+plural(x.Tables, "column", "columns")+" and found 0 rows."
 		}
 	}
-	if n := found(f, aboutRows); s.State == Holds && n > 0 {
+	if n := found(f, FindingFacts.aboutRows); s.State == Holds && n > 0 {
 		s.State, s.Why = Fails, plural(n, "finding is", "findings are")+" open."
 	}
 	return s
 }
 
-// aboutRows reports whether a sweep's findings are rows that should be gone.
-func aboutRows(kind string) bool { return kind == "orphans" || kind == "erasures" }
+// aboutRows reports whether a finding is of rows that should be gone.
+func (x FindingFacts) aboutRows() bool {
+	return x.Kind == "orphans" || (x.Kind == "erasures" && x.Topic != OfDeliveries)
+}
 
-// found counts the open findings of some sweeps.
-func found(f Facts, of func(kind string) bool) (n int64) {
+// found counts the open findings of some kind.
+func found(f Facts, of func(FindingFacts) bool) (n int64) {
 	for _, x := range f.OpenFindings {
-		if of(x.Kind) {
+		if of(x) {
 			n++
 		}
 	}
@@ -134,7 +136,7 @@ func found(f Facts, of func(kind string) bool) (n int64) {
 // nothingElseFound speaks of the checks that look for something else than rows.
 func nothingElseFound(f Facts) Statement {
 	s := Statement{Text: "No check of the service has an open finding of another kind", State: Holds, Why: "none is open."}
-	if n := found(f, func(kind string) bool { return !aboutRows(kind) }); n > 0 {
+	if n := found(f, func(x FindingFacts) bool { return !x.aboutRows() }); n > 0 {
 		s.State, s.Why = Fails, plural(n, "finding is", "findings are")+" open; the retention report lists them."
 	}
 	return s

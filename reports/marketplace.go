@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"trakr/internal/lifecycle"
 	"trakr/policy"
 )
 
@@ -125,7 +124,7 @@ func SheetOf(p *policy.Policy, f Facts) Sheet {
 	s.App.Data = sheetData{Same: true, Processes: true, Accessed: types, Stores: true, Stored: types}
 	s.App.Third = thirdParties(p, f)
 	// Unless a pass just looked and found nothing, the logs are not sworn clean.
-	clean := bySweep("minimisation")(p, f).State == True
+	clean := judged("minimisation", p, f).State == True
 	s.App.Logs = sheetLogs{EndUserData: !clean, Outside: !clean, Shared: !clean}
 	s.App.Residency = sheetResidency{Supported: "APP_DOES_NOT_SUPPORT_DR", Countries: storedCountries(p, f), InScope: []string{}}
 	s.App.Retention = outlives(p, f)
@@ -144,17 +143,13 @@ func SheetOf(p *policy.Policy, f Facts) Sheet {
 // storedTypes are the kept fields, and whatever else lies in the database.
 func storedTypes(p *policy.Policy, f Facts) []string {
 	var out []string
-	_, unseen := f.newest("drift") // it counts what is left of a field that is off
 	for _, x := range p.Fields {
-		switch {
-		case !x.Off:
+		if !x.Off {
 			out = append(out, x.Label)
-		case unseen != "":
-			out = append(out, x.Label+" (switched off; whether it is still stored is not known)")
 		}
 	}
-	for _, x := range f.OpenFindings {
-		if r, ok := p.Field(lifecycle.Field(x.Column)); x.Table == "trakr.tenant_fields" && ok && r.Off {
+	for _, h := range f.HeldOff {
+		if r, ok := p.Field(h.Field); ok && r.Off && h.Rows > 0 {
 			out = append(out, r.Label+" (switched off, and still stored)")
 		}
 	}
@@ -185,9 +180,7 @@ func thirdParties(p *policy.Policy, f Facts) sheetThird {
 		}
 	}
 	for _, d := range f.Disclosures {
-		to, ok := recipient(p, d.Recipient)
-		signs := to == policy.ToBitbucket && d.Field == string(lifecycle.SharedSecret)
-		if !ok || (!signs && !p.Releases(lifecycle.Field(d.Field), to)) {
+		if !declaredRecipient(p, d.To, d.Recipient) || !d.asReleased(p) {
 			undeclared(d.Recipient, "Not declared: was sent the field "+d.Field)
 		}
 	}

@@ -45,7 +45,7 @@ func requestsProven(f Facts) Statement {
 	s := Statement{Text: "Every completed request has its certificate", State: Holds}
 	done := int64(0)
 	for _, r := range f.Requests {
-		if !completed(r) {
+		if r.State != "completed" && r.State != "completed_nothing_held" {
 			continue
 		}
 		if done++; r.CertificateID == "" {
@@ -55,10 +55,6 @@ func requestsProven(f Facts) Statement {
 	}
 	s.Why = plural(done, "request is", "requests are") + " completed."
 	return s
-}
-
-func completed(r RequestFacts) bool {
-	return r.State == "completed" || r.State == "completed_nothing_held"
 }
 
 // requestsCarriedOut: the job that moves requests on, and the sweep that finishes

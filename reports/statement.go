@@ -71,23 +71,25 @@ type check struct {
 // by id in policy/statement.yaml.
 var checks = []check{
 	{"fields", "The table of values has the declared fields, and no value of one that is switched off", fieldsKept},
-	{"catalog", "Every table and column in the database is declared", func(p *policy.Policy, f Facts) Bound { return f.now(declaredTables(p, f)) }},
+	{"catalog", "Every table and column in the database is declared", func(p *policy.Policy, f Facts) Bound { return f.looked(declaredTables(p, f)) }},
 	{"no-contact-field", "No declared field is of a forbidden category", noContactField},
-	{"minimisation", "No value in the database looks like an e-mail address or a phone number", bySweep("minimisation")},
+	{"minimisation", "No value in the database looks like an e-mail address or a phone number", bySweep("minimisation", func(x FindingFacts) bool { return x.Topic != OfPayloads })},
 	{"erasures", "Every erasure was done within the deadline", erasuresInTime},
+	{"recipients", "Whoever was told of a tenant is told of its erasure within the deadline", recipientsTold},
+	{"backups", "Backups are gone after their period", backupsGone},
 	{"orphans", "The newest sweep found no row of a tenant that is gone, and saw its canary", orphansGone},
 	{"missed-uninstalls", "Bitbucket is asked which installations are gone, and knows all that are kept", uninstallsNoticed},
 	{"sweeps-run", "Every scheduled check runs in time", everySweepRuns},
-	{"one-place", "The stores that may hold values are declared in one place", func(p *policy.Policy, f Facts) Bound { return f.now(noUndeclaredPlace(p)) }},
-	{"observed-place", "Nothing observed contradicts the declared place", func(_ *policy.Policy, f Facts) Bound { return f.now(observedAgrees(f)) }},
+	{"one-place", "The stores that may hold values are declared in one place", func(p *policy.Policy, f Facts) Bound { return f.looked(noUndeclaredPlace(p)) }},
+	{"observed-place", "Nothing observed contradicts the declared place", func(_ *policy.Policy, f Facts) Bound { return f.looked(observedAgrees(f)) }},
 	{"egress", "Of the guarded values the policy lets only the client key and the UUID leave", egressDeclared},
 	{"disclosures", "What the log shows as disclosed is what the policy releases", disclosuresAllowed},
 	{"hosts", "Every host the service is told to talk to is declared", hostsDeclared},
 	{"guards", "The database's own guards are in place", guardsInPlace},
-	{"integrity", "The log was verified, and nothing was changed around the service", bySweep("integrity")},
+	{"integrity", "The log was verified, and nothing was changed around the service", bySweep("integrity", whatever)},
 	{"descriptor", "The descriptor asks for the declared scopes", descriptorScopes},
 	{"scopes-needed", "Each scope has a call that needs it", scopesNeeded},
-	{"requests", "No deletion request is overdue, and none was completed late", requestsKept},
+	{"requests", "No deletion request is overdue, or was answered late", requestsAnswered},
 }
 
 // Checks lists the ids of the checks a sentence can be bound to.
@@ -142,54 +144,66 @@ func judged(id string, p *policy.Policy, f Facts) Bound {
 	return Bound{ID: id, State: NotVerified, Why: "there is no such check."}
 }
 
-// now turns what a report states into a check made at the report's moment.
-func (f Facts) now(s Statement) Bound {
-	state := map[State]Truth{Holds: True, Fails: False, CannotTell: NotVerified}[s.State]
-	return Bound{State: state, Why: s.Why, VerifiedAt: stamp(&f.AsOf)}
-}
-
+// verdict is a judgement of what is on record of the report's moment. Of one before
+// anything was recorded, nothing is.
 func (f Facts) verdict(state Truth, format string, args ...any) Bound {
-	return Bound{State: state, Why: fmt.Sprintf(format, args...), VerifiedAt: stamp(&f.AsOf)}
+	if state == True && f.Began != nil && f.AsOf.Before(*f.Began) {
+		return Bound{State: NotVerified, Why: "nothing was recorded yet."}
+	}
+	b := Bound{State: state, Why: fmt.Sprintf(format, args...)}
+	if state != NotVerified {
+		b.VerifiedAt = stamp(&f.AsOf)
+	}
+	return b
 }
 
-// newest is the newest pass of a kind, and why it tells nothing; "" when it does.
-func (f Facts) newest(kind string) (x SweepFacts, why string) {
-	i := slices.IndexFunc(f.Sweeps, func(x SweepFacts) bool { return x.Kind == kind })
-	if i < 0 {
-		return x, "the sweep " + kind + " is not scheduled."
+// seen is a judgement of what can be looked at only while the report is made.
+func (f Facts) seen(state Truth, format string, args ...any) Bound {
+	if f.Past {
+		return Bound{State: NotVerified, Why: "this can be looked at only now, which says nothing of an earlier time."}
 	}
-	switch x = f.Sweeps[i]; {
-	case x.RunID == "":
-		why = "the sweep " + kind + " never finished."
-	case x.Result == "failed":
-		why = "the newest pass of the sweep " + kind + " failed."
-	case x.Overdue:
-		why = "the newest pass of the sweep " + kind + " is older than twice its interval."
-	case x.Result != "clean" && x.Result != "findings":
-		why = "the newest pass of the sweep " + kind + " could not see everything."
-	}
-	return x, why
+	return f.verdict(state, format, args...)
 }
 
-// bySweep is true when the newest pass of a kind is clean and not old, and nothing it
-// found is open.
-func bySweep(kind string) func(*policy.Policy, Facts) Bound {
+// truth is what a report's statement is as a judgement.
+func (s State) truth() Truth {
+	return map[State]Truth{Holds: True, Fails: False, CannotTell: NotVerified}[s]
+}
+
+// looked is seen for what a report states.
+func (f Facts) looked(s Statement) Bound { return f.seen(s.State.truth(), "%s", s.Why) }
+
+// whatever is every finding.
+func whatever(FindingFacts) bool { return true }
+
+// bySweep is true when the newest pass of a kind is not old, could see, and nothing that
+// it found of what the check is about is open.
+func bySweep(kind string, about func(FindingFacts) bool) func(*policy.Policy, Facts) Bound {
 	return func(_ *policy.Policy, f Facts) Bound {
-		x, why := f.newest(kind)
-		b := Bound{State: NotVerified, Why: why}
-		if x.RunID == "" {
-			return b
+		b := Bound{State: NotVerified, Why: "the sweep " + kind + " is not scheduled."}
+		for _, x := range f.Sweeps {
+			if x.Kind != kind {
+				continue
+			}
+			if b.Why = "the sweep " + kind + " never finished."; x.RunID == "" {
+				break
+			}
+			b.evidence = []string{"sweep run " + x.RunID}
+			b.VerifiedAt = stamp(x.FinishedAt)
+			switch {
+			case x.Result == "failed":
+				b.Why = "the newest pass of the sweep " + kind + " failed."
+			case x.Overdue:
+				b.Why = "the newest pass of the sweep " + kind + " is older than twice its interval."
+			case x.Result == "clean":
+				b.State, b.Why = True, "the newest pass of the sweep "+kind+" found nothing."
+			case x.Result == "findings":
+				b.State, b.Why = True, "the newest pass of the sweep "+kind+" found nothing of this."
+			default:
+				b.Why = "the newest pass of the sweep " + kind + " could not see everything."
+			}
 		}
-		b.VerifiedAt, b.evidence = stamp(x.FinishedAt), []string{"sweep run " + x.RunID}
-		switch {
-		case why != "":
-			return b
-		case x.Result == "clean":
-			b.State, b.Why = True, "the newest pass of the sweep "+kind+" found nothing."
-		default:
-			b.State, b.Why = False, "the newest pass of the sweep "+kind+" found something."
-		}
-		if open := f.findings(kind); len(open) > 0 {
+		if open := f.findings(kind, about); len(open) > 0 && b.State != NotVerified {
 			b.State, b.Why = False, plural(int64(len(open)), "finding", "findings")+" of the sweep "+kind+" open: "+subjects(open)+"."
 			b.evidence = append(b.evidence, ids(open)...)
 		}
@@ -200,16 +214,18 @@ func bySweep(kind string) func(*policy.Policy, Facts) Bound {
 // uninstallsNoticed is not true while Bitbucket does not know an installation any more:
 // it may be an outage, and it may be an uninstall that never reached us.
 func uninstallsNoticed(p *policy.Policy, f Facts) Bound {
-	b := bySweep("liveness")(p, f)
-	if x, _ := f.newest("liveness"); b.State == True && x.Suspected > 0 {
-		b.State, b.Why = NotVerified, "Bitbucket does not know "+plural(x.Suspected, "installation", "installations")+" any more; erased when it says so for days."
+	b := bySweep("liveness", whatever)(p, f)
+	for _, x := range f.Sweeps {
+		if x.Kind == "liveness" && x.Suspected > 0 && b.State == True {
+			b.State, b.Why = NotVerified, "Bitbucket does not know "+plural(x.Suspected, "installation", "installations")+" any more; erased when it says so for days."
+		}
 	}
 	return b
 }
 
-func (f Facts) findings(kind string) (out []FindingFacts) {
+func (f Facts) findings(kind string, about func(FindingFacts) bool) (out []FindingFacts) {
 	for _, x := range f.OpenFindings {
-		if x.Kind == kind {
+		if x.Kind == kind && about(x) {
 			out = append(out, x)
 		}
 	}
@@ -235,41 +251,40 @@ func fieldsKept(p *policy.Policy, f Facts) Bound {
 	const table = "trakr.tenant_fields"
 	i := slices.IndexFunc(f.Tables, func(t TableFacts) bool { return t.Name == table })
 	if i < 0 {
-		return f.verdict(NotVerified, "the table of values could not be seen.")
+		return f.seen(NotVerified, "the table of values could not be seen.")
 	}
 	if u := f.Tables[i].Undeclared; len(u) > 0 {
-		return f.verdict(False, "the table of values has columns that nobody declared: %s.", strings.Join(u, ", "))
+		return f.seen(False, "the table of values has columns that nobody declared: %s.", strings.Join(u, ", "))
 	}
-	for _, x := range f.OpenFindings {
-		if r, ok := p.Field(lifecycle.Field(x.Column)); x.Table == table && ok && r.Off {
-			b := f.verdict(False, "the field %s is switched off, and values of it are stored.", x.Column)
-			b.evidence = []string{"finding " + x.ID}
-			return b
+	off := 0
+	for _, x := range p.Fields {
+		if !x.Off {
+			continue
+		}
+		off++
+		i := slices.IndexFunc(f.HeldOff, func(h HeldFacts) bool { return h.Field == x.Name })
+		switch {
+		case i < 0:
+			return f.seen(NotVerified, "the field %s is switched off, and it could not be told whether values of it are stored.", x.Name)
+		case f.HeldOff[i].Rows > 0:
+			return f.seen(False, "the field %s is switched off, and %s of it stored.", x.Name, plural(f.HeldOff[i].Rows, "value is", "values are"))
 		}
 	}
-	b := f.verdict(True, "the table of values has the declared columns and no other.")
-	if slices.ContainsFunc(p.Fields, func(r policy.FieldRule) bool { return r.Off }) {
-		// Whether values of it are left is what that sweep counts.
-		x, why := f.newest("drift")
-		if b.VerifiedAt = ""; x.RunID != "" {
-			b.VerifiedAt, b.evidence = stamp(x.FinishedAt), []string{"sweep run " + x.RunID}
-		}
-		if why != "" {
-			b.State, b.Why = NotVerified, "a field is switched off, and whether values of it are stored is not known: "+why
-		}
+	if off > 0 {
+		return f.seen(True, "the table of values has the declared columns and no other; of %s no value is stored.", plural(int64(off), "field that is switched off", "fields that are switched off"))
 	}
-	return b
+	return f.seen(True, "the table of values has the declared columns and no other.")
 }
 
 func noContactField(p *policy.Policy, f Facts) Bound {
 	for _, x := range p.Fields {
 		for _, c := range append([]string{"user.contact"}, p.ForbiddenCategories...) {
 			if !x.Off && (x.Category == c || strings.HasPrefix(x.Category, c+".")) {
-				return f.verdict(False, "the field %s is of the category %s.", x.Name, x.Category)
+				return f.seen(False, "the field %s is of the category %s.", x.Name, x.Category)
 			}
 		}
 	}
-	return f.verdict(True, "of %d declared fields none is.", len(p.Fields))
+	return f.seen(True, "of %d declared fields none is.", len(p.Fields))
 }
 
 func erasuresInTime(p *policy.Policy, f Facts) Bound {
@@ -280,8 +295,43 @@ func erasuresInTime(p *policy.Policy, f Facts) Bound {
 	return f.verdict(True, "%s on record, none of the last %d days late; a tenant under a legal hold is not counted.", plural(e.Total, "erasure", "erasures"), int(Lately/(24*time.Hour)))
 }
 
+// recipientsTold: what the end service was told and not told to forget is not deleted.
+func recipientsTold(p *policy.Policy, f Facts) Bound {
+	n := f.Notices
+	switch {
+	case n == nil:
+		return f.verdict(NotVerified, "what waits for the end service could not be counted.")
+	case n.Late > 0:
+		return f.verdict(False, "%s for longer than %s that the end service takes notice of an erasure.", plural(n.Late, "tenant waits", "tenants wait"), p.DeletionDeadline.Human())
+	}
+	return f.verdict(True, "no notice of an erasure waits longer than %s; %s.", p.DeletionDeadline.Human(), plural(n.Open, "is under way", "are under way"))
+}
+
+// backupsGone is never true: a backup lies outside of what the service can see.
+func backupsGone(p *policy.Policy, f Facts) Bound {
+	if _, ok := p.Period(policy.Backups); !ok {
+		return f.verdict(NotVerified, "that there are none is declared; the service cannot see backups.")
+	}
+	return f.verdict(NotVerified, "the period is declared and kept by whoever makes them; the service cannot see backups.")
+}
+
+func requestsAnswered(_ *policy.Policy, f Facts) Bound {
+	late := int64(0)
+	for _, r := range f.Requests {
+		if r.Late {
+			late++
+		}
+	}
+	s := requestsInTime(f)
+	if late > 0 {
+		return f.verdict(False, "%s overdue or answered late in the last %d days.", plural(late, "request is", "requests are"), int(Lately/(24*time.Hour)))
+	}
+	return f.verdict(s.State.truth(), "%s", s.Why)
+}
+
 func orphansGone(_ *policy.Policy, f Facts) Bound {
-	b := f.now(nothingRemains(f))
+	rows := nothingRemains(f)
+	b := f.verdict(rows.State.truth(), "%s", rows.Why)
 	for _, x := range f.Sweeps {
 		if x.Kind == "orphans" && x.RunID != "" {
 			b.VerifiedAt, b.evidence = stamp(x.FinishedAt), []string{"sweep run " + x.RunID}
@@ -313,16 +363,16 @@ func everySweepRuns(_ *policy.Policy, f Facts) Bound {
 		if jobs++; c.State == "fail" && !slices.Contains(late, job) {
 			late = append(late, job)
 		} else if c.State != "pass" && c.State != "fail" {
-			return f.verdict(NotVerified, "no running service has scheduled %s.", job)
+			return f.seen(NotVerified, "no running service has scheduled %s.", job)
 		}
 	}
 	switch {
 	case late != nil:
-		return f.verdict(False, "no success within twice the interval: %s.", strings.Join(late, ", "))
+		return f.seen(False, "no success within twice the interval: %s.", strings.Join(late, ", "))
 	case jobs == 0 || len(f.Sweeps) == 0:
-		return f.verdict(NotVerified, "no running service has scheduled a check.")
+		return f.seen(NotVerified, "no running service has scheduled a check.")
 	}
-	return f.verdict(True, "%s, each within twice its interval.", plural(int64(jobs), "job", "jobs"))
+	return f.seen(True, "%s, each within twice its interval.", plural(int64(jobs), "job", "jobs"))
 }
 
 // spoken are the fields that the statement admits to send anywhere.
@@ -335,11 +385,11 @@ func egressDeclared(p *policy.Policy, f Facts) Bound {
 	for _, x := range p.Fields {
 		for _, to := range x.Egress {
 			if !slices.Contains(spoken[to], x.Name) {
-				return f.verdict(False, "the policy lets %s go to %s.", x.Name, to)
+				return f.seen(False, "the policy lets %s go to %s.", x.Name, to)
 			}
 		}
 	}
-	return f.verdict(True, "what the policy releases is named in the sentence.")
+	return f.seen(True, "what the policy releases is named in the sentence.")
 }
 
 func disclosuresAllowed(p *policy.Policy, f Facts) Bound {
@@ -349,36 +399,34 @@ func disclosuresAllowed(p *policy.Policy, f Facts) Bound {
 	var events int64
 	for _, d := range f.Disclosures {
 		events += d.Events
-		to, ok := recipient(p, d.Recipient)
-		if !ok {
+		if !declaredRecipient(p, d.To, d.Recipient) {
 			return f.verdict(False, "%s to %s, which the policy does not declare.", plural(d.Events, "disclosure", "disclosures"), d.Recipient)
 		}
-		// The secret itself never leaves: its use is recorded where it signs.
-		signs := to == policy.ToBitbucket && d.Field == string(lifecycle.SharedSecret)
-		if !signs && !p.Releases(lifecycle.Field(d.Field), to) {
+		if !d.asReleased(p) {
 			return f.verdict(False, "%s of %s to %s, which the policy does not release there.", plural(d.Events, "disclosure", "disclosures"), d.Field, d.Recipient)
 		}
 	}
 	return f.verdict(True, "%s of a value in the last %d days, each as released.", plural(events, "disclosure", "disclosures"), int(Lately/(24*time.Hour)))
 }
 
-// recipient is the destination that a recipient in the log is. This machine stands for
-// Bitbucket where a simulator answers, and for the end service.
-func recipient(p *policy.Policy, name string) (policy.Destination, bool) {
-	for _, e := range p.Egress {
-		if name == string(e.To) || slices.Contains(e.Hosts, strings.Split(name, ":")[0]) {
-			return e.To, true
-		}
-	}
-	if host := strings.Split(name, ":")[0]; host == "localhost" || host == "127.0.0.1" {
-		return policy.ToBitbucket, true
-	}
-	return "", false
+// declaredRecipient reports whether a destination is at a host: one that the policy
+// declares for it, or this machine, where simulators are.
+func declaredRecipient(p *policy.Policy, to policy.Destination, name string) bool {
+	host := strings.Split(name, ":")[0]
+	e, ok := p.Destination(to)
+	return ok && (name == string(to) || slices.Contains(e.Hosts, host) || host == "localhost" || host == "127.0.0.1")
+}
+
+// asReleased reports whether a disclosure is one that the policy lets happen.
+func (d DisclosureFacts) asReleased(p *policy.Policy) bool {
+	// The secret itself never leaves: its use is recorded where it signs.
+	signs := d.To == policy.ToBitbucket && d.Field == string(lifecycle.SharedSecret)
+	return signs || p.Releases(lifecycle.Field(d.Field), d.To)
 }
 
 func hostsDeclared(_ *policy.Policy, f Facts) Bound {
 	if f.Hosts == nil {
-		return f.verdict(NotVerified, "the service's settings were not at hand.")
+		return f.seen(NotVerified, "the service's settings were not at hand.")
 	}
 	var bad []string
 	for _, h := range f.Hosts {
@@ -387,30 +435,14 @@ func hostsDeclared(_ *policy.Policy, f Facts) Bound {
 		}
 	}
 	if bad != nil {
-		return f.verdict(False, "not declared: %s.", strings.Join(bad, ", "))
+		return f.seen(False, "not declared: %s.", strings.Join(bad, ", "))
 	}
-	return f.verdict(True, "%s, each declared or this machine itself.", plural(int64(len(f.Hosts)), "host", "hosts"))
-}
-
-// requestsKept looks at the open requests, and at those that were completed lately: one
-// that was late is not in time because it is done.
-func requestsKept(_ *policy.Policy, f Facts) Bound {
-	b := f.now(requestsInTime(f))
-	late := int64(0)
-	for _, r := range f.Requests {
-		if completed(r) && r.MovedAt.After(r.Due) && r.MovedAt.After(f.AsOf.Add(-Lately)) {
-			late++
-		}
-	}
-	if b.State != False && late > 0 {
-		b.State, b.Why = False, plural(late, "request", "requests")+" of the last "+count(int64(Lately/(24*time.Hour)))+" days completed after the due time."
-	}
-	return b
+	return f.seen(True, "%s, each declared or this machine itself.", plural(int64(len(f.Hosts)), "host", "hosts"))
 }
 
 func guardsInPlace(_ *policy.Policy, f Facts) Bound {
 	n := 0
-	b := f.verdict(NotVerified, "the database's guards could not be seen.")
+	b := f.seen(NotVerified, "the database's guards could not be seen.")
 	for _, c := range f.Controls {
 		if !strings.HasPrefix(c.ID, "guard: ") {
 			continue
@@ -418,39 +450,39 @@ func guardsInPlace(_ *policy.Policy, f Facts) Bound {
 		n++
 		switch {
 		case c.State == "fail":
-			return f.verdict(False, "%s: %s.", c.Title, c.Detail)
+			return f.seen(False, "%s: %s.", c.Title, c.Detail)
 		case c.State != "pass":
-			return f.verdict(NotVerified, "%s: could not be told.", c.Title)
+			return f.seen(NotVerified, "%s: could not be told.", c.Title)
 		}
 	}
 	if n > 0 {
-		b = f.verdict(True, "%s of the database's catalog pass.", plural(int64(n), "control", "controls"))
+		b = f.seen(True, "%s of the database's catalog pass.", plural(int64(n), "control", "controls"))
 	}
 	return b
 }
 
 func descriptorScopes(p *policy.Policy, f Facts) Bound {
 	if f.Scopes == nil {
-		return f.verdict(NotVerified, "the descriptor was not at hand.")
+		return f.seen(NotVerified, "the descriptor was not at hand.")
 	}
 	for _, s := range f.Scopes {
 		if !slices.ContainsFunc(p.App.Scopes, func(x policy.Scope) bool { return x.Name == s.Name }) {
-			return f.verdict(False, "the descriptor asks for %s, which the policy does not declare.", s.Name)
+			return f.seen(False, "the descriptor asks for %s, which the policy does not declare.", s.Name)
 		}
 	}
-	return f.verdict(True, "%s.", plural(int64(len(f.Scopes)), "scope", "scopes"))
+	return f.seen(True, "%s.", plural(int64(len(f.Scopes)), "scope", "scopes"))
 }
 
 func scopesNeeded(_ *policy.Policy, f Facts) Bound {
 	if f.Scopes == nil {
-		return f.verdict(NotVerified, "the descriptor was not at hand.")
+		return f.seen(NotVerified, "the descriptor was not at hand.")
 	}
 	for _, s := range f.Scopes {
 		if s.NeededBy == "" {
-			return f.verdict(False, "no call needs the scope %s.", s.Name)
+			return f.seen(False, "no call needs the scope %s.", s.Name)
 		}
 	}
-	return f.verdict(True, "each of %s.", plural(int64(len(f.Scopes)), "scope", "scopes"))
+	return f.seen(True, "each of %s.", plural(int64(len(f.Scopes)), "scope", "scopes"))
 }
 
 // Public is the statement for customers: sentences, states and times, and nothing of

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -9,6 +10,7 @@ import (
 
 	"trakr/internal/egress"
 	"trakr/internal/endservice"
+	"trakr/internal/leader"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/outbox"
@@ -52,12 +54,8 @@ func (a *app) sender(s *service, meter metric.MeterProvider) (*endservice.Sender
 	}
 	return endservice.New(endservice.Config{Outbox: s.outbox, Guard: s.guard, URL: s.cfg.EndServiceURL, Key: key, Now: a.now, Log: s.log, Meter: meter,
 		Notified: s.eraserBegun, // the certificate may have waited for it
-		Lease: func(ctx context.Context) (webhook.Lease, bool, error) {
-			l, ok, err := store.TryLease(ctx, s.db, "end service")
-			if err != nil || !ok {
-				return nil, false, err
-			}
-			return l, true, nil
+		Lease: func(ctx context.Context) (leader.Lease, bool, error) {
+			return store.TryLease(ctx, s.db, "end service")
 		}})
 }
 
@@ -109,7 +107,7 @@ func (a *app) outboxCommand() *cobra.Command {
 			} else {
 				err = a.table("DELIVERY\tTENANT\tKIND\tSTATE\tATTEMPTS\tLAST OUTCOME", func(line func(...any)) {
 					for _, d := range found {
-						line(d.ID, d.Tenant, d.Kind, d.State, d.Attempts, d.LastOutcome)
+						line(d.ID, d.Tenant, d.Kind, d.State, d.Attempts, cmp.Or(d.LastOutcome, "–"))
 					}
 				})
 			}

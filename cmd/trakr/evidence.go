@@ -36,7 +36,8 @@ func (a *app) reportCommand() *cobra.Command {
 			"  trakr report retention --format csv --as-of 2026-11-24T12:00:00Z --out -\n" +
 			"  trakr report statement --format md\n" +
 			"  trakr report marketplace --compare live.json",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+		// A guard that is off is what the report is to say.
+		RunE: a.anyhow(func(ctx context.Context, s *service, args []string) error {
 			var at time.Time
 			if asOf != "" {
 				var err error

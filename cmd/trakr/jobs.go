@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"trakr/internal/httpapi"
+	"trakr/internal/leader"
 	"trakr/internal/lifecycle"
 	"trakr/internal/schedule"
 	"trakr/internal/store"
@@ -105,11 +106,7 @@ func (a *app) relay(s *service, meter metric.MeterProvider) (*webhook.Relay, err
 	}
 	return webhook.NewRelay(webhook.Config{Outbox: sweep.NewOutbox(s.sweeps, s.cfg.BaseURL, s.policy.App.Key),
 		Send: webhook.NewSender(s.cfg.WebhookURL.Reveal(), key, a.now).Send, Now: a.now, Log: s.log, Meter: meter,
-		Lease: func(ctx context.Context) (webhook.Lease, bool, error) {
-			l, ok, err := store.TryLease(ctx, s.db, "webhook")
-			if err != nil || !ok {
-				return nil, false, err
-			}
-			return l, true, nil
+		Lease: func(ctx context.Context) (leader.Lease, bool, error) {
+			return store.TryLease(ctx, s.db, "webhook")
 		}})
 }

@@ -299,7 +299,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 		return err
 	}
 	s.reports = &location.Reporter{Hosts: location.Hosts(s.policy, endpoints(s.cfg, s.environ)), Policy: s.policy, Statement: s.statement, Scopes: scopes, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
-		Jobs: s.jobNames(), Heartbeats: s.beats}
+		Jobs: s.jobNames(), Heartbeats: s.beats, Held: s.door.Held}
 	return nil
 }
 
@@ -426,6 +426,11 @@ func (s *service) sequencer(meter metric.MeterProvider, now func() time.Time) (*
 // with opens the database for one command.
 func (a *app) with(do func(ctx context.Context, s *service, args []string) error) func(*cobra.Command, []string) error {
 	return a.on(service{}, do)
+}
+
+// anyhow is with for a command that judges the database's guards itself.
+func (a *app) anyhow(do func(ctx context.Context, s *service, args []string) error) func(*cobra.Command, []string) error {
+	return a.on(service{anyway: true}, do)
 }
 
 // replaying is with for the command that erases again what a restore brought back.

@@ -129,8 +129,9 @@ func (c connection) ensureDatabase(ctx context.Context) error {
 func (c connection) ensureLogin(ctx context.Context, role string, password lifecycle.Secret) error {
 	return c.with(ctx, maintenance, func(ctx context.Context, db *pgx.Conn) error {
 		// The password is hex, so it can stand in the statement, which takes no
-		// parameters; the server logs no statement (serverSettings).
-		_, err := db.Exec(ctx, "ALTER ROLE "+pgx.Identifier{role}.Sanitize()+" LOGIN PASSWORD '"+password.Reveal()+"'")
+		// parameters; the server logs no statement (serverSettings). One at a time:
+		// the server refuses whoever changes a role while another does.
+		_, err := db.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended('trakr/login', 0)); ALTER ROLE "+pgx.Identifier{role}.Sanitize()+" LOGIN PASSWORD '"+password.Reveal()+"'")
 		if err != nil {
 			return fmt.Errorf("letting the role %s log in: %w", role, err)
 		}

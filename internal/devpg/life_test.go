@@ -236,3 +236,27 @@ func TestRestartAfterTheServerDied(t *testing.T) {
 		t.Error("a stopped server was started again")
 	}
 }
+
+// Commands that are started together each let the role log in.
+func TestManyLetARoleLogInAtOnce(t *testing.T) {
+	t.Parallel()
+	s := mustStart(t, Config{BinDir: binDir, DataDir: newDir(t), Database: "trakr"})
+	mustExec(t, mustConnect(t, s), `CREATE ROLE guest`)
+	failed := make(chan error, 8)
+	for range cap(failed) {
+		go func() {
+			for range 20 {
+				if _, err := s.LoginURL(t.Context(), "guest"); err != nil {
+					failed <- err
+					return
+				}
+			}
+			failed <- nil
+		}()
+	}
+	for range cap(failed) {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -29,6 +29,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"trakr/internal/egress"
+	"trakr/internal/leader"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/outbox"
 	"trakr/internal/webhook"
@@ -40,7 +41,7 @@ type Config struct {
 	Guard  *egress.Guard
 	URL    string // whose host the policy declares; the caller checks
 	Key    webhook.Key
-	Lease  func(ctx context.Context) (l webhook.Lease, ok bool, err error)
+	Lease  func(ctx context.Context) (l leader.Lease, ok bool, err error)
 	// Notified is called when the notice of an erasure was acknowledged.
 	Notified func()
 	Now      func() time.Time
@@ -121,44 +122,16 @@ func (s *Sender) Wake() {
 // Run delivers whenever no other replica does, until ctx ends. What is under way then
 // is finished.
 func (s *Sender) Run(ctx context.Context) {
-	for {
-		if err := s.lead(ctx); err != nil && ctx.Err() == nil {
+	leader.Loop{Lease: s.c.Lease, Once: s.Once, Every: pollEvery,
+		Rest: func() (time.Duration, <-chan struct{}) {
+			if s.idle > 0 { // while it is down a commit does not make it come back sooner
+				return s.rest(), nil
+			}
+			return s.rest(), s.woken
+		},
+		Failed: func(ctx context.Context, err error) {
 			s.c.Log.ErrorContext(ctx, "telling the end service failed", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pollEvery):
-		}
-	}
-}
-
-// lead takes the lease and delivers until it is lost.
-func (s *Sender) lead(ctx context.Context) error {
-	l, ok, err := s.c.Lease(ctx)
-	if err != nil || !ok {
-		return err
-	}
-	defer l.Release()
-	for {
-		if !l.Held(ctx) {
-			return errors.New("the leader lock was lost")
-		}
-		if err := s.Once(ctx); err != nil {
-			return err
-		}
-		// While it is down a commit does not make it come back sooner.
-		woken := s.woken
-		if s.idle > 0 {
-			woken = nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-woken:
-		case <-time.After(s.rest()):
-		}
-	}
+		}}.Run(ctx)
 }
 
 // rest is the time between two passes: longer each time while the end service is down.

@@ -26,6 +26,7 @@ import (
 	"trakr/internal/endservice"
 	"trakr/internal/erasure"
 	"trakr/internal/erasure/erasuretest"
+	"trakr/internal/leader"
 	"trakr/internal/lifecycle"
 	"trakr/internal/simulate"
 	"trakr/internal/store"
@@ -86,12 +87,8 @@ func newHouse(t *testing.T) *house {
 	must(t, err)
 	h.sender, err = endservice.New(endservice.Config{Outbox: h.outbox, Guard: g, URL: h.server.URL + simulate.EventsPath, Key: key, Now: h.Clock.Now,
 		Log: slog.New(slog.NewTextHandler(&h.log, nil)), Meter: noop.NewMeterProvider(), Notified: func() { h.mu.Lock(); h.notified++; h.mu.Unlock() },
-		Lease: func(ctx context.Context) (webhook.Lease, bool, error) {
-			l, ok, err := store.TryLease(ctx, h.DB, "end service")
-			if err != nil || !ok {
-				return nil, false, err
-			}
-			return l, true, nil
+		Lease: func(ctx context.Context) (leader.Lease, bool, error) {
+			return store.TryLease(ctx, h.DB, "end service")
 		}})
 	must(t, err)
 	return h

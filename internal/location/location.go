@@ -39,7 +39,13 @@ type Reporter struct {
 	Heartbeats Heartbeats           // may be nil when there are no Jobs
 	Hosts      []reports.HostFacts  // whom the settings name; nil when they are not at hand
 	Scopes     []reports.ScopeFacts // that the descriptor asks for
+	// Held counts the values of fields that the policy switches off; nil when it cannot
+	// be asked.
+	Held func(ctx context.Context) (map[lifecycle.Field]int64, error)
 }
+
+// recent is how far back a report may speak of what can be seen only while it is made.
+const recent = time.Hour
 
 // Heartbeats tells when each scheduled job last ran.
 type Heartbeats interface {
@@ -103,7 +109,7 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 	if err != nil {
 		return reports.Facts{}, err
 	}
-	f := reports.Facts{AsOf: asOf, Began: inv.Began, LiveTenants: inv.Live, ErasedTenants: inv.Erased,
+	f := reports.Facts{AsOf: asOf, Past: clock.Sub(asOf) > recent, Began: inv.Began, LiveTenants: inv.Live, ErasedTenants: inv.Erased,
 		Erasures: reports.ErasureFacts{Total: inv.Erasure.Total, Oldest: inv.Erasure.Oldest, Newest: inv.Erasure.Newest,
 			LongestLag: inv.Erasure.Longest, Late: inv.Erasure.Late, LateLately: inv.Erasure.LateLately, Open: inv.Erasure.Open},
 		Hosts: r.Hosts, Scopes: r.Scopes,
@@ -124,9 +130,20 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 		return reports.Facts{}, err
 	}
 	for _, x := range open {
-		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Kind: x.Kind, Table: x.Table, Column: x.Column, Ground: x.Ground, Count: x.Rows, OpenedAt: x.OpenedAt.UTC(), Known: x.Known})
+		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Topic: topic(x), Kind: x.Kind, Table: x.Table, Column: x.Column, Ground: x.Ground, Count: x.Rows, OpenedAt: x.OpenedAt.UTC(), Known: x.Known})
 	}
 	return f, r.lifecycleFacts(ctx, asOf, &f)
+}
+
+// topic is what a finding is about, by what the passes write.
+func topic(x inventory.Finding) reports.Topic {
+	switch {
+	case x.Kind == sweep.Minimisation && sweep.OfPayloads(x.Column):
+		return reports.OfPayloads
+	case x.Kind == sweep.Erasures && x.Table == sweep.OutboxTable:
+		return reports.OfDeliveries
+	}
+	return ""
 }
 
 // lifecycleFacts are the requests, the holds, and what the newest pass of the orphan
@@ -153,6 +170,8 @@ func (r *Reporter) lifecycleFacts(ctx context.Context, asOf time.Time, f *report
 		x := reports.RequestFacts{ID: q.ID, Ticket: q.Ticket, TenantID: q.TenantID, State: q.State, Open: requests.State(q.State).Open(), MovedAt: q.MovedAt.UTC(),
 			Submitted: q.Submitted.UTC(), Received: q.Received.UTC(), Due: q.Due.UTC(), DeletedAt: q.DeletedAt, BackupsClear: q.BackupsClear, CertificateID: q.CertificateID}
 		x.Overdue = x.Open && asOf.After(x.Due)
+		answered := x.State != string(requests.Cancelled) && x.State != string(requests.Duplicate)
+		x.Late = x.Overdue || (!x.Open && answered && x.MovedAt.After(x.Due) && asOf.Sub(x.MovedAt) < reports.Lately)
 		f.Requests = append(f.Requests, x)
 	}
 	sent, err := r.Inventory.Disclosures(ctx, asOf.Add(-reports.Lately), asOf)
@@ -161,7 +180,28 @@ func (r *Reporter) lifecycleFacts(ctx context.Context, asOf time.Time, f *report
 	}
 	f.Disclosures = []reports.DisclosureFacts{}
 	for _, d := range sent {
-		f.Disclosures = append(f.Disclosures, reports.DisclosureFacts{Recipient: d.Recipient, Field: d.Field, Events: d.Events})
+		to := policy.ToBitbucket
+		if d.Delivery {
+			to = policy.ToEndService
+		}
+		f.Disclosures = append(f.Disclosures, reports.DisclosureFacts{To: to, Recipient: d.Recipient, Field: d.Field, Events: d.Events})
+	}
+	n := &reports.NoticeFacts{}
+	if n.Open, n.Late, err = r.Inventory.Notices(ctx, asOf, r.Policy.DeletionDeadline.Duration()); err != nil {
+		return err
+	}
+	f.Notices = n
+	if r.Held != nil {
+		stored, err := r.Held(ctx)
+		if err != nil {
+			return err
+		}
+		f.HeldOff = []reports.HeldFacts{}
+		for _, rule := range r.Policy.Fields {
+			if rows, ok := stored[rule.Name]; ok {
+				f.HeldOff = append(f.HeldOff, reports.HeldFacts{Field: rule.Name, Rows: rows})
+			}
+		}
 	}
 	held, err := r.Inventory.Holds(ctx, asOf)
 	for _, h := range held {

@@ -123,7 +123,7 @@ func newReality(t *testing.T) *reality {
 		sweep.NewLiveness(liveness.New(e.DB), e.Policy, e.Door, client, w), sweep.NewRetention(w.sweeps, e.Policy, e.Door),
 		flushing{sweep.NewIntegrity(e.DB, e.Log, w.sweeps, w.kept), t}, sweep.NewMinimisation(w.sweeps, e.Policy),
 		sweep.NewDrift(e.Policy, egress.Host, w.running))).(*sweep.Runner)
-	w.reporter = &location.Reporter{Policy: e.Policy, Inventory: inventory.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats,
+	w.reporter = &location.Reporter{Policy: e.Policy, Inventory: inventory.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats, Held: e.Door.Held,
 		Statement: must(policy.LoadStatement("", reports.Checks())).(*policy.SecurityStatement)}
 	w.deletions = must(deletion.New(deletion.Config{Requests: must(requests.New(e.DB, e.Log)).(*requests.Store), Holds: w.rig.Config.Holds, Door: e.Door, Sweeps: w.sweeps, Policy: e.Policy,
 		Log: slog.New(slog.DiscardHandler), Erasures: &deletion.Eraser{Eraser: w.rig.Eraser, Store: w.rig.Config.Erasures, Sweeps: w.sweeps, Runner: runner, Policy: e.Policy, Now: e.Clock.Now}})).(*deletion.Service)
@@ -409,20 +409,35 @@ func (w *reality) release(to ...policy.Destination) {
 	w.Policy.Fields[i].Egress = to
 }
 
-// deliver installs a tenant and takes its event for the end service out of the outbox,
-// which records what it discloses.
+// told installs a tenant and tells the end service of it.
+func (w *reality) told(name string) lifecycle.TenantID {
+	w.t.Helper()
+	w.Door.Telling(w.guard(), func() {})
+	defer w.Door.Telling(nil, func() {})
+	id := w.Install(storetest.Values(name), name)
+	w.deliver()
+	return id
+}
+
+func (w *reality) guard() *egress.Guard {
+	w.t.Helper()
+	return storetest.Must(w.t)(egress.New(w.Policy, policy.ToEndService, publicURL)).(*egress.Guard)
+}
+
+// deliver takes the one event that waits for the end service out of the outbox, which
+// records what it discloses, and acknowledges it.
 func (w *reality) deliver() {
 	w.t.Helper()
-	must := storetest.Must(w.t)
-	guard := must(egress.New(w.Policy, policy.ToEndService, publicURL)).(*egress.Guard)
-	w.Door.Telling(guard, func() {})
-	defer w.Door.Telling(nil, func() {})
-	w.Install(storetest.Values("told"), "told")
-	due, err := w.outbox.Due(w.t.Context(), w.now(), 1)
+	const endService = "api.trakr.example.com"
+	now := w.Clock.Now()
+	due, err := w.outbox.Due(w.t.Context(), now, 2)
 	if err != nil || len(due) != 1 {
 		w.t.Fatal(len(due), err)
 	}
-	if _, err := w.outbox.Open(w.t.Context(), scheduler, due[0], guard, "api.trakr.example.com", w.now().Add(time.Hour)); err != nil {
+	if _, err = w.outbox.Open(w.t.Context(), scheduler, due[0], w.guard(), endService, now.Add(time.Hour)); err == nil {
+		err = w.outbox.Acknowledge(w.t.Context(), scheduler, due[0], endService)
+	}
+	if err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -135,8 +135,8 @@ type Done struct {
 	Messages  int             `json:"messages"`         // to the end service, sealed anew by this run
 	Unopened  int             `json:"unopened_tenants"` // with a value that opens with no key
 	Unread    int             `json:"unopened_messages"`
-	Destroyed bool            `json:"destroyed"`        // the old keys are gone, and that is on record
-	Handed    bool            `json:"handed_out"`       // the keyring without the old keys was written elsewhere
+	Destroyed bool            `json:"destroyed"`  // the old keys are gone, and that is on record
+	Handed    bool            `json:"handed_out"` // the keyring without the old keys was written elsewhere
 }
 
 // ErrUnopened means that values open with no key of the keyring. They stay as they

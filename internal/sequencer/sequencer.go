@@ -15,6 +15,7 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 
+	"trakr/internal/leader"
 	"trakr/internal/merkle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
@@ -109,44 +110,9 @@ func (s *Sequencer) Err() error {
 
 // Run leads whenever no other replica does, until ctx ends.
 func (s *Sequencer) Run(ctx context.Context) {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		if err := s.lead(ctx); err != nil && ctx.Err() == nil {
-			s.c.Slog.ErrorContext(ctx, "sequencing failed", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// lead takes the lease and sequences until it is lost.
-func (s *Sequencer) lead(ctx context.Context) error {
-	l, ok, err := store.TryLease(ctx, s.c.DB, lease)
-	if err != nil || !ok {
-		return err
-	}
-	defer l.Release()
-	s.leading.Store(true)
-	defer s.leading.Store(false)
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		if !l.Held(ctx) {
-			return errors.New("the leader lock was lost")
-		}
-		if err := s.drain(ctx); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
+	leader.Loop{Once: s.drain, Every: interval, Leads: s.leading.Store,
+		Lease:  func(ctx context.Context) (leader.Lease, bool, error) { return store.TryLease(ctx, s.c.DB, lease) },
+		Failed: func(ctx context.Context, err error) { s.c.Slog.ErrorContext(ctx, "sequencing failed", "error", err) }}.Run(ctx)
 }
 
 // Once sequences and publishes what waits, for a command without a running

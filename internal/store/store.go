@@ -176,7 +176,8 @@ func provider(db *DB, files fs.FS) (*goose.Provider, error) {
 		return nil, fmt.Errorf("preparing the table of versions: %w", err)
 	}
 	p, err := goose.NewProvider(goose.DialectCustom, pg.Bun(db).DB, files, goose.WithStore(versions),
-		goose.WithSessionLocker(locker), goose.WithSlog(slog.New(slog.DiscardHandler)), goose.WithDisableGlobalRegistry(true))
+		goose.WithSessionLocker(locker), goose.WithSlog(slog.New(slog.DiscardHandler)), goose.WithDisableGlobalRegistry(true),
+		goose.WithAllowOutofOrder(true)) // each file says what it rests on; a number says only when it was begun
 	if err != nil {
 		return nil, fmt.Errorf("reading the migrations: %w", err)
 	}

@@ -3,15 +3,20 @@ package store_test
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/guard"
 	"trakr/internal/store/storetest"
+	"trakr/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
@@ -67,5 +72,36 @@ func TestMigratingAgainChangesNothingAndALesserLoginIsToldTheWay(t *testing.T) {
 	}
 	if _, err := store.Migrate(t.Context(), storetest.ServiceURL(t, e.URL)); err == nil || !strings.Contains(err.Error(), "roles.sql") {
 		t.Errorf("the service's own login migrated: %v", err)
+	}
+}
+
+// Two branches' migrations met in another order than their numbers: a database that has
+// the later one takes the earlier one too, and ends as any other.
+func TestADatabaseOfAnUnmergedVersionIsBroughtUp(t *testing.T) {
+	e := storetest.New(t)
+	e.Exec(`CREATE DATABASE unmerged`)
+	t.Cleanup(func() { e.Exec(`DROP DATABASE unmerged WITH (FORCE)`) })
+	at := storetest.Must(t)(url.Parse(e.URL)).(*url.URL)
+	at.Path = "/unmerged"
+	had := fstest.MapFS{}
+	for _, name := range storetest.Must(t)(fs.Glob(migrations.FS, "*.sql")).([]string) {
+		if name < "00021" && !strings.HasPrefix(name, "00019") {
+			had[name] = &fstest.MapFile{Data: storetest.Must(t)(fs.ReadFile(migrations.FS, name)).([]byte)}
+		}
+	}
+	if _, err := store.MigrateFrom(t.Context(), at.String(), had); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Migrate(t.Context(), at.String()); err != nil {
+		t.Fatal(err)
+	}
+	db := storetest.Must(t)(store.Open(t.Context(), at.String(), store.Options{MaxConns: 2, Role: store.ServiceRole})).(*store.DB)
+	defer db.Close()
+	if left, err := store.Pending(t.Context(), db); err != nil || len(left) != 0 {
+		t.Errorf("pending: %v, %v", left, err)
+	}
+	controls, err := guard.Check(t.Context(), db)
+	if err = errors.Join(err, guard.Refusal(controls)); err != nil {
+		t.Error(err)
 	}
 }

@@ -83,14 +83,11 @@ func compared(k drift.Kind, f drift.Facts, now time.Time) sweeps.Check {
 func (p *DriftPass) differs(d drift.Difference, now time.Time) sweeps.Check {
 	c := sweeps.Check{Store: service, Table: string(d.Kind), Column: d.Name(), Disposition: sweeps.Checked, Rows: max(d.Rows, 1), CheckedAt: now, Severity: sweeps.Medium,
 		Ground: d.What + ". Way out: " + d.WayOut}
-	switch d.Kind {
-	case drift.Catalog:
+	if d.Kind == drift.Catalog {
 		c.Store, c.Table, c.Column = "database", d.Subject, d.Part
-	case drift.Field: // named by where its values lie, which is what the statement looks for
-		c.Store, c.Table, c.Column = "database", valuesTable, d.Subject
-	}
-	if _, s, ok := p.policy.Table(c.Table); ok {
-		c.Store = s.Name
+		if _, s, ok := p.policy.Table(d.Subject); ok {
+			c.Store = s.Name
+		}
 	}
 	if d.Refuses {
 		c.Severity = sweeps.High

@@ -16,6 +16,9 @@ import (
 // Erasures is the kind that finishes and verifies what was begun.
 const Erasures = "erasures"
 
+// OutboxTable is the table of its findings about what the end service did not take.
+const OutboxTable = "trakr.outbox"
+
 // ErasurePass takes every erasure up to its certificate: what a crash, a full disk or
 // a legal hold kept from going on. It is the pass that counts in the verifying step,
 // which is entered, and certified, when its own run is stored.
@@ -45,7 +48,7 @@ func (p *ErasurePass) deadLetters(ctx context.Context, o Order) (*sweeps.Check, 
 	if err != nil {
 		return nil, err
 	}
-	c := &sweeps.Check{Store: "database", Table: "trakr.outbox", Column: "dead letters", Disposition: sweeps.Checked, CheckedAt: o.Now, Severity: sweeps.High, Rows: n.Dead + n.DeadNotices}
+	c := &sweeps.Check{Store: "database", Table: OutboxTable, Column: "dead letters", Disposition: sweeps.Checked, CheckedAt: o.Now, Severity: sweeps.High, Rows: n.Dead + n.DeadNotices}
 	if c.Rows > 0 {
 		c.Ground = fmt.Sprintf("the end service did not take them for days, %d of them notices of an erasure; see: trakr outbox list", n.DeadNotices)
 	}

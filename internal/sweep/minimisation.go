@@ -2,6 +2,7 @@ package sweep
 
 import (
 	"context"
+	"strings"
 
 	"trakr/internal/store/sweeps"
 	"trakr/policy"
@@ -29,7 +30,16 @@ func (*MinimisationPass) Kind() string { return Minimisation }
 // Acts implements Pass: it only looks, and notes how far.
 func (*MinimisationPass) Acts() bool { return false }
 
-const payloadKeys = "payload keys"
+const (
+	payloadKeys = "payload keys"
+	payloadKey  = "payload key " // and its name
+)
+
+// OfPayloads reports whether a finding of this pass is about a member's name in a
+// payload, of which nothing is kept.
+func OfPayloads(column string) bool {
+	return column == payloadKeys || strings.HasPrefix(column, payloadKey)
+}
 
 // maxNewKeys bounds the findings: whoever may call back could send any name.
 const maxNewKeys = 100
@@ -53,7 +63,7 @@ func (p *MinimisationPass) Look(ctx context.Context, o Order) (Found, error) {
 		if all.Rows++; all.Rows > maxNewKeys {
 			continue
 		}
-		out.Checks = append(out.Checks, sweeps.Check{Store: "database", Table: eventsTable, Column: "payload key " + k.Name, Disposition: sweeps.Checked, Rows: 1, Severity: sweeps.Low, CheckedAt: found.SnapshotAt,
+		out.Checks = append(out.Checks, sweeps.Check{Store: "database", Table: eventsTable, Column: payloadKey + k.Name, Disposition: sweeps.Checked, Rows: 1, Severity: sweeps.Low, CheckedAt: found.SnapshotAt,
 			Ground: "Bitbucket sent a member that was never seen before " + k.FirstSeenAt.UTC().Format("2006-01-02") + "; it was not kept. Declare it under known_payload_keys once somebody has looked"})
 	}
 	if all.Rows > maxNewKeys {

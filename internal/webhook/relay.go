@@ -2,13 +2,14 @@ package webhook
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"trakr/internal/leader"
 )
 
 // Message is an event that waits, and how often it was tried in vain.
@@ -27,17 +28,11 @@ type Outbox interface {
 	GiveUp(ctx context.Context, before time.Time) (int64, error)
 }
 
-// Lease is the leader lock of the one replica that delivers.
-type Lease interface {
-	Held(ctx context.Context) bool
-	Release()
-}
-
 // Config is what a relay works with.
 type Config struct {
 	Outbox Outbox
 	Send   func(ctx context.Context, e Event) error
-	Lease  func(ctx context.Context) (l Lease, ok bool, err error)
+	Lease  func(ctx context.Context) (l leader.Lease, ok bool, err error)
 	Now    func() time.Time
 	Log    *slog.Logger
 	Meter  metric.MeterProvider
@@ -71,40 +66,9 @@ func NewRelay(c Config) (*Relay, error) {
 
 // Run delivers whenever no other replica does, until ctx ends.
 func (r *Relay) Run(ctx context.Context) {
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for {
-		if err := r.lead(ctx, tick.C); err != nil && ctx.Err() == nil {
-			r.c.Log.ErrorContext(ctx, "delivering to the webhook failed", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// lead takes the lease and delivers until it is lost.
-func (r *Relay) lead(ctx context.Context, tick <-chan time.Time) error {
-	l, ok, err := r.c.Lease(ctx)
-	if err != nil || !ok {
-		return err
-	}
-	defer l.Release()
-	for {
-		if !l.Held(ctx) {
-			return errors.New("the leader lock was lost")
-		}
-		if err := r.Once(ctx); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick:
-		}
-	}
+	leader.Loop{Lease: r.c.Lease, Once: r.Once, Every: pollEvery, Failed: func(ctx context.Context, err error) {
+		r.c.Log.ErrorContext(ctx, "delivering to the webhook failed", "error", err)
+	}}.Run(ctx)
 }
 
 // Once tries what is due, and stops at the first message that is not taken: the

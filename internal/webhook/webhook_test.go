@@ -22,6 +22,7 @@ import (
 
 	"go.opentelemetry.io/otel/metric/noop"
 
+	"trakr/internal/leader"
 	"trakr/internal/lifecycle"
 	"trakr/internal/webhook"
 )
@@ -216,7 +217,7 @@ type lease struct {
 	held bool
 }
 
-func (l *lease) take(context.Context) (webhook.Lease, bool, error) {
+func (l *lease) take(context.Context) (leader.Lease, bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.held {

@@ -106,15 +106,7 @@ func (s *Store) List(ctx context.Context) ([]Beat, error) {
 	out := make([]Beat, len(rows))
 	for i, r := range rows {
 		out[i] = Beat{Job: r.Job, ExpectedSince: r.ExpectedSince.UTC(), Interval: time.Duration(r.IntervalSeconds) * time.Second, Jitter: time.Duration(r.JitterSeconds) * time.Second,
-			LastStarted: utc(r.LastStartedAt), LastSucceeded: utc(r.LastSucceededAt), LastFailed: utc(r.LastFailedAt), Failure: r.Failure}
+			LastStarted: pg.UTC(r.LastStartedAt), LastSucceeded: pg.UTC(r.LastSucceededAt), LastFailed: pg.UTC(r.LastFailedAt), Failure: r.Failure}
 	}
 	return out, nil
-}
-
-func utc(t *time.Time) *time.Time {
-	if t == nil {
-		return nil
-	}
-	u := t.UTC()
-	return &u
 }

@@ -165,7 +165,7 @@ func count(ctx context.Context, tx bun.Tx, schema, name, timeColumn string, asOf
 		t.Uncounted = "SQLSTATE " + pg.State(err)
 		return nil
 	}
-	t.Rows, t.Undated, t.Oldest, t.Newest = row.Rows, row.Undated, utc(row.Oldest), utc(row.Newest)
+	t.Rows, t.Undated, t.Oldest, t.Newest = row.Rows, row.Undated, pg.UTC(row.Oldest), pg.UTC(row.Newest)
 	return nil
 }
 
@@ -174,7 +174,7 @@ func count(ctx context.Context, tx bun.Tx, schema, name, timeColumn string, asOf
 func began(ctx context.Context, tx bun.Tx) (*time.Time, error) {
 	var row struct{ At *time.Time }
 	err := tx.NewRaw(`SELECT min(created_at) AS at FROM trakr.log_identity`).Scan(ctx, &row)
-	return utc(row.At), err
+	return pg.UTC(row.At), err
 }
 
 func tenantsAsOf(ctx context.Context, tx bun.Tx, inv *Inventory, asOf time.Time) error {
@@ -200,7 +200,7 @@ func erasuresAsOf(ctx context.Context, tx bun.Tx, e *Erasures, asOf time.Time, d
 			FROM (SELECT *, coalesce(erased_at <= ?1, false) AS gone FROM trakr.erasures WHERE begun_at <= ?1) AS e) AS x`, deadline.Seconds(), asOf, lately.Seconds()).Scan(ctx, &row)
 	e.Total, e.Open, e.Late, e.Longest = row.Total, row.Open, row.Late, time.Duration(row.Microseconds)*time.Microsecond
 	e.LateLately = row.Lately
-	e.Oldest, e.Newest = utc(row.Oldest), utc(row.Newest)
+	e.Oldest, e.Newest = pg.UTC(row.Oldest), pg.UTC(row.Newest)
 	return err
 }
 
@@ -220,6 +220,7 @@ func server(ctx context.Context, tx bun.Tx, s *Server) error {
 
 // Disclosure is how often one field was disclosed to one recipient.
 type Disclosure struct {
+	Delivery         bool // in an event about the tenant; else in a request to Bitbucket
 	Recipient, Field string
 	Events           int64
 }
@@ -227,12 +228,25 @@ type Disclosure struct {
 // Disclosures adds up what the log has as handed to another party, in a time.
 func (s *Store) Disclosures(ctx context.Context, from, to time.Time) ([]Disclosure, error) {
 	var out []Disclosure
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT e.recipient, n.field, count(*) AS events FROM trakr.audit_events AS e, unnest(e.field_names) AS n (field)
-		WHERE e.recipient IS NOT NULL AND e.outcome = 'success' AND e.recorded_at > ? AND e.recorded_at <= ? GROUP BY 1, 2 ORDER BY 1, 2 LIMIT 1000`, from, to).Scan(ctx, &out))
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT e.action = ? AS delivery, e.recipient, n.field, count(*) AS events FROM trakr.audit_events AS e, unnest(e.field_names) AS n (field)
+		WHERE e.recipient IS NOT NULL AND e.outcome = 'success' AND e.action <> ? AND e.recorded_at > ? AND e.recorded_at <= ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT 1000`,
+		string(audit.DeliverySend), string(audit.DeliveryAcknowledge), from, to).Scan(ctx, &out))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return nil, fmt.Errorf("adding up disclosures: %w", err)
 	}
 	return out, nil
+}
+
+// Notices counts, as of a moment, the notices of erasures that a recipient who knew of
+// the tenant had not acknowledged, and how many of them waited longer than a time.
+func (s *Store) Notices(ctx context.Context, asOf time.Time, longer time.Duration) (open, late int64, err error) {
+	var row struct{ Open, Late int64 }
+	err = pg.Bun(s.db).NewRaw(`SELECT count(*) AS open, count(*) FILTER (WHERE o.enqueued_at < ?) AS late FROM trakr.outbox AS o
+		WHERE o.kind = 'erased' AND o.told AND o.enqueued_at <= ? AND (o.closed_at IS NULL OR o.closed_at > ?)`, asOf.Add(-longer), asOf, asOf).Scan(ctx, &row)
+	if err != nil {
+		return 0, 0, fmt.Errorf("counting notices of erasures: %w", pg.Map(err))
+	}
+	return row.Open, row.Late, nil
 }
 
 // Finding is an open finding as of a moment.
@@ -320,12 +334,4 @@ func (s *Store) Issue(ctx context.Context, a lifecycle.Access, now time.Time, r 
 		return fmt.Errorf("issuing a report: %w", err)
 	}
 	return nil
-}
-
-func utc(t *time.Time) *time.Time {
-	if t == nil {
-		return nil
-	}
-	u := t.UTC()
-	return &u
 }

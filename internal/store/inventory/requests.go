@@ -67,7 +67,7 @@ func (s *Store) Requests(ctx context.Context, asOf time.Time) (out []Request, mo
 		out = out[:maxRequests]
 	}
 	for i := range out {
-		out[i].DeletedAt, out[i].BackupsClear = utc(out[i].DeletedAt), utc(out[i].BackupsClear)
+		out[i].DeletedAt, out[i].BackupsClear = pg.UTC(out[i].DeletedAt), pg.UTC(out[i].BackupsClear)
 	}
 	return out, more, nil
 }

@@ -27,6 +27,7 @@ import (
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/internal/pg"
 )
 
 // State is how far a delivery has come.
@@ -168,15 +169,8 @@ func (r row) delivery() (Delivery, error) {
 	if r.LastOutcome != nil {
 		d.LastOutcome = *r.LastOutcome
 	}
-	for _, t := range []struct {
-		from *time.Time
-		to   **time.Time
-	}{{r.FirstTriedAt, &d.FirstTriedAt}, {r.LastTriedAt, &d.LastTriedAt}, {r.NextAttemptAt, &d.NextAttemptAt}, {r.DeadAt, &d.DeadAt}, {r.ClosedAt, &d.ClosedAt}} {
-		if t.from != nil {
-			at := t.from.UTC()
-			*t.to = &at
-		}
-	}
+	d.FirstTriedAt, d.LastTriedAt, d.NextAttemptAt = pg.UTC(r.FirstTriedAt), pg.UTC(r.LastTriedAt), pg.UTC(r.NextAttemptAt)
+	d.DeadAt, d.ClosedAt = pg.UTC(r.DeadAt), pg.UTC(r.ClosedAt)
 	return d, nil
 }
 

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/pgdialect"
 
@@ -211,7 +210,7 @@ func (d *Door) FieldKeys(ctx context.Context) ([]FieldKey, error) {
 		out = append(out, k)
 	}
 	for _, r := range rows {
-		add(FieldKey{ID: keyring.KeyID(r.KeyID), State: KeyState(r.State), ActiveAt: utc(r.ActiveAt), RetiredAt: utc(r.RetiredAt), DestroyedAt: utc(r.DestroyedAt)})
+		add(FieldKey{ID: keyring.KeyID(r.KeyID), State: KeyState(r.State), ActiveAt: pg.UTC(r.ActiveAt), RetiredAt: pg.UTC(r.RetiredAt), DestroyedAt: pg.UTC(r.DestroyedAt)})
 	}
 	known := func(id keyring.KeyID) bool {
 		return slices.ContainsFunc(out, func(k FieldKey) bool { return k.ID == id })
@@ -225,14 +224,6 @@ func (d *Door) FieldKeys(ctx context.Context) ([]FieldKey, error) {
 		add(FieldKey{ID: id, State: KeyUnknown})
 	}
 	return out, nil
-}
-
-func utc(t *time.Time) *time.Time {
-	if t == nil {
-		return nil
-	}
-	u := t.UTC()
-	return &u
 }
 
 // countSealed counts the values by the key that sealed them, as the role that sees all.
@@ -325,184 +316,6 @@ func (d *Door) alone(ctx context.Context, sql string, record []byte, key int64) 
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-}
-
-// Resealed is what one batch did.
-type Resealed struct {
-	Last    lifecycle.TenantID // where the next batch begins; zero when there was none left
-	Tenants int                // sealed anew
-	Values  int
-	Busy    int // left alone, because somebody is changing them
-	// Unopened are tenants with a value that opens with no key. They stay as they are.
-	Unopened []lifecycle.TenantID
-}
-
-// resealAtOnce bounds one batch: its locks make callbacks of these tenants wait.
-const resealAtOnce = 200
-
-// Reseal takes the next tenants after one whose values are not sealed with the active
-// key, and seals them with it, in one transaction with an event for each. Tenants that
-// somebody else is changing are left for later. Values pass through memory only.
-func (d *Door) Reseal(ctx context.Context, a lifecycle.Access, after lifecycle.TenantID) (Resealed, error) {
-	if err := a.CheckReason(); err != nil {
-		return Resealed{}, err
-	}
-	active, err := useActive(ctx, pg.Bun(d.db), d.keys)
-	if err != nil {
-		return Resealed{}, err
-	}
-	var from *string
-	if after != (lifecycle.TenantID{}) {
-		s := after.String()
-		from = &s
-	}
-	all, err := d.resealable(ctx, from)
-	if err != nil || len(all) == 0 {
-		return Resealed{}, err
-	}
-	out, err := d.resealBatch(ctx, a, active, all)
-	if errors.Is(err, keyring.ErrCannotOpen) {
-		// One of them cannot be opened: that must not stop the others.
-		out = Resealed{}
-		for _, id := range all {
-			one, err := d.resealBatch(ctx, a, active, []lifecycle.TenantID{id})
-			if errors.Is(err, keyring.ErrCannotOpen) {
-				one, err = Resealed{Unopened: []lifecycle.TenantID{id}}, d.unopened(ctx, a, active, id)
-			}
-			if err != nil {
-				return out, err
-			}
-			out.Tenants, out.Values, out.Busy = out.Tenants+one.Tenants, out.Values+one.Values, out.Busy+one.Busy
-			out.Unopened = append(out.Unopened, one.Unopened...)
-		}
-		err = nil
-	}
-	out.Last = all[len(all)-1]
-	return out, err
-}
-
-func (d *Door) resealable(ctx context.Context, after *string) ([]lifecycle.TenantID, error) {
-	rows, err := pg.Pool(d.db).Query(ctx, `SELECT id::text FROM door.resealable($1::uuid, $2) AS r (id)`, after, resealAtOnce)
-	if err != nil {
-		return nil, fmt.Errorf("looking for what is to be sealed anew: %w", pg.Map(err))
-	}
-	return tenantIDs(rows)
-}
-
-func tenantIDs(rows pgx.Rows) ([]lifecycle.TenantID, error) {
-	out, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (lifecycle.TenantID, error) {
-		var s string
-		if err := r.Scan(&s); err != nil {
-			return lifecycle.TenantID{}, err
-		}
-		return lifecycle.ParseTenantID(s)
-	})
-	return out, pg.Map(err)
-}
-
-// unopened records that a tenant's values could not be sealed anew.
-func (d *Door) unopened(ctx context.Context, a lifecycle.Access, active keyring.KeyID, id lifecycle.TenantID) error {
-	e := audit.New(ctx, d.log.Now(), a, audit.TenantReencrypt, audit.Failure)
-	e.TenantID, e.CorrelationID, e.StatusDetail = id, active.Rotation(), "cannot_open"
-	return d.log.Record(ctx, e)
-}
-
-func (d *Door) resealBatch(ctx context.Context, a lifecycle.Access, active keyring.KeyID, all []lifecycle.TenantID) (Resealed, error) {
-	var out Resealed
-	ctx, cancel := context.WithTimeout(ctx, resealTimeout)
-	defer cancel()
-	err := pgx.BeginFunc(ctx, pg.Pool(d.db), func(tx pgx.Tx) error {
-		out = Resealed{}
-		// The registry's row is what everyone locks who changes a tenant's fate: an
-		// erasure that is under way wins, and one that comes waits for this batch.
-		rows, err := tx.Query(ctx, `SELECT tenant_id::text FROM trakr.tenants WHERE tenant_id = ANY ($1::uuid[]) ORDER BY tenant_id FOR NO KEY UPDATE SKIP LOCKED`, texts(all))
-		if err != nil {
-			return err
-		}
-		mine, err := tenantIDs(rows)
-		if err != nil {
-			return err
-		}
-		out.Busy = len(all) - len(mine)
-		if len(mine) == 0 {
-			return nil
-		}
-		now := d.log.Now()
-		records := make([][]byte, len(mine))
-		for i, id := range mine {
-			e := audit.New(ctx, now, a, audit.TenantReencrypt, audit.Success)
-			e.TenantID, e.FieldNames, e.CorrelationID = id, lifecycle.Fields(), active.Rotation()
-			records[i] = e.Record()
-		}
-		// A crash anywhere before the commit leaves the values as they were.
-		return d.reseal(ctx, tx, mine, records, &out)
-	})
-	if err != nil {
-		return Resealed{}, fmt.Errorf("sealing anew: %w", pg.Map(err))
-	}
-	return out, nil
-}
-
-// resealTimeout bounds one batch.
-const resealTimeout = 30 * time.Second
-
-// reseal records, opens, seals and writes back.
-func (d *Door) reseal(ctx context.Context, tx pgx.Tx, mine []lifecycle.TenantID, records [][]byte, out *Resealed) error {
-	rows, err := tx.Query(ctx, `SELECT ord, client_key, shared_secret, principal_uuid, username, avatar_url FROM door.reseal($1)`, records)
-	if err != nil {
-		return audit.Unavailable(err)
-	}
-	var ids []lifecycle.TenantID
-	var sealed [MaxFields][][]byte
-	var ord int
-	var got [MaxFields][]byte
-	_, err = pgx.ForEachRow(rows, []any{&ord, &got[0], &got[1], &got[2], &got[3], &got[4]}, func() error {
-		if ord < 1 || ord > len(mine) {
-			return errors.New("the door returned a row that nobody asked for")
-		}
-		id := mine[ord-1]
-		ids = append(ids, id)
-		for i, f := range columns {
-			var b []byte
-			if got[i] != nil {
-				v, err := d.keys.Open(id, f, got[i])
-				if err != nil {
-					return err
-				}
-				if b, err = d.keys.Seal(id, f, v); err != nil {
-					return err
-				}
-				out.Values++
-			}
-			sealed[i] = append(sealed[i], b)
-		}
-		return nil
-	})
-	if err != nil {
-		if errors.Is(err, keyring.ErrCannotOpen) {
-			return err
-		}
-		return audit.Unavailable(err)
-	}
-	tag, err := tx.Exec(ctx, `UPDATE trakr.tenant_fields AS f SET client_key = v.client_key, shared_secret = v.shared_secret,
-			principal_uuid = v.principal_uuid, username = v.username, avatar_url = v.avatar_url
-		FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[]) AS v (tenant_id, client_key, shared_secret, principal_uuid, username, avatar_url)
-		WHERE f.tenant_id = v.tenant_id`, texts(ids), sealed[0], sealed[1], sealed[2], sealed[3], sealed[4])
-	if err != nil {
-		return err
-	}
-	if out.Tenants = int(tag.RowsAffected()); out.Tenants != len(ids) {
-		return fmt.Errorf("%d tenants were written instead of %d", out.Tenants, len(ids))
-	}
-	return nil
-}
-
-func texts(ids []lifecycle.TenantID) []string {
-	out := make([]string, len(ids))
-	for i, id := range ids {
-		out[i] = id.String()
-	}
-	return out
 }
 
 // refused reports whether a write failed because its values are sealed with a key that

@@ -180,3 +180,12 @@ func InTx(ctx context.Context, d *DB, fn func(ctx context.Context, tx bun.Tx) er
 func InSnapshot(ctx context.Context, d *DB, fn func(ctx context.Context, tx bun.Tx) error) error {
 	return Map(d.bun.RunInTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}, fn))
 }
+
+// UTC is a time that may be NULL, in UTC.
+func UTC(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}
