@@ -144,7 +144,8 @@ type SweepFacts struct {
 	Unjudged   int64      // columns, and undeclared tables, about which nothing can be said
 	Rows       int64      // rows found that should not be there
 	Interval   time.Duration
-	Overdue    bool // none that did not fail finished within twice its interval before AsOf
+	Overdue    bool  // none that did not fail finished within twice its interval before AsOf
+	Suspected  int64 // of liveness: installations that Bitbucket does not know any more, and that are kept
 }
 
 // FindingFacts is one open finding.

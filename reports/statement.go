@@ -79,7 +79,7 @@ var checks = []check{
 	{"recipients", "Whoever was told of a tenant is told of its erasure within the deadline", recipientsTold},
 	{"backups", "Backups are gone after their period", backupsGone},
 	{"orphans", "The newest sweep found no row of a tenant that is gone, and saw its canary", orphansGone},
-	{"missed-uninstalls", "Bitbucket is asked which installations are gone", bySweep("liveness", whatever)},
+	{"missed-uninstalls", "Bitbucket is asked which installations are gone, and knows all that are kept", uninstallsNoticed},
 	{"sweeps-run", "Every scheduled check runs in time", everySweepRuns},
 	{"one-place", "The stores that may hold values are declared in one place", func(p *policy.Policy, f Facts) Bound { return f.looked(noUndeclaredPlace(p)) }},
 	{"observed-place", "The database is observed at the declared place", func(p *policy.Policy, f Facts) Bound { return f.looked(observedAgrees(p, f)) }},
@@ -211,6 +211,18 @@ func bySweep(kind string, about func(FindingFacts) bool) func(*policy.Policy, Fa
 		}
 		return b
 	}
+}
+
+// uninstallsNoticed is not true while Bitbucket does not know an installation any more:
+// it may be an outage, and it may be an uninstall that never reached us.
+func uninstallsNoticed(p *policy.Policy, f Facts) Bound {
+	b := bySweep("liveness", whatever)(p, f)
+	for _, x := range f.Sweeps {
+		if x.Kind == "liveness" && x.Suspected > 0 && b.State == True {
+			b.State, b.Why = NotVerified, "Bitbucket does not know "+plural(x.Suspected, "installation", "installations")+" any more; erased when it says so for days."
+		}
+	}
+	return b
 }
 
 func (f Facts) findings(kind string, about func(FindingFacts) bool) (out []FindingFacts) {

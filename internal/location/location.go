@@ -240,7 +240,16 @@ func (r *Reporter) sweepFacts(ctx context.Context, rule policy.Sweep, asOf time.
 	at := h.Newest.FinishedAt.UTC()
 	s.RunID, s.FinishedAt, s.Result = h.Newest.ID, &at, string(h.Newest.Result)
 	s.Tables, s.Unjudged, s.Rows = sums.Checked, sums.Unjudged, sums.Rows
-	return s, nil
+	if rule.Kind != sweep.Liveness {
+		return s, nil
+	}
+	checks, err := r.Inventory.Checks(ctx, s.RunID)
+	for _, c := range checks {
+		if c.Column == sweep.Suspected {
+			s.Suspected = c.Rows
+		}
+	}
+	return s, err
 }
 
 // observe tells what the running service can see of each database store.
