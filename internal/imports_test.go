@@ -26,7 +26,7 @@ var only = map[string][]string{
 	"database/sql":                   {"trakr/internal/store/"},
 	"github.com/pressly/goose":       {"trakr/internal/store"},
 	"github.com/golang-jwt/jwt":      {"trakr/internal/connect", "trakr/internal/bitbucket"},
-	"github.com/robfig/cron":         {"trakr/internal/schedule"},
+	"github.com/robfig/cron":         {"trakr/internal/schedule/"},
 	"github.com/tink-crypto/tink-go": {"trakr/internal/keyring"},
 	"golang.org/x/mod":               {"trakr/internal/merkle", "trakr/internal/store/audit", "trakr/internal/certificate"},
 	"github.com/danielgtaylor/huma":  {"trakr/internal/httpapi", "trakr/internal/bench"},

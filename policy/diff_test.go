@@ -35,7 +35,7 @@ func TestADiffTellsEachPromiseThatChangedInWords(t *testing.T) {
 		"a shorter period":    {"deletion_deadline: PT1H", "deletion_deadline: PT30M", []policy.Change{{"deletion_deadline", "", "shorter: from 1 hour to 30 minutes"}}},
 		"a store moved": {"    region: nyc3\n    country: US\n    sub_processor: DigitalOcean, LLC\n    encryption: \"Tenant values: AES", "    region: ams3\n    country: NL\n    sub_processor: DigitalOcean, LLC\n    encryption: \"Tenant values: AES",
 			[]policy.Change{{"stores", "database", "moved: country from US to NL"}, {"stores", "database", "moved: region from nyc3 to ams3"}}},
-		"a column":    {"columns: [log_id, created_at]", "columns: [log_id, created_at, mood]", []policy.Change{{"stores", "database, trakr.log_identity", "columns mood added"}}},
+		"a column":    {"columns: [log_id, created_at]", "columns: [log_id, created_at, mood]\n        categories: {mood: system}", []policy.Change{{"stores", "database, trakr.log_identity", "categories mood is now “system”"}, {"stores", "database, trakr.log_identity", "columns mood added"}}},
 		"a host":      {"hosts: [api.trakr.example.com]", "hosts: [api.trakr.example.com, x.example.com]", []policy.Change{{"egress", "end-service", "hosts x.example.com added"}}},
 		"a scope":     {"    - name: webhook\n", "    - name: repository\n      why: \"To look.\"\n    - name: webhook\n", []policy.Change{{"app", "repository", "added (why: To look.)"}}},
 		"a schedule":  {`"17 * * * *"`, `"18 * * * *"`, []policy.Change{{"sweeps", "orphans", "schedule from “17 * * * *” to “18 * * * *”"}}},

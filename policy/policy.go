@@ -8,9 +8,6 @@
 package policy
 
 import (
-	"regexp"
-	"slices"
-	"strings"
 	"time"
 
 	"trakr/internal/lifecycle"
@@ -138,14 +135,17 @@ type Store struct {
 // must be empty of a tenant after its erasure unless Retained is set. A column
 // that is not declared is a finding of the sweep, whatever it holds.
 type Table struct {
-	Name      string    `yaml:"name"` // as TableName gives it
-	Holds     string    `yaml:"holds"`
-	Columns   []string  `yaml:"columns"`     // every column, by name
-	TimeCol   string    `yaml:"time_column"` // for oldest and newest in the reports; "" when the table has none
-	AgeCol    string    `yaml:"age_column"`  // the column the period counts from, where it is not TimeCol; rows without it have not begun theirs
-	Class     string    `yaml:"class"`       // class of Retention
-	Retained  *Retained `yaml:"retained"`
-	HasTenant bool      `yaml:"has_tenant"`
+	Name    string   `yaml:"name"` // as TableName gives it
+	Holds   string   `yaml:"holds"`
+	Columns []string `yaml:"columns"` // every column, by name
+	// Categories says of each column that the built-in policy does not know what it holds:
+	// a fideslang key, "system" for nothing of a customer.
+	Categories map[string]string `yaml:"categories"`
+	TimeCol    string            `yaml:"time_column"` // for oldest and newest in the reports; "" when the table has none
+	AgeCol     string            `yaml:"age_column"`  // the column the period counts from, where it is not TimeCol; rows without it have not begun theirs
+	Class      string            `yaml:"class"`       // class of Retention
+	Retained   *Retained         `yaml:"retained"`
+	HasTenant  bool              `yaml:"has_tenant"`
 }
 
 // Retained says why rows of an erased tenant stay in a table, and until when.
@@ -175,11 +175,12 @@ const (
 	ToLedger      Destination = "ledger"      // an erasure ledger that is not a file
 	ToTelemetry   Destination = "telemetry"   // the collector of traces, metrics and logs
 	ToKeys        Destination = "keys"        // whoever unwraps the keyring
+	ToProxy       Destination = "proxy"       // the HTTP proxy on the way to the others
 )
 
 // Destinations lists them.
 func Destinations() []Destination {
-	return []Destination{ToBitbucket, ToEndService, ToFindings, ToCheckpoints, ToLedger, ToTelemetry, ToKeys}
+	return []Destination{ToBitbucket, ToEndService, ToFindings, ToCheckpoints, ToLedger, ToTelemetry, ToKeys, ToProxy}
 }
 
 // Egress declares one destination: without it nothing is sent there.
@@ -242,14 +243,6 @@ const (
 	ByNobody      = "none"         // nothing yet; the sweep of retention says when a row is overdue
 	ByServiceEnd  = "service_end"  // nobody: rows stay as long as the service
 )
-
-// AgeColumn is the column that a row's period counts from; "" when it has none.
-func (t Table) AgeColumn() string {
-	if t.AgeCol != "" {
-		return t.AgeCol
-	}
-	return t.TimeCol
-}
 
 // Requests is how customers' deletion requests are answered.
 type Requests struct {
@@ -327,164 +320,4 @@ type Reason struct {
 type NotAudited struct {
 	What string `yaml:"what"`
 	Why  string `yaml:"why"`
-}
-
-// Hash is the lower-case hex SHA-256 of the exact bytes of the file. It stands
-// in the log at start and in every report.
-func (p *Policy) Hash() string { return p.hash }
-
-// Field returns the rule of f.
-func (p *Policy) Field(f lifecycle.Field) (FieldRule, bool) {
-	for _, r := range p.Fields {
-		if r.Name == f {
-			return r, true
-		}
-	}
-	return FieldRule{}, false
-}
-
-// Keeps reports whether the values of f are stored.
-func (p *Policy) Keeps(f lifecycle.Field) bool {
-	r, ok := p.Field(f)
-	return ok && !r.Off
-}
-
-// PersonalDataDuty tells whether Atlassian's duty to report accounts whose personal
-// data an app stores applies, and why not, or how it is met.
-func (p *Policy) PersonalDataDuty() (applies bool, text string) {
-	var kept []string
-	for _, f := range []lifecycle.Field{lifecycle.Username, lifecycle.AvatarURL} {
-		if p.Keeps(f) {
-			kept = append(kept, string(f))
-		}
-	}
-	if kept == nil {
-		return false, "Not applicable: the policy switches username and avatar_url off, so no field that can name or show a person is stored."
-	}
-	return true, "Applies while " + strings.Join(kept, " and ") + " can name or show a person. " + p.PersonalData.MetBy
-}
-
-// Destination returns what is declared of a destination.
-func (p *Policy) Destination(to Destination) (Egress, bool) {
-	for _, e := range p.Egress {
-		if e.To == to {
-			return e, true
-		}
-	}
-	return Egress{}, false
-}
-
-// Releases reports whether the value of f may be sent to a destination.
-func (p *Policy) Releases(f lifecycle.Field, to Destination) bool {
-	r, ok := p.Field(f)
-	return ok && !r.Off && slices.Contains(r.Egress, to)
-}
-
-var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
-
-// TableName is the one name under which policy, sweeps and reports know a table:
-// schema.name, each part in double quotes unless it is plain lower case. Two
-// tables never share one, whatever stands in their names.
-func TableName(schema, name string) string {
-	quote := func(s string) string {
-		if plainName.MatchString(s) {
-			return s
-		}
-		return `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
-	}
-	return quote(schema) + "." + quote(name)
-}
-
-// CarriesTenant reports whether a column of this name is one that carries a
-// tenant: "tenant_id", "Tenant ID" and "old-tenant" are.
-func CarriesTenant(column string) bool {
-	return strings.Contains(strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' {
-			return r
-		}
-		return -1
-	}, strings.ToLower(column)), "tenant")
-}
-
-// KnownPayloadKey reports whether a member of a payload is known to come, although
-// it is not kept. Where a field comes from is known: its value may be off, or of a
-// form that is not kept.
-func (p *Policy) KnownPayloadKey(path string) bool {
-	for _, f := range p.Fields {
-		if f.Source == path {
-			return true
-		}
-	}
-	for _, k := range p.KnownPayloadKeys {
-		if below, ok := strings.CutSuffix(k, "*"); k == path || (ok && strings.HasPrefix(path, below)) {
-			return true
-		}
-	}
-	return false
-}
-
-// Table returns the declaration of a TableName and the store it is in.
-func (p *Policy) Table(name string) (Table, Store, bool) {
-	for _, s := range p.Stores {
-		for _, t := range s.Tables {
-			if t.Name == name {
-				return t, s, true
-			}
-		}
-	}
-	return Table{}, Store{}, false
-}
-
-// Kept is a place where something of an erased tenant stays.
-type Kept struct {
-	Where string // a table, or a store
-	Class string // of Retention
-	Retained
-}
-
-// Outlives lists what stays of a tenant after its erasure, in the file's order. The
-// canary's rows are not among it: they are nobody's.
-func (p *Policy) Outlives() []Kept {
-	var out []Kept
-	for _, s := range p.Stores {
-		for _, t := range s.Tables {
-			if r, _ := p.Period(t.Class); t.Retained != nil && r.ExecutedBy != ByCanary {
-				out = append(out, Kept{t.Name, t.Class, *t.Retained})
-			}
-		}
-		if s.Retained != nil {
-			out = append(out, Kept{s.Name, s.Retention, *s.Retained})
-		}
-	}
-	return out
-}
-
-// Period returns the period of a class of retention.
-func (p *Policy) Period(class string) (Retention, bool) {
-	for _, r := range p.Retention {
-		if r.Class == class {
-			return r, true
-		}
-	}
-	return Retention{}, false
-}
-
-// Backups is the class of retention of backups: how long after its deletion a value
-// can still lie in one.
-const Backups = "backups"
-
-// BackupWindow is that period; zero when the policy knows no backups.
-func (p *Policy) BackupWindow() Period {
-	r, _ := p.Period(Backups)
-	return r.Period
-}
-
-// Sweep returns the rule of one kind of sweep.
-func (p *Policy) Sweep(kind string) (Sweep, bool) {
-	for _, s := range p.Sweeps {
-		if s.Kind == kind {
-			return s, true
-		}
-	}
-	return Sweep{}, false
 }

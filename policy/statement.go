@@ -11,10 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"unicode"
 
 	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 	"golang.org/x/text/language"
 	"golang.org/x/text/language/display"
 
@@ -31,6 +31,7 @@ type SecurityStatement struct {
 	Sentences []Sentence `yaml:"sentences"`
 
 	hash string
+	own  bool
 }
 
 // Sentence is one sentence and the checks that all must pass for it to be true.
@@ -42,6 +43,21 @@ type Sentence struct {
 
 // Hash is the lower-case hex SHA-256 of the file.
 func (s *SecurityStatement) Hash() string { return s.hash }
+
+// Origin is whose the sentences are.
+func (s *SecurityStatement) Origin() string {
+	if s.own {
+		return Own
+	}
+	return Shipped
+}
+
+// Whose a statement is. What the sentences of one's own say beyond the words in braces,
+// and whether their checks make that true, is for whoever wrote them to answer.
+const (
+	Shipped = "shipped" // the one that is built in, byte by byte
+	Own     = "own"
+)
 
 // LoadStatement loads a security statement from a file; "" is the built-in one. A
 // sentence may be bound only to the checks that are known. Every fault comes back at
@@ -63,43 +79,36 @@ var (
 	inBraces   = regexp.MustCompile(`\{[^{}]*\}`)
 )
 
+// statementSchema gives the types; judge says the rest in words of its own.
+var statementSchema = schemaOf(func() []byte {
+	return []byte(`{"type": "object", "additionalProperties": false, "properties": {
+		"version": {"type": "integer"}, "title": {"type": "string"},
+		"sentences": {"type": "array", "items": {"type": "object", "additionalProperties": false, "properties": {
+			"id": {"type": "string"}, "text": {"type": "string"}, "checks": {"type": "array", "items": {"type": "string"}}}}}}}`)
+})
+
 // ParseStatement is LoadStatement for a text; the name stands in the faults.
 func ParseStatement(name string, data []byte, checks []string) (*SecurityStatement, error) {
-	fail := func(fs ...Fault) (*SecurityStatement, error) {
-		slices.SortStableFunc(fs, func(a, b Fault) int { return a.Line - b.Line })
-		return nil, &Error{Of: "statement", File: name, Faults: fs}
-	}
-	if len(data) > maxSize {
-		return fail(Fault{Path: "$", Text: "the file is larger than 1 MiB"})
-	}
-	file, err := parser.ParseBytes(data, 0)
+	d, err := read("statement", data, statementSchema)
 	if err != nil {
-		return fail(syntaxFault(err))
-	}
-	if len(file.Docs) != 1 || file.Docs[0].Body == nil || file.Docs[0].Body.Type() != ast.MappingType {
-		return fail(Fault{Path: "$", Text: "a statement is one YAML document"})
-	}
-	if f := aliases(file.Docs[0].Body); f != nil {
-		return fail(f...)
+		return nil, err
 	}
 	s := &SecurityStatement{}
-	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(s); err != nil {
-		return fail(syntaxFault(err))
+	if d.decode(s) {
+		s.judge(d, checks)
 	}
-	if faults := s.judge(indexLines(file.Docs[0].Body), checks); len(faults) > 0 {
-		return fail(faults...)
+	if d.faults != nil {
+		return nil, &Error{Of: "statement", File: name, Faults: d.sorted()}
 	}
 	sum := sha256.Sum256(data)
-	s.hash = hex.EncodeToString(sum[:])
+	s.hash, s.own = hex.EncodeToString(sum[:]), !bytes.Equal(data, defaultStatement)
 	return s, nil
 }
 
 // judge: this form, unique sentences, each bound to checks that exist, and no word in
 // braces that nobody fills.
-func (s *SecurityStatement) judge(lines lineIndex, checks []string) (out []Fault) {
-	fault := func(path, format string, args ...any) {
-		out = append(out, Fault{Line: lines.at(path), Path: path, Text: fmt.Sprintf(format, args...)})
-	}
+func (s *SecurityStatement) judge(d *document, checks []string) {
+	fault := d.fault
 	if s.Version != 1 {
 		fault("$.version", "this program reads version 1")
 	}
@@ -119,8 +128,8 @@ func (s *SecurityStatement) judge(lines lineIndex, checks []string) (out []Fault
 			fault(at+".id", "%s is used twice", x.ID)
 		}
 		seen[x.ID] = true
-		if x.Text == "" {
-			fault(at+".text", "the sentence has no text")
+		if !strings.ContainsFunc(x.Text, unicode.IsLetter) {
+			fault(at+".text", "the sentence has no text: it must say something in words")
 		}
 		for _, word := range inBraces.FindAllString(x.Text, -1) {
 			if !slices.Contains(words, word) {
@@ -137,9 +146,26 @@ func (s *SecurityStatement) judge(lines lineIndex, checks []string) (out []Fault
 				fault(fmt.Sprintf("%s.checks[%d]", at, j), "%s is bound twice", c)
 			}
 		}
+		for _, c := range shippedChecks()[x.ID] {
+			if !slices.Contains(x.Checks, c) && len(x.Checks) > 0 {
+				fault(at+".checks", "the sentence %s is bound to %s in the statement that is built in, and is not true by less: bind it, or give the sentence an id of its own", x.ID, c)
+			}
+		}
+	}
+}
+
+// shippedChecks are the checks of each sentence that is built in, by its id.
+var shippedChecks = sync.OnceValue(func() map[string][]string {
+	var s SecurityStatement
+	if err := yaml.Unmarshal(defaultStatement, &s); err != nil {
+		return nil // it is refused itself when it is loaded
+	}
+	out := map[string][]string{}
+	for _, x := range s.Sentences {
+		out[x.ID] = x.Checks
 	}
 	return out
-}
+})
 
 // words are the words in braces that Say fills.
 var words = []string{"{kept}", "{cities}", "{countries}", "{providers}", "{deadline}", "{backups}", "{remains}", "{sent}", "{scopes}", "{sweeps}", "{due}"}
@@ -158,6 +184,9 @@ func (p *Policy) Say(text string) string {
 		if slices.Contains(f.Egress, ToEndService) {
 			sent = append(sent, "the "+f.Spoken())
 		}
+	}
+	for _, h := range p.Holdings() {
+		kept = append(kept, h.Spoken())
 	}
 	end, _ := p.Destination(ToEndService)
 	if len(end.Details) > 0 {
@@ -188,7 +217,7 @@ func (p *Policy) Say(text string) string {
 		noun = "the scopes "
 	}
 	orphans, _ := p.Sweep("orphans")
-	return strings.NewReplacer("{kept}", And(kept), "{sent}", use, "{scopes}", noun+And(scopes), "{cities}", And(distinct(cities)),
+	return strings.NewReplacer("{kept}", And(distinct(kept)), "{sent}", use, "{scopes}", noun+And(scopes), "{cities}", And(distinct(cities)),
 		"{countries}", And(distinct(countries)), "{providers}", And(distinct(providers)), "{deadline}", p.DeletionDeadline.Human(), "{backups}", backups, "{remains}", p.remains(),
 		"{sweeps}", Cadence(orphans.Schedule), "{due}", p.DeletionRequests.Due.Human()).Replace(text)
 }

@@ -6,9 +6,10 @@ import (
 	"testing"
 
 	"trakr/policy"
+	"trakr/reports"
 )
 
-const sentence = "version: 1\ntitle: T\nsentences:\n  - id: kept\n    text: \"We keep only {kept}.\"\n    checks: [fields]\n"
+const sentence = "version: 1\ntitle: T\nsentences:\n  - id: ours\n    text: \"We keep only {kept}.\"\n    checks: [fields]\n"
 
 func TestASentenceSaysWhatThePolicySays(t *testing.T) {
 	p, err := policy.Default()
@@ -51,17 +52,20 @@ func TestEachFaultOfAStatementIsNamedWithItsLine(t *testing.T) {
 	}{
 		"another version":    {"version: 1", "version: 2", 1, "version 1"},
 		"no title":           {"title: T", "title: \"\"", 2, "no title"},
-		"an unknown key":     {"title: T", "title: T\nby: me", 3, "unknown field"},
-		"an id with spaces":  {"id: kept", "id: we keep", 4, "lower-case"},
+		"an unknown key":     {"title: T", "title: T\nby: me", 3, "properties 'by' not allowed"},
+		"an id with spaces":  {"id: ours", "id: we keep", 4, "lower-case"},
 		"nobody fills it":    {"{kept}", "{forgot}", 5, "nothing fills {forgot}"},
+		"no words":           {"We keep only {kept}.", "…", 5, "no text"},
+		"less than shipped":  {"id: ours", "id: kept", 6, "the sentence kept is bound to catalog"},
+		"another type":       {"title: T", "title: [T]", 2, "got array, want string"},
 		"no text":            {"We keep only {kept}.", "", 5, "no text"},
 		"checked by nothing": {"checks: [fields]", "checks: []", 6, "can never be true"},
 		"an unknown check":   {"checks: [fields]", "checks: [feelings]", 6, `no check "feelings"`},
 		"a check twice":      {"checks: [fields]", "checks: [fields, fields]", 6, "bound twice"},
-		"an id twice":        {"    checks: [fields]\n", "    checks: [fields]\n  - id: kept\n    text: x\n    checks: [fields]\n", 7, "used twice"},
+		"an id twice":        {"    checks: [fields]\n", "    checks: [fields]\n  - id: ours\n    text: x\n    checks: [fields]\n", 7, "used twice"},
 		"an alias":           {"text: ", "text: &a ", 5, "anchors"},
-		"a list":             {sentence, "- a\n", 0, "one YAML document"},
-		"nothing":            {sentence, "", 0, "one YAML document"},
+		"a list":             {sentence, "- a\n", 1, "want object"},
+		"nothing":            {sentence, "", 1, "one YAML document"},
 		"not YAML":           {"title: T", "title: [", 2, ""},
 		"no sentence":        {sentence[strings.Index(sentence, "sentences"):], "sentences: []\n", 3, "says nothing"},
 	} {
@@ -74,5 +78,47 @@ func TestEachFaultOfAStatementIsNamedWithItsLine(t *testing.T) {
 		if f := e.Faults[0]; !strings.Contains(f.Text, c.want) || f.Line != c.line {
 			t.Errorf("%s: line %d: %s", name, f.Line, f.Text)
 		}
+	}
+}
+
+func TestAllFaultsOfAStatementComeAtOnce(t *testing.T) {
+	text := strings.NewReplacer("version: 1", "version: 2", "title: T", "title: T\nby: me", "{kept}", "{forgot}", "[fields]", "[feelings]").Replace(sentence)
+	_, err := policy.ParseStatement("s.yaml", []byte(text), []string{"fields"})
+	var e *policy.Error
+	if !errors.As(err, &e) || len(e.Faults) != 4 {
+		t.Fatalf("want four faults: %v", err)
+	}
+	for i, line := range []int{1, 3, 6, 7} {
+		if e.Faults[i].Line != line {
+			t.Errorf("want line %d: %+v", line, e.Faults[i])
+		}
+	}
+}
+
+func TestAStatementOfOnesOwnSaysThatItIs(t *testing.T) {
+	own, err := policy.ParseStatement("s.yaml", []byte(sentence), []string{"fields"})
+	if err != nil || own.Origin() != "own" {
+		t.Errorf("%v", err)
+	}
+	shipped, err := policy.LoadStatement("", reports.Checks())
+	if err != nil || shipped.Origin() != "shipped" || shipped.Hash() == own.Hash() {
+		t.Errorf("%v", err)
+	}
+}
+
+// A table that the built-in policy does not know changes what is said in public.
+func TestWhatATableOfOnesOwnHoldsIsSaid(t *testing.T) {
+	const own = "    tables:\n      - name: trakr.notes\n        holds: \"x\"\n        columns: [tenant_id, nick_name, mood]\n" +
+		"        categories: {tenant_id: system.operations, nick_name: user.account.username, mood: system}\n        class: tenant-fields\n        has_tenant: true\n"
+	p, err := policy.Load("f", []byte(strings.NewReplacer(tables, own, "source: principal.username\n", "source: principal.username\n    off: true\n",
+		"source: principal.links.avatar.href\n", "source: principal.links.avatar.href\n    off: true\n").Replace(string(policy.DefaultYAML()))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := p.Say("{kept}"), "client key, UUID and nick name (user.account.username)"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if applies, text := p.PersonalDataDuty(); !applies || !strings.Contains(text, "nick name") {
+		t.Errorf("%v: %s", applies, text)
 	}
 }

@@ -35,10 +35,15 @@ type Facts struct {
 	Holds           []HoldFacts    // legal holds in force, newest first
 
 	Disclosures []DisclosureFacts // of the time Lately before AsOf; nil when the log could not be asked
-	Hosts       []HostFacts       // whom the service is set up to talk to; nil when that is not known
 	Scopes      []ScopeFacts      // that the descriptor asks for; nil when that is not known
 	HeldOff     []HeldFacts       // values of fields that the policy switches off; nil when they were not counted
 	Notices     *NoticeFacts      // of erasures, to the end service; nil when that is not known
+
+	Services    int         // that run
+	OtherPolicy int         // of these, the ones that act by another policy than the report is made with
+	Silent      int         // of these, the ones that do not say whom they talk to
+	Hosts       []HostFacts // whom those that run talk to; nil when none said it
+	Databases   []HostFacts // where they reach the database; when none runs, where this report's maker did
 }
 
 // HeldFacts is how many values are stored of a field that the policy switches off.
@@ -66,8 +71,9 @@ type DisclosureFacts struct {
 
 // HostFacts is a host that a setting names.
 type HostFacts struct {
-	Setting, Host string
-	Declared      bool // by the policy, or it is this machine
+	Setting, Host string // of a database Host is "" for a unix socket of the service's machine
+	Declared      bool   // by the policy, or it is this machine; of a database also: it lies in the private network
+	Database      bool   // a database is reached there
 }
 
 // ScopeFacts is one scope of the descriptor and the call that needs it, "" for none.

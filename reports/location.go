@@ -10,11 +10,11 @@ import (
 // declaration, what the running system could observe, and what lies there.
 func Location(p *policy.Policy, f Facts, version string) Document {
 	d := newDocument("location", "Data Location Statement", p, f, version)
-	d.conclude(declaredTables(p, f), observedAgrees(f), noUndeclaredPlace(p), nothingRemains(f), nothingElseFound(f), controlsPass(f))
-	d.Sections = []Section{stores(p), fields(p), observations(f), tables(p, f), controls(f), subProcessors(p), personalData(p)}
+	d.conclude(declaredTables(p, f), observedAgrees(p, f), noUndeclaredPlace(p), nothingRemains(f), nothingElseFound(f), controlsPass(f))
+	d.Sections = []Section{stores(p), fields(p), observations(p, f), tables(p, f), controls(f), subProcessors(p), personalData(p)}
 	d.Notes = []string{
 		"“Declared” comes from the policy file whose SHA-256 stands below. “Observed” and “Controls” were asked of the running system when this report was made, also when it speaks about an earlier moment.",
-		"City and region of a store are declared by the vendor and its contract with the provider. Software cannot prove where a disk stands, and this report does not claim to.",
+		"City and region of a store are declared by the vendor and its contract with the provider, and only of the database a region is observed: where the provider gives its host a name with the region in it. Software cannot prove where a disk stands, and this report does not claim to.",
 		countNote, noValueNote,
 	}
 	return d
@@ -53,19 +53,6 @@ func declaredTables(p *policy.Policy, f Facts) Statement {
 		s.State, s.Why = Fails, "not declared: "+strings.Join(extra, ", ")+"."
 	case missing != nil:
 		s.State, s.Why = CannotTell, "declared and not found: "+strings.Join(missing, ", ")+"."
-	}
-	return s
-}
-
-func observedAgrees(f Facts) Statement {
-	s := Statement{Text: "Nothing observed contradicts the declared locations", State: Holds, Why: "see Observed below; an observation can contradict a declaration but not prove it."}
-	if len(f.Observations) == 0 {
-		s.State, s.Why = CannotTell, "nothing could be observed."
-	}
-	for _, o := range f.Observations {
-		if o.Conflict {
-			s.State, s.Why = Fails, "the store “"+o.Store+"” is declared elsewhere; its "+o.What+" is: "+o.Value+"."
-		}
 	}
 	return s
 }
@@ -238,16 +225,19 @@ func kept(p *policy.Policy, class string) string {
 	return "–"
 }
 
-func observations(f Facts) Section {
+const contradicts = "CONTRADICTS the declaration"
+
+func observations(p *policy.Policy, f Facts) Section {
 	s := Section{ID: "observed", Title: "Observed", Intro: "What the running system could see by itself.", Columns: []Column{{Key: "store", Title: "Store"}, {Key: "what", Title: "What"},
 		{Key: "value", Title: "Observed"}, {Key: "how", Title: "How it is known"}, {Key: "agrees", Title: "Agrees"}}}
 	for _, o := range f.Observations {
 		agrees := "does not contradict"
 		if o.Conflict {
-			agrees = "CONTRADICTS the declaration"
+			agrees = contradicts
 		}
 		s.Rows = append(s.Rows, []string{o.Store, o.What, o.Value, o.How, agrees})
 	}
+	s.Rows = append(s.Rows, placeRows(p, f)...)
 	return s
 }
 

@@ -206,12 +206,7 @@ func storedCountries(p *policy.Policy, f Facts) []string {
 			out = append(out, c)
 		}
 	}
-	for _, o := range f.Observations {
-		if c := "Not known: the store " + o.Store + " is not where it is declared"; o.Conflict && !slices.Contains(out, c) {
-			out = append(out, c)
-		}
-	}
-	return out
+	return append(out, notWhereDeclared(p, f)...)
 }
 
 // outlives: data outlives the uninstall by the backups, and by what an erasure was late.

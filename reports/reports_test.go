@@ -31,6 +31,8 @@ func facts(p *policy.Policy) reports.Facts {
 		Sweeps: []reports.SweepFacts{{Kind: "orphans", RunID: "01a20e98-a0d9-7be0-acd3-8cea525129a5", FinishedAt: ago(43 * time.Minute), Result: "clean", Succeeded: ago(43 * time.Minute), Tables: 5, Interval: time.Hour},
 			{Kind: "retention", RunID: "01a20e98-b0d9-7be0-acd3-8cea525129a5", FinishedAt: ago(10 * time.Hour), Result: "clean", Succeeded: ago(10 * time.Hour), Tables: 27, Interval: 24 * time.Hour}},
 		Observations: []reports.Observation{{Store: "database", What: "connection", Value: "TCP to 10.10.0.5", How: "asked of the database (inet_server_addr)"}},
+		Services:     1,
+		Databases:    []reports.HostFacts{{Setting: "TRAKR_DATABASE_URL", Host: "private-db-postgresql-nyc3-12345-do-user-1234567-0.c.db.ondigitalocean.com", Declared: true, Database: true}},
 		Controls: []reports.Control{{ID: "proof-of-possession", Title: "A first install is accepted only after Bitbucket confirms the offered secret", State: "pass", Detail: "TRAKR_DEV_SKIP_PROOF must be off"},
 			{ID: "guard: triggers", Title: "In the database: the audit only grows, and an erasure only goes on", State: "pass"}},
 	}

@@ -36,6 +36,7 @@ type SecurityStatement struct {
 	ToolVersion   string     `json:"tool_version"`
 	PolicyHash    string     `json:"policy_hash"`
 	StatementHash string     `json:"statement_hash"`
+	Statement     string     `json:"statement"` // whose its words are: policy.Shipped or policy.Own
 	Sentences     []Sentence `json:"sentences"`
 	PersonalData  string     `json:"personal_data_reporting"` // Atlassian's duty: whether it applies and how it is met
 }
@@ -73,7 +74,7 @@ var checks = []check{
 	{"fields", "The table of values has the declared fields, and no value of one that is switched off", fieldsKept},
 	{"catalog", "Every table and column in the database is declared", func(p *policy.Policy, f Facts) Bound { return f.looked(declaredTables(p, f)) }},
 	{"no-contact-field", "No declared field is of a forbidden category", noContactField},
-	{"minimisation", "No value in the database looks like an e-mail address or a phone number", bySweep("minimisation", func(x FindingFacts) bool { return x.Topic != OfPayloads })},
+	{"minimisation", "No value that lies in clear in the database looks like an e-mail address or a phone number, and what is sealed was judged before it was stored", bySweep("minimisation", func(x FindingFacts) bool { return x.Topic != OfPayloads })},
 	{"erasures", "Every erasure was done within the deadline", erasuresInTime},
 	{"recipients", "Whoever was told of a tenant is told of its erasure within the deadline", recipientsTold},
 	{"backups", "Backups are gone after their period", backupsGone},
@@ -81,10 +82,11 @@ var checks = []check{
 	{"missed-uninstalls", "Bitbucket is asked which installations are gone, and knows all that are kept", uninstallsNoticed},
 	{"sweeps-run", "Every scheduled check runs in time", everySweepRuns},
 	{"one-place", "The stores that may hold values are declared in one place", func(p *policy.Policy, f Facts) Bound { return f.looked(noUndeclaredPlace(p)) }},
-	{"observed-place", "Nothing observed contradicts the declared place", func(_ *policy.Policy, f Facts) Bound { return f.looked(observedAgrees(f)) }},
+	{"observed-place", "The database is observed at the declared place", func(p *policy.Policy, f Facts) Bound { return f.looked(observedAgrees(p, f)) }},
 	{"egress", "Of the guarded values the policy lets only the client key and the UUID leave", egressDeclared},
 	{"disclosures", "What the log shows as disclosed is what the policy releases", disclosuresAllowed},
-	{"hosts", "Every host the service is told to talk to is declared", hostsDeclared},
+	{"hosts", "Every host the running service is told to talk to is declared", hostsDeclared},
+	{"policy", "The running service acts by this policy", actsByPolicy},
 	{"guards", "The database's own guards are in place", guardsInPlace},
 	{"integrity", "The log was verified, and nothing was changed around the service", bySweep("integrity", whatever)},
 	{"descriptor", "The descriptor asks for the declared scopes", descriptorScopes},
@@ -106,7 +108,7 @@ func Checks() []string {
 func SecurityStatementOf(p *policy.Policy, s *policy.SecurityStatement, f Facts, version string) SecurityStatement {
 	_, duty := p.PersonalDataDuty()
 	out := SecurityStatement{SchemaVersion: 1, Kind: "statement", Title: s.Title, AsOf: f.AsOf.UTC().Format(time.RFC3339Nano), Issuer: p.Vendor.Name, Contact: p.Vendor.Contact,
-		App: p.App.Name + " (" + p.App.Key + ")", ToolVersion: version, PolicyHash: p.Hash(), StatementHash: s.Hash(), PersonalData: duty}
+		App: p.App.Name + " (" + p.App.Key + ")", ToolVersion: version, PolicyHash: p.Hash(), StatementHash: s.Hash(), Statement: s.Origin(), PersonalData: duty}
 	for _, x := range s.Sentences {
 		y := Sentence{ID: x.ID, Text: p.Say(x.Text), State: True, Evidence: []string{"policy sha256:" + p.Hash()}}
 		for i, id := range x.Checks {
@@ -424,22 +426,6 @@ func (d DisclosureFacts) asReleased(p *policy.Policy) bool {
 	return signs || p.Releases(lifecycle.Field(d.Field), d.To)
 }
 
-func hostsDeclared(_ *policy.Policy, f Facts) Bound {
-	if f.Hosts == nil {
-		return f.seen(NotVerified, "the service's settings were not at hand.")
-	}
-	var bad []string
-	for _, h := range f.Hosts {
-		if !h.Declared {
-			bad = append(bad, h.Host+" ("+h.Setting+")")
-		}
-	}
-	if bad != nil {
-		return f.seen(False, "not declared: %s.", strings.Join(bad, ", "))
-	}
-	return f.seen(True, "%s, each declared or this machine itself.", plural(int64(len(f.Hosts)), "host", "hosts"))
-}
-
 func guardsInPlace(_ *policy.Policy, f Facts) Bound {
 	n := 0
 	b := f.seen(NotVerified, "the database's guards could not be seen.")
@@ -554,7 +540,7 @@ func (s SecurityStatement) markdown() []byte {
 	if s.PersonalData != "" {
 		fmt.Fprintf(&b, "\n## Atlassian's reporting of personal data\n\n%s\n", m(s.PersonalData))
 	}
-	fmt.Fprintf(&b, "\nPolicy SHA-256 `%s`, statement SHA-256 `%s`", s.PolicyHash, s.StatementHash)
+	fmt.Fprintf(&b, "\nPolicy SHA-256 `%s`, statement SHA-256 `%s` (%s)", s.PolicyHash, s.StatementHash, s.Statement)
 	if s.ToolVersion != "" {
 		fmt.Fprintf(&b, ", made by Trakr %s", m(s.ToolVersion))
 	}

@@ -127,15 +127,15 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		"a late erasure": {nil, func(f *reports.Facts) {
 			f.Erasures.LateLately, f.Erasures.Late, f.Erasures.LongestLag = 1, 1, 50*time.Hour
 		}, m{"deleted": no}, "dataRetention.retentionDurationInDays.max"},
-		"an old late erasure":    {nil, func(f *reports.Facts) { f.Erasures.Late = 1 }, m{}, ""},
-		"Bitbucket not asked":    {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Result = "failed" }, m{"deleted": unknown}, ""},
-		"one is not known there": {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Suspected = 1 }, m{"deleted": unknown}, ""},
-		"the scheduler stands":   {nil, func(f *reports.Facts) { f.Controls[2].State = "fail" }, m{"checked": no}, ""},
-		"no service runs":        {nil, func(f *reports.Facts) { f.Controls = f.Controls[:2] }, m{"checked": unknown}, ""},
-		"another region":         {nil, func(f *reports.Facts) { f.Observations[0].Conflict = true }, m{"location": no}, "dataResidency.countriesWhereEndUserDataStored"},
-		"one more field sent":    {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "username" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
-		"the secret sent":        {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "shared_secret" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
-		"sent to a stranger":     {nil, func(f *reports.Facts) { f.Disclosures[2].Recipient = "tracker.example.net" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
+		"an old late erasure":  {nil, func(f *reports.Facts) { f.Erasures.Late = 1 }, m{}, ""},
+		"Bitbucket not asked":  {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Result = "failed" }, m{"deleted": unknown}, ""},
+		"a suspected tenant":   {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Suspected = 1 }, m{"deleted": unknown}, ""},
+		"the scheduler stands": {nil, func(f *reports.Facts) { f.Controls[2].State = "fail" }, m{"checked": no}, ""},
+		"nothing scheduled":    {nil, func(f *reports.Facts) { f.Controls = f.Controls[:2] }, m{"checked": unknown}, ""},
+		"another region":       {nil, func(f *reports.Facts) { f.Observations[0].Conflict = true }, m{"location": no}, "dataResidency.countriesWhereEndUserDataStored"},
+		"one more field sent":  {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "username" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
+		"the secret sent":      {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "shared_secret" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
+		"sent to a stranger":   {nil, func(f *reports.Facts) { f.Disclosures[2].Recipient = "tracker.example.net" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
 		"an undeclared host": {nil, func(f *reports.Facts) {
 			f.Hosts[1] = reports.HostFacts{Setting: "TRAKR_WEBHOOK_URL", Host: "hooks.example.net"}
 		}, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
@@ -143,7 +143,7 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 			f.Disclosures[2].Recipient, f.Disclosures[2].Field = "127.0.0.1:8091", "principal_uuid"
 		}, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
 		"our end service beside us": {nil, func(f *reports.Facts) { f.Disclosures[2].Recipient = "127.0.0.1:8091" }, m{}, ""},
-		"settings not at hand":      {nil, func(f *reports.Facts) { f.Hosts = nil }, m{"use": unknown}, ""},
+		"nothing said of hosts":     {nil, func(f *reports.Facts) { f.Hosts = nil }, m{"use": unknown}, ""},
 		"a guard taken off":         {nil, func(f *reports.Facts) { f.Controls[1].State = "fail" }, m{"access": no}, ""},
 		"a changed event":           {nil, func(f *reports.Facts) { found(f, "integrity", "trakr.audit_events", "log") }, m{"access": no}, ""},
 		"an undeclared scope":       {nil, func(f *reports.Facts) { f.Scopes = append(f.Scopes, reports.ScopeFacts{Name: "repository"}) }, m{"scopes": no}, "security.permissionsJustification"},

@@ -14,8 +14,8 @@ import (
 	"trakr/internal/store/tenants"
 )
 
-// holdEvery is how often a service says which field keys it holds and looks whether its
-// keyring changed. One that said nothing for half a minute does not run.
+// holdEvery is how often a service says which field keys it holds and what it acts by,
+// and looks whether its keyring changed. One that said nothing for half a minute does not run.
 const holdEvery = 2 * time.Second
 
 // holding keeps a running service's keys up to date, and known to whoever rotates them.
@@ -24,6 +24,7 @@ type holding struct {
 	keys     *keyring.Keyring
 	log      *slog.Logger
 	instance uuid.UUID
+	acts     tenants.Acts
 
 	mu  sync.Mutex
 	err error // of the last time
@@ -31,8 +32,12 @@ type holding struct {
 
 // holdKeys begins it. A service that cannot do it does not serve.
 func holdKeys(ctx context.Context, s *service) (*holding, error) {
-	h := &holding{db: s.db, keys: s.keys, log: s.log, instance: uuid.New()}
-	return h, tenants.HoldKeys(ctx, h.db, h.instance, h.keys)
+	acts, err := s.acts()
+	if err != nil {
+		return nil, err
+	}
+	h := &holding{db: s.db, keys: s.keys, log: s.log, instance: uuid.New(), acts: acts}
+	return h, tenants.HoldKeys(ctx, h.db, h.instance, h.keys, h.acts)
 }
 
 // run goes on with it until ctx ends.
@@ -46,7 +51,7 @@ func (h *holding) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		sealing := h.keys.Sealing()
-		err := tenants.HoldKeys(ctx, h.db, h.instance, h.keys)
+		err := tenants.HoldKeys(ctx, h.db, h.instance, h.keys, h.acts)
 		h.mu.Lock()
 		before := h.err
 		h.err = err

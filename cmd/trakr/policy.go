@@ -7,28 +7,19 @@ import (
 	"github.com/spf13/cobra"
 
 	"trakr/policy"
+	"trakr/reports"
 )
 
 func (a *app) policyCommand() *cobra.Command {
 	var file string
 	check := &cobra.Command{
-		Use: "check", Short: "Check a policy file; every fault with its line", Args: cobra.NoArgs,
+		Use: "check", Short: "Check a policy file and the statement's; every fault with its line", Args: cobra.NoArgs,
+		Long: "Judges the policy, and the security statement that TRAKR_STATEMENT names: their form, that their parts agree, and\n" +
+			"what no policy may promise. Every fault of both comes at once. Of a table or column that the built-in policy does not\n" +
+			"know, the policy says what it holds (categories); what that is of a customer is said in the statement, too.\n" +
+			"A statement of your own is warned of: its words are yours, and a check makes true only what its own title says.",
 		Example: "  trakr policy check --policy my-policy.yaml\n  trakr policy check --policy my-policy.yaml --json | jq .faults",
-		RunE: func(*cobra.Command, []string) error {
-			p, err := a.loadPolicy(file)
-			var faults *policy.Error
-			if errors.As(err, &faults) && a.json {
-				return errors.Join(a.printJSON(map[string]any{"file": faults.File, "faults": faults.Faults}), err)
-			}
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(map[string]string{"hash": p.Hash()})
-			}
-			_, err = fmt.Fprintf(a.out, "sound; SHA-256 %s\n", p.Hash())
-			return err
-		},
+		RunE:    func(*cobra.Command, []string) error { return a.policyCheck(file) },
 	}
 	show := &cobra.Command{
 		Use: "show", Short: "Print the policy the service acts by", Args: cobra.NoArgs,
@@ -62,6 +53,62 @@ func (a *app) policyCommand() *cobra.Command {
 	c.PersistentFlags().StringVar(&file, "policy", "", "policy file (default: TRAKR_POLICY, else the one built in)")
 	c.AddCommand(check, show, diff, schema)
 	return c
+}
+
+// judged is what is known of a file that was checked.
+type judged struct {
+	File   string         `json:"file,omitempty"`
+	Hash   string         `json:"hash,omitempty"`
+	Origin string         `json:"origin,omitempty"` // of a statement: shipped or own
+	Faults []policy.Fault `json:"faults,omitempty"`
+}
+
+func (j *judged) take(err error) error {
+	var faults *policy.Error
+	if errors.As(err, &faults) {
+		j.File, j.Faults = faults.File, faults.Faults
+		return nil
+	}
+	return err
+}
+
+func (a *app) policyCheck(file string) error {
+	cfg, err := a.config(false)
+	if err != nil {
+		return err
+	}
+	var found struct {
+		judged
+		Statement judged `json:"statement"`
+	}
+	p, errPolicy := a.loadPolicy(file)
+	s, errStatement := policy.LoadStatement(cfg.Statement, reports.Checks())
+	if p != nil {
+		found.Hash = p.Hash()
+	}
+	if s != nil {
+		found.Statement.Hash, found.Statement.Origin = s.Hash(), s.Origin()
+	}
+	if err := found.take(errPolicy); err != nil {
+		return err
+	}
+	if err := found.Statement.take(errStatement); err != nil {
+		return usageError{err}
+	}
+	switch err := errors.Join(errPolicy, errStatement); {
+	case a.json:
+		return errors.Join(a.printJSON(found), err)
+	case err != nil:
+		return err
+	}
+	if s.Origin() != policy.Shipped {
+		if _, err := fmt.Fprintf(a.err, "trakr: warning: the statement of TRAKR_STATEMENT is your own (SHA-256 %s), not the one shipped; "+
+			"nobody but you has held its words against the checks they are bound to\n", s.Hash()); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(a.out, "sound; SHA-256 %s\n", p.Hash())
+	return err
 }
 
 func (a *app) loadPolicy(file string) (*policy.Policy, error) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,59 @@ func TestFaultsOfAPolicyForPrograms(t *testing.T) {
 	var got struct{ Faults []policy.Fault }
 	if err := json.Unmarshal([]byte(out), &got); err != nil || code != exitUsage || len(got.Faults) != 2 || got.Faults[0].Line == 0 || got.Faults[0].Path == "" {
 		t.Errorf("exit %d, %v: %s", code, err, out)
+	}
+}
+
+func TestTheStatementIsCheckedWithThePolicy(t *testing.T) {
+	shipped, err := os.ReadFile("../../policy/statement.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(text string) string {
+		f := filepath.Join(t.TempDir(), "statement.yaml")
+		if err := os.WriteFile(f, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return "TRAKR_STATEMENT=" + f
+	}
+	moon := file("version: 1\ntitle: T\nsentences:\n  - id: moon\n    text: \"We keep nothing on the Moon.\"\n    checks: [requests]\n")
+	empty := file("version: 1\ntitle: T\nsentences:\n  - id: moon\n    text: \"…\"\n    checks: []\n")
+	broken := written(t, "deletion_deadline: PT1H", "deletion_deadline: PT0H")
+	for _, c := range []struct {
+		name, statement string
+		args            []string
+		code            int
+		want, not       []string
+	}{
+		{"one of one's own", moon, nil, exitClean, []string{"sound", "warning: the statement of TRAKR_STATEMENT is your own"}, nil},
+		{"for programs", moon, []string{"--json"}, exitClean, []string{`"origin": "own"`}, nil},
+		{"the shipped one in a file", file(string(shipped)), nil, exitClean, []string{"sound"}, []string{"warning"}},
+		{"an empty promise", empty, nil, exitUsage, []string{"statement.yaml:5: ", "statement.yaml:6: "}, []string{"sound"}},
+		{"both broken", empty, []string{"--policy", broken}, exitUsage, []string{"$.deletion_deadline: ", "statement.yaml:5: ", "statement.yaml:6: "}, nil},
+		{"both broken, for programs", empty, []string{"--json", "--policy", broken}, exitUsage, []string{`"path": "$.deletion_deadline"`, `"path": "$.sentences[0].text"`}, nil},
+		{"none there", "TRAKR_STATEMENT=/nowhere/s.yaml", nil, exitUsage, []string{"no such file"}, nil},
+	} {
+		code, out, errs := run(t, []string{c.statement}, append([]string{"policy", "check"}, c.args...)...)
+		for _, want := range c.want {
+			if !strings.Contains(out+errs, want) {
+				t.Errorf("%s lacks %q:\n%s%s", c.name, want, out, errs)
+			}
+		}
+		for _, not := range c.not {
+			if strings.Contains(out+errs, not) {
+				t.Errorf("%s says %q:\n%s%s", c.name, not, out, errs)
+			}
+		}
+		if code != c.code {
+			t.Errorf("%s: exit %d, want %d\n%s", c.name, code, c.code, errs)
+		}
+	}
+}
+
+// A kind of sweep that the policy does not bound, or that nothing runs, fails here.
+func TestThePolicyKnowsEachSweepThatThereIs(t *testing.T) {
+	if got, want := policy.SweepKinds(), sweepKinds(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
+		t.Errorf("the policy bounds %v, and there are %v", got, want)
 	}
 }
 

@@ -27,7 +27,8 @@ func (a *app) sweepRunCommand() *cobra.Command {
 			"orphans is blind when the canary, which the running service plants every ten minutes, is not among what it sees;\n" +
 			"retention removes what is past its period; integrity verifies the audit from where the last pass ended, all of it\n" +
 			"once a week, and the database's guards; minimisation looks for values shaped like an e-mail address or a telephone\n" +
-			"number, for columns that nobody declared, and for members of Bitbucket's payloads never seen before.\n" +
+			"number, for columns that nobody declared, for large objects, and for members of Bitbucket's payloads never seen\n" +
+			"before; what is sealed it does not search.\n" +
 			"A kind that deletes or erases is a dry run unless --dry-run=false is given; the scheduled passes act.\n" +
 			"A dry run opens and resolves no finding. Exits 0 clean, 1 findings, 3 cannot tell.",
 		Example: "  trakr sweep run orphans\n  trakr sweep run orphans --dry-run --json",
@@ -92,7 +93,7 @@ func judgement(c sweeps.Check) string {
 	case c.Disposition == sweeps.Checked:
 		return "nothing remains"
 	case c.Ground != "":
-		return string(c.Disposition) + ": " + c.Ground
+		return strings.ReplaceAll(string(c.Disposition), "_", " ") + ": " + c.Ground
 	}
 	return string(c.Disposition)
 }

@@ -298,7 +298,11 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	s.reports = &location.Reporter{Hosts: location.Hosts(s.policy, endpoints(s.cfg, s.environ)), Policy: s.policy, Statement: s.statement, Scopes: scopes, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
+	own, err := s.acts()
+	if err != nil {
+		return err
+	}
+	s.reports = &location.Reporter{Running: s.door.Holders, Own: own.TalksTo, Policy: s.policy, Statement: s.statement, Scopes: scopes, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
 		Jobs: s.jobNames(), Heartbeats: s.beats, Held: s.door.Held}
 	return nil
 }

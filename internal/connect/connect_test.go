@@ -381,7 +381,13 @@ func TestAnAvatarHoldsNothingOfAPerson(t *testing.T) {
 	for address, kept := range map[string]bool{
 		"https://bitbucket.org/account/example-ws/avatar/":               true,
 		"https://avatars.example.net/%7B0a1b2c3d%7D/32.png":              true,
+		"https://avatars.example.net/2026/11/25/0123456789.png":          true,
+		"https://bitbucket.org/account/12345678901/avatar/32/":           true,
 		"https://avatars.example.net/jane@example.com":                   false,
+		"https://avatars.example.net/?of=jane@example.com":               false,
+		"https://avatars.example.net/+44%2020%207946%200958.png":         false,
+		"https://avatars.example.net/x/%2B442079460958/32":               false,
+		"https://avatars.example.net/212-555-1234":                       false,
 		"https://avatars.example.net/jane%40example.com":                 false,
 		"https://avatars.example.net/jane%2540example.com":               false,
 		"https://avatars.example.net/jane%252540example.com":             false,
@@ -398,6 +404,37 @@ func TestAnAvatarHoldsNothingOfAPerson(t *testing.T) {
 		p, err := decoder.Installed(payload(map[string]any{"principal.links.avatar.href": address}))
 		if err != nil || p.AvatarURL.Empty() == kept || (kept && p.AvatarURL.Reveal() != address) {
 			t.Errorf("%s: kept %v, want %v (%v)", address, !p.AvatarURL.Empty(), kept, err)
+		}
+	}
+}
+
+// What an installation cannot do without is refused, and what it can is left out and
+// named. The same payload may uninstall: nothing of it is stored.
+func TestContactDataIsRefusedOrLeftOut(t *testing.T) {
+	for name, value := range map[string]string{
+		"an e-mail address": "bob.smith@example.com", "an encoded one": "bob.smith%40example.com", "one encoded twice": "bob.smith%2540example.com", "one in a longer key": "connection:bob.smith@example.com",
+		"a number": "+44 20 7946 0958", "an encoded number": "%2B44%2020%207946%200958", "a number in a longer key": "connection:+442079460958", "an American number": "212-555-1234", "one with other spaces": "030\u00a01234567",
+	} {
+		for path, pointer := range map[string]string{"clientKey": "/clientKey", "sharedSecret": "/sharedSecret", "principal.uuid": "/principal/uuid"} {
+			body := payload(map[string]any{path: value})
+			_, err := decoder.Installed(body)
+			f := lifecycle.AsFault(err)
+			if f.Kind != lifecycle.PayloadInvalid || !slices.ContainsFunc(f.Pointers, func(p lifecycle.Pointer) bool { return p.Pointer == pointer }) || strings.Contains(fmt.Sprintf("%v %+v", err, f), value) {
+				t.Errorf("%s as %s: %+v", name, path, f)
+			}
+		}
+		if _, err := decoder.Uninstalled(payload(map[string]any{"eventType": "uninstalled", "clientKey": value})); err != nil {
+			t.Errorf("%s as the key of one that goes: %v", name, err)
+		}
+		p, err := decoder.Installed(payload(map[string]any{"principal.username": value}))
+		if err != nil || !p.Username.Empty() || !slices.Contains(p.Dropped, "principal.username") {
+			t.Errorf("%s as a username: kept %v, dropped %v, %v", name, reveal(p), p.Dropped, err)
+		}
+	}
+	for _, harmless := range []string{"12345678901", "0123456789", "2026-11-25", "25-11-2026", "01-02-2026", "team-42", "r2-d2", "a0000000-0000-4000-8000-000000000001", "connection:12345678901"} {
+		p, err := decoder.Installed(payload(map[string]any{"principal.username": harmless, "clientKey": harmless}))
+		if err != nil || p.Username.Reveal() != harmless || p.ClientKey.Reveal() != harmless {
+			t.Errorf("a false alarm: %q: %v, %v", harmless, reveal(p), err)
 		}
 	}
 }

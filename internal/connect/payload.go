@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/shape"
 	"trakr/policy"
 )
 
@@ -108,11 +109,12 @@ func (n *node) allow(path string, read bool) {
 func (d Decoder) Installed(body []byte) (Payload, error) { return d.decode(body, "installed") }
 
 // Uninstalled decodes the payload of an uninstalled callback, which has no
-// shared secret.
+// shared secret. Its values are not judged by their shape: nothing of it is stored,
+// and whoever goes must be able to.
 func (d Decoder) Uninstalled(body []byte) (Payload, error) { return d.decode(body, "uninstalled") }
 
 func (d Decoder) decode(body []byte, event string) (Payload, error) {
-	r := reader{values: map[string]string{}}
+	r := reader{values: map[string]string{}, keeps: event == "installed"}
 	if err := r.read(body, d.allowed); err != nil {
 		return Payload{}, err
 	}
@@ -199,22 +201,23 @@ func (r *reader) principal(source string) lifecycle.Secret {
 	return lifecycle.NewSecret(id)
 }
 
-// username is a workspace's slug. One that looks like an e-mail address is not
-// kept: we promise to have none.
+// username is a workspace's slug. One that looks like an e-mail address or a telephone
+// number is not kept: we promise to have none.
 func (r *reader) username(source string) lifecycle.Secret {
 	s := r.values[source]
 	if s == "" {
 		return lifecycle.Secret{}
 	}
-	if len(s) > maxUsername || strings.Contains(s, "@") || !printable(s) {
+	if len(s) > maxUsername || strings.Contains(s, "@") || !printable(s) || contact(s) {
 		r.drop(source)
 		return lifecycle.Secret{}
 	}
 	return lifecycle.NewSecret(s)
 }
 
-// avatar keeps an https address on a host that is not on the policy's list: a
-// gravatar's address is a hash of the person's e-mail. It is judged as it reads
+// avatar keeps an https address on a host that is not on the policy's list (a
+// gravatar's address is a hash of the person's e-mail) and with no e-mail address and
+// no telephone number in it. It is judged as it reads
 // once decoded, however often it was encoded. An address with a query or a
 // fragment is dropped whole: there stand identifiers, other hosts' addresses
 // (Bitbucket wraps them so), or an e-mail.
@@ -226,7 +229,7 @@ func (d Decoder) avatar(r *reader, source string) lifecycle.Secret {
 	u, err := url.Parse(s)
 	plain, decoded := fullyDecoded(s)
 	keep := err == nil && decoded && u.Scheme == "https" && u.Host != "" && u.User == nil && len(s) <= maxAvatar &&
-		printable(plain) && !strings.ContainsAny(plain, "@?#")
+		printable(plain) && !strings.ContainsAny(plain, "@?#") && !contact(plain)
 	for _, h := range d.dropHosts {
 		keep = keep && !strings.Contains(strings.ToLower(plain), strings.ToLower(h))
 	}
@@ -252,6 +255,13 @@ func fullyDecoded(s string) (string, bool) {
 	return "", false
 }
 
+// contact reports whether a value looks like an e-mail address or a telephone number,
+// as it stands or as it reads once decoded.
+func contact(s string) bool {
+	plain, decoded := fullyDecoded(s)
+	return shape.Contact(s) || decoded && shape.Contact(plain)
+}
+
 func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError })
 }
@@ -259,6 +269,7 @@ func printable(s string) bool {
 // reader walks a payload and remembers only what the allow-list names.
 type reader struct {
 	values  map[string]string
+	keeps   bool // what is read will be stored
 	dropped []string
 	faults  []lifecycle.Option
 }
@@ -267,6 +278,8 @@ func (r *reader) fault(path, detail string) {
 	r.faults = append(r.faults, lifecycle.At("/"+strings.ReplaceAll(path, ".", "/"), detail))
 }
 
+// required takes what an installation cannot do without, so that a value that must not
+// be stored is a fault and not merely left out.
 func (r *reader) required(path string, limit int) lifecycle.Secret {
 	s := r.values[path]
 	switch {
@@ -274,6 +287,9 @@ func (r *reader) required(path string, limit int) lifecycle.Secret {
 		r.fault(path, "is required")
 	case len(s) > limit || !printable(s):
 		r.fault(path, "is too long or has control characters")
+	case r.keeps && contact(s):
+		r.fault(path, "is shaped like an e-mail address or a telephone number, and none is kept")
+		r.faults = append(r.faults, lifecycle.Because("contact-data"))
 	default:
 		return lifecycle.NewSecret(s)
 	}

@@ -9,8 +9,6 @@ package drift
 import (
 	"fmt"
 	"maps"
-	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -38,7 +36,7 @@ type Facts struct {
 	Tables    map[string][]string // columns of every table, by policy.TableName
 	Scopes    []string            // of the descriptor that is served
 	Endpoints []Endpoint          // what the settings name
-	Databases []Endpoint          // where the database is reached
+	Databases []Database          // where the database is reached
 	Jobs      []Job               // what is scheduled
 	Sweeps    []string            // kinds of sweep that this version has
 	Held      map[lifecycle.Field]int64
@@ -46,9 +44,15 @@ type Facts struct {
 
 // Endpoint is an address that a setting names.
 type Endpoint struct {
-	Setting string             // e.g. "TRAKR_WEBHOOK_URL"
-	To      policy.Destination // of a database ""
-	Address string             // the URL; nothing of it but the host is ever told
+	Setting string // e.g. "TRAKR_WEBHOOK_URL"
+	To      policy.Destination
+	Address string // the URL; nothing of it but the host is ever told
+}
+
+// Database is a host that a database is reached at, as the setting resolves.
+type Database struct {
+	Setting string // e.g. "TRAKR_DATABASE_URL"
+	Host    string // "" for a unix socket of this machine
 }
 
 // Job is one scheduled job.
@@ -163,67 +167,32 @@ func scopes(p *policy.Policy, asked []string) []Difference {
 	return out
 }
 
+// hosts compares whom the settings name. A setting with several hosts, or that several
+// replicas have otherwise, is one difference.
 func hosts(p *policy.Policy, f Facts, declared HostCheck) []Difference {
 	var out []Difference
+	differs := func(d Difference) {
+		i := slices.IndexFunc(out, func(x Difference) bool { return x.Subject == d.Subject })
+		switch {
+		case i < 0:
+			out = append(out, d)
+		case !strings.Contains(out[i].What, d.What):
+			out[i].What += "; " + d.What
+		}
+	}
 	for _, e := range f.Endpoints {
 		if err := declared(p, e.To, e.Address); err != nil {
-			out = append(out, Difference{Kind: Host, Subject: e.Setting, Refuses: true, What: err.Error(),
+			differs(Difference{Kind: Host, Subject: e.Setting, Refuses: true, What: err.Error(),
 				WayOut: "declare the host under egress, to: " + string(e.To) + ", with what goes there, or unset " + e.Setting})
 		}
 	}
 	for _, e := range f.Databases {
-		for _, h := range databaseHosts(e.Address) {
-			if !ownNetwork(h) && !declaredStore(p, h) {
-				out = append(out, Difference{Kind: Host, Subject: e.Setting, Refuses: true, What: "the policy does not declare the host " + h + " for any database, so where that lies nobody has said",
-					WayOut: "declare the store as it is, with its place and its hosts, or correct " + e.Setting})
-			}
+		if !p.DatabaseHost(e.Host) {
+			differs(Difference{Kind: Host, Subject: e.Setting, Refuses: true, What: "the policy does not declare the host " + policy.HostName(e.Host) + " for any database, so where that lies nobody has said",
+				WayOut: "declare the store as it is, with its place and its hosts, or correct " + e.Setting + " and what fills it in (PGHOST, PGSERVICE)"})
 		}
 	}
 	return out
-}
-
-// databaseHosts lists the hosts of a PostgreSQL URL; sockets are this machine.
-func databaseHosts(address string) []string {
-	u, err := url.Parse(address)
-	if err != nil || address == "" {
-		return nil
-	}
-	named := u.Host
-	if h := u.Query().Get("host"); h != "" { // it overrides the other
-		named = h
-	}
-	var out []string
-	for _, h := range strings.Split(named, ",") {
-		if strings.HasPrefix(h, "/") || h == "" {
-			continue
-		}
-		if one, err := url.Parse("postgres://" + h); err == nil && one.Hostname() != "" {
-			h = one.Hostname()
-		}
-		out = append(out, strings.ToLower(strings.TrimSuffix(h, ".")))
-	}
-	return out
-}
-
-// ownNetwork reports whether a host is this machine or lies in the private network
-// that the deployment makes around it: nobody else can be reached by such a name.
-func ownNetwork(host string) bool {
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast()
-	}
-	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".svc") || strings.HasSuffix(host, ".cluster.local") || strings.HasSuffix(host, ".internal")
-}
-
-func declaredStore(p *policy.Policy, host string) bool {
-	for _, s := range p.Stores {
-		for _, h := range s.Hosts {
-			below, wild := strings.CutPrefix(h, "*")
-			if h == host || (wild && strings.HasSuffix(host, below) && host != below[1:]) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // SweepJob begins the name of the job that runs a sweep.

@@ -36,7 +36,7 @@ func agreed(t *testing.T) (*policy.Policy, drift.Facts) {
 	}
 	f.Endpoints = []drift.Endpoint{{"TRAKR_BITBUCKET_API_URL", policy.ToBitbucket, "https://api.bitbucket.org"},
 		{"OTEL_EXPORTER_OTLP_ENDPOINT", policy.ToTelemetry, "http://localhost:4318"}, {"TRAKR_WEBHOOK_URL", policy.ToFindings, "http://127.0.0.1:9/x"}}
-	f.Databases = []drift.Endpoint{{Setting: "TRAKR_DATABASE_URL", Address: "postgres://u:p@db-1.db.ondigitalocean.com:25060/trakr?sslmode=verify-full"}}
+	f.Databases = []drift.Database{{Setting: "TRAKR_DATABASE_URL", Host: "db-1.db.ondigitalocean.com"}}
 	return p, f
 }
 
@@ -76,14 +76,20 @@ func TestEachDifferenceIsNamedWithAWayOut(t *testing.T) {
 		}, "host TRAKR_WEBHOOK_URL: the policy does not declare the host api.bitbucket.org for findings", true},
 		"no host": {func(_ *policy.Policy, f *drift.Facts) { f.Endpoints[2].Address = "MARKER" }, "host TRAKR_WEBHOOK_URL: the address of findings has no host", true},
 		"a database": {func(_ *policy.Policy, f *drift.Facts) {
-			f.Databases[0].Address = "postgres://u:MARKER@x.rds.amazonaws.com/trakr"
+			f.Databases[0].Host = "x.rds.amazonaws.com"
 		}, "host TRAKR_DATABASE_URL: the policy does not declare the host x.rds.amazonaws.com for any database", true},
 		"the bare suffix": {func(_ *policy.Policy, f *drift.Facts) {
-			f.Databases[0].Address = "postgres://u:MARKER@db.ondigitalocean.com/trakr"
+			f.Databases[0].Host = "db.ondigitalocean.com"
 		}, "host TRAKR_DATABASE_URL: the policy does not declare the host db.ondigitalocean.com", true},
 		"one of two hosts": {func(_ *policy.Policy, f *drift.Facts) {
-			f.Databases[0].Address = "postgres://u@/trakr?host=/run/pg,db.example.com"
+			f.Databases = []drift.Database{{"TRAKR_DATABASE_URL", ""}, {"TRAKR_DATABASE_URL", "DB.example.com."}}
 		}, "host TRAKR_DATABASE_URL: the policy does not declare the host db.example.com", true},
+		"two of two hosts": {func(_ *policy.Policy, f *drift.Facts) {
+			f.Databases = []drift.Database{{"TRAKR_DATABASE_URL", "a.example.com"}, {"TRAKR_DATABASE_URL", "b.example.com"}, {"TRAKR_DATABASE_URL", "b.example.com"}}
+		}, "host TRAKR_DATABASE_URL: the policy does not declare the host a.example.com for any database, so where that lies nobody has said; the policy does not declare the host b.example.com for any database, so where that lies nobody has said. Way out: ", true},
+		"a proxy": {func(_ *policy.Policy, f *drift.Facts) {
+			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: "HTTPS_PROXY", To: policy.ToProxy, Address: "http://u:MARKER@proxy.example.net:3128"})
+		}, "host HTTPS_PROXY: the policy does not declare the host proxy.example.net for proxy. Way out: declare the host under egress, to: proxy, with what goes there, or unset HTTPS_PROXY", true},
 		"a job": {func(_ *policy.Policy, f *drift.Facts) {
 			f.Jobs = append(f.Jobs, drift.Job{Name: "upload", Schedule: "* * * * *"})
 		}, "schedule upload: it is scheduled, and the policy does not declare it", true},
@@ -114,11 +120,10 @@ func TestEachDifferenceIsNamedWithAWayOut(t *testing.T) {
 
 func TestThisMachineAndItsOwnNetworkNeedNoMention(t *testing.T) {
 	p, f := agreed(t)
-	for _, address := range []string{"", "postgres://u@/trakr?host=/var/run/postgresql", "postgres://u@localhost/x", "postgres://u@[::1]:5432/x", "postgres://u@postgres:5432/x", "postgres://u@10.2.3.4/x",
-		"postgres://u@trakr-db.prod.svc.cluster.local:5432/x", "postgres://u@DB-1.db.ondigitalocean.com./x", "postgres://u@a.db.ondigitalocean.com:1,b.db.ondigitalocean.com:2/x"} {
-		f.Databases[0].Address = address
+	for _, host := range []string{"", "localhost", "::1", "postgres", "10.2.3.4", "trakr-db.prod.svc.cluster.local", "DB-1.db.ondigitalocean.com."} {
+		f.Databases[0].Host = host
 		if found := compare(p, f); found != nil {
-			t.Errorf("%s: %v", address, found)
+			t.Errorf("%s: %v", host, found)
 		}
 	}
 	for _, address := range []string{"http://localhost:1", "http://127.0.0.2:1/x", "http://[::1]:4318"} {

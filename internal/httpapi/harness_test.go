@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -261,13 +262,16 @@ func (w *world) call(method, path, token string, body any) reply {
 type workspace struct {
 	uuid, username, avatar, secret string
 	mark                           string // stands in everything Bitbucket over-shares
+	key                            string // the client key, when it is another than a registered app's
 }
 
 func invent(mark string) *workspace {
 	return &workspace{uuid: uuid.NewString(), username: "ws-" + mark, avatar: "https://bitbucket.org/account/" + mark + "/avatar/", secret: "secret-" + mark + uuid.NewString(), mark: mark}
 }
 
-func (x *workspace) clientKey() string { return "ari:cloud:bitbucket::app/{" + x.uuid + "}/trakr" }
+func (x *workspace) clientKey() string {
+	return cmp.Or(x.key, "ari:cloud:bitbucket::app/{"+x.uuid+"}/trakr")
+}
 
 func (x *workspace) body(event, secret string) string {
 	principal := map[string]any{"type": "team", "uuid": "{" + x.uuid + "}", "username": x.username, "display_name": "Display " + x.mark,

@@ -19,6 +19,7 @@ import (
 	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/inventory"
 	"trakr/internal/store/requests"
+	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 	"trakr/policy"
 	"trakr/reports"
@@ -36,9 +37,11 @@ type Reporter struct {
 	// Jobs are what a running service schedules; each is a control, judged by its
 	// heartbeat at the time the report is made.
 	Jobs       []string
-	Heartbeats Heartbeats           // may be nil when there are no Jobs
-	Hosts      []reports.HostFacts  // whom the settings name; nil when they are not at hand
-	Scopes     []reports.ScopeFacts // that the descriptor asks for
+	Heartbeats Heartbeats // may be nil when there are no Jobs
+	// Running tells which services run and what they act by; nil when that is not known.
+	Running func(ctx context.Context) ([]tenants.Holder, error)
+	Own     []tenants.Party      // whom this process's own settings name
+	Scopes  []reports.ScopeFacts // that the descriptor asks for
 	// Held counts the values of fields that the policy switches off; nil when it cannot
 	// be asked.
 	Held func(ctx context.Context) (map[lifecycle.Field]int64, error)
@@ -112,7 +115,7 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 	f := reports.Facts{AsOf: asOf, Past: clock.Sub(asOf) > recent, Began: inv.Began, LiveTenants: inv.Live, ErasedTenants: inv.Erased,
 		Erasures: reports.ErasureFacts{Total: inv.Erasure.Total, Oldest: inv.Erasure.Oldest, Newest: inv.Erasure.Newest,
 			LongestLag: inv.Erasure.Longest, Late: inv.Erasure.Late, LateLately: inv.Erasure.LateLately, Open: inv.Erasure.Open},
-		Hosts: r.Hosts, Scopes: r.Scopes,
+		Scopes:       r.Scopes,
 		Observations: r.observe(inv.Server), Controls: append(r.controls(inv.Server), guards(r.Inventory.Controls(ctx))...)}
 	f.Controls = append(f.Controls, r.jobs(ctx, clock)...)
 	for _, t := range inv.Tables {
@@ -131,6 +134,9 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 	}
 	for _, x := range open {
 		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{ID: x.ID, Topic: topic(x), Kind: x.Kind, Table: x.Table, Column: x.Column, Ground: x.Ground, Count: x.Rows, OpenedAt: x.OpenedAt.UTC(), Known: x.Known})
+	}
+	if err := r.running(ctx, &f); err != nil {
+		return reports.Facts{}, err
 	}
 	return f, r.lifecycleFacts(ctx, asOf, &f)
 }

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"trakr/internal/drift"
-	"trakr/internal/egress"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -67,14 +65,4 @@ func Scopes(descriptor []byte, p *policy.Policy) ([]reports.ScopeFacts, error) {
 		out = append(out, x)
 	}
 	return out, nil
-}
-
-// Hosts tells, of each address that a setting names, its host and whether the policy
-// declares it.
-func Hosts(p *policy.Policy, settings []drift.Endpoint) []reports.HostFacts {
-	out := []reports.HostFacts{}
-	for _, e := range settings {
-		out = append(out, reports.HostFacts{Setting: e.Setting, Host: egress.HostOf(e.Address), Declared: egress.Host(p, e.To, e.Address) == nil})
-	}
-	return out
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"trakr/internal/bitbucket"
@@ -55,7 +56,10 @@ type reality struct {
 	deletions *deletion.Service
 	seq       *audit.Sequencer
 
-	settings  []drift.Endpoint     // what the service is set up to talk to
+	instance  uuid.UUID            // of the running service
+	parties   []tenants.Party      // whom its settings name
+	actsBy    string               // the hash of its policy
+	away      bool                 // no service runs
 	served    *policy.Policy       // what the descriptor is made of
 	still     []string             // jobs that do not run any more
 	sinkFails error                // the checkpoints kept elsewhere cannot be read
@@ -100,7 +104,10 @@ func (w *reality) answers(status int) {
 	w.bitbucket.all = status
 }
 
-const publicURL = "https://data.trakr.example.com"
+const (
+	publicURL  = "https://data.trakr.example.com"
+	endService = "api.trakr.example.com"
+)
 
 // newReality is a service on which everything runs and is as it should be.
 func newReality(t *testing.T) *reality {
@@ -110,8 +117,8 @@ func newReality(t *testing.T) *reality {
 	w := &reality{Env: e, t: t, bitbucket: &played{}, values: map[lifecycle.TenantID]lifecycle.Values{}}
 	w.declare()
 	w.served = w.policy()
-	w.settings = []drift.Endpoint{{Setting: "TRAKR_BITBUCKET_API_URL", To: policy.ToBitbucket, Address: "https://api.bitbucket.org"},
-		{Setting: "TRAKR_END_SERVICE_URL", To: policy.ToEndService, Address: "https://api.trakr.example.com/events"}}
+	w.instance, w.parties = uuid.New(), []tenants.Party{{Setting: "TRAKR_BITBUCKET_API_URL", To: string(policy.ToBitbucket), Host: "api.bitbucket.org"},
+		{Setting: "TRAKR_END_SERVICE_URL", To: string(policy.ToEndService), Host: endService}, database("nyc3")}
 	srv := httptest.NewServer(w.bitbucket)
 	t.Cleanup(srv.Close)
 	client := must(bitbucket.New(bitbucket.Config{Origin: srv.URL, AppKey: e.Policy.App.Key, Resource: e.Policy.App.Proof.Resource, Now: time.Now, Tracer: noop.NewTracerProvider()})).(*bitbucket.Client)
@@ -123,7 +130,7 @@ func newReality(t *testing.T) *reality {
 		sweep.NewLiveness(liveness.New(e.DB), e.Policy, e.Door, client, w), sweep.NewRetention(w.sweeps, e.Policy, e.Door),
 		flushing{sweep.NewIntegrity(e.DB, e.Log, w.sweeps, w.kept), t}, sweep.NewMinimisation(w.sweeps, e.Policy),
 		sweep.NewDrift(e.Policy, egress.Host, w.running))).(*sweep.Runner)
-	w.reporter = &location.Reporter{Policy: e.Policy, Inventory: inventory.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats, Held: e.Door.Held,
+	w.reporter = &location.Reporter{Policy: e.Policy, Inventory: inventory.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats, Held: e.Door.Held, Running: e.Door.Holders,
 		Statement: must(policy.LoadStatement("", reports.Checks())).(*policy.SecurityStatement)}
 	w.deletions = must(deletion.New(deletion.Config{Requests: must(requests.New(e.DB, e.Log)).(*requests.Store), Holds: w.rig.Config.Holds, Door: e.Door, Sweeps: w.sweeps, Policy: e.Policy,
 		Log: slog.New(slog.DiscardHandler), Erasures: &deletion.Eraser{Eraser: w.rig.Eraser, Store: w.rig.Config.Erasures, Sweeps: w.sweeps, Runner: runner, Policy: e.Policy, Now: e.Clock.Now}})).(*deletion.Service)
@@ -149,6 +156,11 @@ func (w *reality) uninstall(id lifecycle.TenantID, at time.Time, delay error) {
 	}
 }
 
+// database is the setting of a database in some region.
+func database(region string) tenants.Party {
+	return tenants.Party{Setting: "TRAKR_DATABASE_URL", To: tenants.ToDatabase, Host: "db-postgresql-" + region + "-12345-do-user-1-0.db.ondigitalocean.com"}
+}
+
 // policy loads the built-in policy with some words replaced, as a file of it would be.
 func (w *reality) policy(replace ...string) *policy.Policy {
 	w.t.Helper()
@@ -168,7 +180,11 @@ func (w *reality) policy(replace ...string) *policy.Policy {
 }
 
 // declare has the service act by the built-in policy with some words replaced.
-func (w *reality) declare(replace ...string) { w.t.Helper(); *w.Policy = *w.policy(replace...) }
+func (w *reality) declare(replace ...string) {
+	w.t.Helper()
+	*w.Policy = *w.policy(replace...)
+	w.actsBy = w.Policy.Hash()
+}
 
 // kept is the log's newest checkpoint, which is kept elsewhere.
 func (w *reality) kept(ctx context.Context, _ bool) ([]audit.Outside, error) {
@@ -190,7 +206,14 @@ func (w *reality) EraseGone(ctx context.Context, a lifecycle.Access, id lifecycl
 
 // running are the facts that the drift sweep compares with the policy.
 func (w *reality) running(ctx context.Context) (f drift.Facts, err error) {
-	f = drift.Facts{Endpoints: w.settings, Sweeps: w.reporter.Sweeps.Kinds()}
+	f = drift.Facts{Sweeps: w.reporter.Sweeps.Kinds()}
+	for _, x := range w.parties {
+		if x.To == tenants.ToDatabase {
+			f.Databases = append(f.Databases, drift.Database{Setting: x.Setting, Host: x.Host})
+		} else {
+			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: x.Setting, To: policy.Destination(x.To), Address: "https://" + x.Host})
+		}
+	}
 	for name, spec := range w.jobs() {
 		f.Jobs = append(f.Jobs, drift.Job{Name: name, Schedule: spec})
 	}
@@ -339,10 +362,18 @@ type said struct {
 type states = map[string]reports.Truth
 
 // said judges the statement and the sheet from the same facts, twice: the same moment
-// and state give the same bytes. All jobs but those that stand still have run.
+// and state give the same bytes. All jobs but those that stand still have run, and the
+// service has said that it is there and what it acts by.
 func (w *reality) said() said {
 	w.t.Helper()
 	w.beat(w.now(), slices.DeleteFunc(slices.Clone(w.reporter.Jobs), func(job string) bool { return slices.Contains(w.still, job) })...)
+	err := tenants.LeaveKeys(w.t.Context(), w.DB, w.instance)
+	if !w.away {
+		err = tenants.HoldKeys(w.t.Context(), w.DB, w.instance, w.Keys, tenants.Acts{PolicyHash: w.actsBy, TalksTo: w.parties})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	at, err := w.reporter.Inventory.Clock(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)
@@ -362,7 +393,6 @@ func (w *reality) said() said {
 func (w *reality) judge(at time.Time) said {
 	w.t.Helper()
 	must := storetest.Must(w.t)
-	w.reporter.Hosts = location.Hosts(w.Policy, w.settings)
 	w.reporter.Scopes = must(location.Scopes(w.descriptor(), w.Policy)).([]reports.ScopeFacts)
 	f := must(w.reporter.Facts(w.t.Context(), at)).(reports.Facts)
 	for i, c := range f.Controls {
@@ -428,7 +458,6 @@ func (w *reality) guard() *egress.Guard {
 // records what it discloses, and acknowledges it.
 func (w *reality) deliver() {
 	w.t.Helper()
-	const endService = "api.trakr.example.com"
 	now := w.Clock.Now()
 	due, err := w.outbox.Due(w.t.Context(), now, 2)
 	if err != nil || len(due) != 1 {

@@ -250,7 +250,7 @@ func TestAServiceWithACopyOfTheKeyringIsWaitedFor(t *testing.T) {
 	copied := p.copy("copy.json")
 	door, keys := p.replica(copied)
 	instance := uuid.New()
-	if err := tenants.HoldKeys(t.Context(), p.DB, instance, keys); err != nil {
+	if err := tenants.HoldKeys(t.Context(), p.DB, instance, keys, tenants.Acts{}); err != nil {
 		t.Fatal(err)
 	}
 	old := keys.Sealing()
@@ -271,7 +271,7 @@ func TestAServiceWithACopyOfTheKeyringIsWaitedFor(t *testing.T) {
 	if err := os.WriteFile(copied, p.file(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := tenants.HoldKeys(t.Context(), p.DB, instance, keys); err != nil {
+	if err := tenants.HoldKeys(t.Context(), p.DB, instance, keys, tenants.Acts{}); err != nil {
 		t.Fatal(err)
 	}
 	done, err := p.rotate(rotation.Activate)
@@ -317,7 +317,7 @@ func TestAServiceWithACopyOfTheKeyringIsWaitedFor(t *testing.T) {
 	if _, _, err := late.Install(t.Context(), storetest.Ingress(), storetest.Values("late"), p.Delivery("late")); !errors.Is(err, lifecycle.KeysOutdated) {
 		t.Errorf("installing without the key: %v, want keys-outdated", err)
 	}
-	if err := tenants.HoldKeys(t.Context(), p.DB, uuid.New(), lateKeys); !errors.As(err, new(*keyring.MissingKey)) {
+	if err := tenants.HoldKeys(t.Context(), p.DB, uuid.New(), lateKeys, tenants.Acts{}); !errors.As(err, new(*keyring.MissingKey)) {
 		t.Errorf("holding without the key: %v", err)
 	}
 	storetest.Must(t)(0, os.WriteFile(stale, p.file(), 0o600))

@@ -1,8 +1,8 @@
 // Package schedule starts named jobs at the times a cron expression gives, in
 // UTC, a little later at random so that not everything starts at once, and catches
 // up at start, once, what was missed while nothing ran. It bounds each run, keeps
-// its heartbeat, and lets what runs end when it is stopped. It parses and triggers
-// through robfig/cron; what a job does is the job's own. It knows no job.
+// its heartbeat, and lets what runs end when it is stopped. It triggers through
+// robfig/cron; what a job does is the job's own. It knows no job.
 package schedule
 
 import (
@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/schedule/occasion"
 	"trakr/internal/store/heartbeats"
 )
 
@@ -103,14 +104,14 @@ func New(c Config, jobs ...Job) (*Scheduler, error) {
 	}
 	s := &Scheduler{c: c, halt: make(chan struct{}), cron: cron.New(cron.WithLocation(time.UTC), cron.WithLogger(cron.DiscardLogger))}
 	for _, j := range jobs {
-		when, err := parse(j.Spec)
+		when, err := occasion.Parse(j.Spec)
 		if err != nil {
 			return nil, fmt.Errorf("scheduling %s: %w", j.Name, err)
 		}
 		if j.Timeout == 0 {
 			j.Timeout = DefaultTimeout
 		}
-		interval := longest(when, c.Now())
+		interval := occasion.Longest(when, c.Now())
 		x := &job{Job: j, when: when, interval: interval, jitter: Jitter(interval)}
 		s.jobs = append(s.jobs, x)
 		s.cron.Schedule(when, cron.FuncJob(func() { s.trigger(x) }))

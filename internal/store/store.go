@@ -39,6 +39,10 @@ type Lease = pg.Lease
 // Open connects to the PostgreSQL at url.
 func Open(ctx context.Context, url string, o Options) (*DB, error) { return pg.Open(ctx, url, o) }
 
+// Hosts lists where a connection to url goes, as it resolves; "" is a unix socket of
+// this machine.
+func Hosts(url string) ([]string, error) { return pg.Hosts(url) }
+
 // TryLease takes the named leader lock on the primary when no other process has
 // it. It does not wait.
 func TryLease(ctx context.Context, db *DB, name string) (*Lease, bool, error) {

@@ -12,8 +12,8 @@ import (
 const Minimisation = "minimisation"
 
 // MinimisationPass looks for values shaped like an e-mail address or a telephone
-// number, for tables and columns that the policy does not declare, and for members
-// of Bitbucket's payloads that were never seen before.
+// number, for tables and columns that the policy does not declare, for large objects,
+// and for members of Bitbucket's payloads that were never seen before.
 type MinimisationPass struct {
 	sweeps *sweeps.Store
 	policy *policy.Policy

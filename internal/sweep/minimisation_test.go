@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/shape"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
@@ -97,8 +100,7 @@ func TestAPlantedValueIsFoundInEveryTypeOfColumn(t *testing.T) {
 
 func TestWhatIsShapedLikeAPhoneAndWhatIsNot(t *testing.T) {
 	e := storetest.New(t)
-	e.Exec(`CREATE TABLE public.odd (v text)`)
-	declare(e, policy.Table{Name: "public.odd", Columns: []string{"v"}})
+	e.Exec(`CREATE TABLE public.odd (v text); INSERT INTO public.odd VALUES ('')`)
 	for v, want := range map[string][2]int{
 		"a@b.de": {1, 0}, "x %40 y": {0, 0}, "ada%40example.com": {1, 0}, "see @channel": {0, 0}, "git@host": {0, 0}, "pkg@1.2.3": {0, 0}, "A.B+tag@sub.example.museum": {1, 0},
 		"+1 555 123 4567": {0, 1}, "+49 (0)30 1234567": {0, 1}, "+12125551234": {0, 1}, "(212) 555-1234": {0, 1}, "212-555-1234": {0, 1}, "212.555.1234": {0, 1},
@@ -107,16 +109,128 @@ func TestWhatIsShapedLikeAPhoneAndWhatIsNot(t *testing.T) {
 		"2026-11-25 01:02:03.456789+00": {0, 0}, "2020-01-02T03:04:05.678901+00:00": {0, 0}, `["2026-01-01 00:00:00+00","2026-02-01 00:00:00+00")`: {0, 0},
 		"01920123-4567-7890-8123-456789012345": {0, 0}, "{0192012345677890812345678901234a}": {0, 0}, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01": {0, 0},
 		strings.Repeat("0123456789", 6) + "0123": {0, 0}, "v0.1.0-12-g0123456": {0, 0}, "1.22.333": {0, 0}, "10.10.0.5": {0, 0}, "connection:12345678901": {0, 0}, "743:743:": {0, 0}, "0/16B3748": {0, 0},
-		"+1234567/89abcdefghijklmnop=": {0, 0}, "abc+12345678901": {0, 0}, "— trakr-audit/01920123-4567-7890-8123-456789012345 +123456789AbCdEf==": {0, 0},
+		"+1234567/89abcdefghijklmnop=": {0, 0}, "abc+12345678901": {0, 0}, "zoë@exämple.de": {1, 0}, "дарья@почта.рф": {1, 0}, "01.02.2026": {0, 0}, "12345678901": {0, 0}, "00442079460958": {0, 0}, "„+44 20 7946 0958“": {0, 1}, "— trakr-audit/01920123-4567-7890-8123-456789012345 +123456789AbCdEf==": {0, 0},
 		"uid:1000": {0, 0}, "trakr.t0 12, trakr.t1 3456789": {0, 0}, "content below position 12345678901": {0, 0}, "https://bitbucket.org/account/x/avatar/": {0, 0}, "10485760 of 20971520": {0, 0},
 	} {
-		e.Exec(`DELETE FROM public.odd`)
-		e.Exec(`INSERT INTO public.odd VALUES ($1)`, v)
-		mails := e.Int(`SELECT emails FROM door.count_shaped('public', 'odd', NULL, NULL, NULL, NULL)`)
-		phones := e.Int(`SELECT phones FROM door.count_shaped('public', 'odd', NULL, NULL, NULL, NULL)`)
+		e.Exec(`UPDATE public.odd SET v = $1`, v)
+		both := e.Int(`SELECT emails + 10 * phones FROM door.count_shaped('public', 'odd', NULL, NULL, NULL, NULL)`)
+		mails, phones := both%10, both/10
+		if shape.Email(v) != (want[0] == 1) || shape.Phone(v) != (want[1] == 1) {
+			t.Errorf("%q: what comes in is judged otherwise: %v %v", v, shape.Email(v), shape.Phone(v))
+		}
 		if mails != int64(want[0]) || phones != int64(want[1]) {
 			t.Errorf("%q: %d e-mail addresses, %d telephone numbers; want %v", v, mails, phones, want)
 		}
+	}
+}
+
+// What comes in is judged by Go and what lies there by PostgreSQL: by the same texts,
+// which mean the same to both, also in texts that nobody thought of.
+func TestBothJudgeByTheSameShapes(t *testing.T) {
+	e := storetest.New(t)
+	if got := string(e.Bytes(`SELECT convert_to(email || E'\n' || phone, 'UTF8') FROM door.value_shapes()`)); got != shape.EmailPattern+"\n"+shape.PhonePattern {
+		t.Fatalf("the database looks for other shapes:\n%s", got)
+	}
+	parts := []string{"+", "0", "00", "1", "20", "44", "212", "555", "0958", "7946", "1234567", "-", ".", " ", "/", "(", ")", ":", ",", "=", "_", "a", "Z", "ë", "ж", "@", "%40", "%",
+		"com", ".de", "ex", "[", "^", "{", "\\", "\x7f", "\n", "\u00a0", "'", "+49", "030 ", "(212) ", "-1234", "@x.", "@ex", "+44 20"}
+	random := rand.New(rand.NewPCG(1, 2))
+	texts, found := make([]string, 60000), [2]int{}
+	want := make([]byte, len(texts))
+	for i := range texts {
+		for range 1 + random.IntN(12) {
+			texts[i] += parts[random.IntN(len(parts))]
+		}
+		want[i] = '0'
+		if shape.Email(texts[i]) {
+			want[i], found[0] = want[i]+1, found[0]+1
+		}
+		if shape.Phone(texts[i]) {
+			want[i], found[1] = want[i]+2, found[1]+1
+		}
+	}
+	if found[0] < 400 || found[1] < 400 {
+		t.Fatalf("of %d texts %d hold an e-mail address and %d a telephone number: too few to prove anything", len(texts), found[0], found[1])
+	}
+	for _, collation := range []string{"", ` COLLATE "C"`} {
+		got := e.Bytes(`SELECT convert_to(string_agg(((v`+collation+` ~ s.email)::int + 2 * (v`+collation+` ~ s.phone)::int)::text, '' ORDER BY n), 'UTF8')
+			FROM door.value_shapes() AS s, unnest($1::text[]) WITH ORDINALITY AS t (v, n)`, texts)
+		if len(got) != len(want) {
+			t.Fatalf("%d of %d texts judged", len(got), len(want))
+		}
+		for i := range got {
+			if got[i] != want[i] {
+				t.Fatalf("%q: the database says %c, Go %c (1 e-mail address, 2 telephone number)%s", texts[i], got[i], want[i], collation)
+			}
+		}
+	}
+}
+
+// What the service sealed cannot be searched, and nobody is told that it was; what
+// lies there in clear all the same is found.
+func TestWhatIsSealedIsNotSaidToBeSearched(t *testing.T) {
+	e := storetest.New(t)
+	columns := [][2]string{{"trakr.tenant_fields", "client_key"}, {"trakr.tenant_fields", "shared_secret"}, {"trakr.tenant_fields", "principal_uuid"}, {"trakr.tenant_fields", "username"},
+		{"trakr.tenant_fields", "avatar_url"}, {"trakr.outbox_payloads", "sealed"}}
+	not := func(when string, r sweeps.Run) {
+		t.Helper()
+		for _, at := range columns {
+			if c := checkColumn(r, at[0], at[1]); c.Disposition != sweeps.NotSearched || c.Rows != 0 || c.PredicateDigest != "" || c.Ground != "sealed; judged before it was stored" {
+				t.Errorf("%s: %v: %+v", when, at, c)
+			}
+		}
+		for _, c := range r.Checks {
+			if c.Disposition == sweeps.NotSearched && !slices.Contains(columns, [2]string{c.Table, c.Column}) {
+				t.Errorf("%s: %s %s was not searched either", when, c.Table, c.Column)
+			}
+		}
+		if n := e.Int(`SELECT count(*) FROM trakr.sweep_results WHERE run_id = $1 AND disposition = 'not_searched'`, r.ID); n != int64(len(columns)) {
+			t.Errorf("%s: the evidence says so of %d columns", when, n)
+		}
+	}
+	values := storetest.Values("sealed")
+	values[lifecycle.Username] = lifecycle.NewSecret("ada.lovelace@example.com") // as a version without the rule stored it
+	id := e.Install(values, "a")
+	r := minimise(t, e)
+	cleanly(t, "a value under its seal", r)
+	not("a value under its seal", r)
+	mayRead := `GRANT pg_read_all_data TO trakr_sweep`
+	t.Cleanup(func() { e.Exec(mayRead) }) // roles are the whole server's
+	e.Exec(`REVOKE pg_read_all_data FROM trakr_sweep`)
+	not("where the role that counts may not read them", minimise(t, e))
+	e.Exec(mayRead)
+
+	e.Exec(`ALTER TABLE trakr.tenant_fields DISABLE TRIGGER judge_seal; UPDATE trakr.tenant_fields SET username = 'ada.lovelace@example.com'::bytea WHERE tenant_id = '` + id.String() + `'`)
+	r = minimise(t, e)
+	if c := checkColumn(r, "trakr.tenant_fields", "username"); c.Disposition != sweeps.Checked || c.Rows != 1 || !c.Found() || len(r.Findings) != 1 {
+		t.Errorf("in clear: %+v, %d findings", c, len(r.Findings))
+	}
+	// A column that was made a text is searched like any other.
+	e.Exec(`DROP TRIGGER judge_seal ON trakr.tenant_fields; ALTER TABLE trakr.tenant_fields ALTER username TYPE text USING NULL`)
+	if c := checkColumn(minimise(t, e), "trakr.tenant_fields", "username"); c.Disposition != sweeps.Checked {
+		t.Errorf("a text: %+v", c)
+	}
+}
+
+// A large object is no table's: neither the catalog of columns nor any search knows it.
+func TestALargeObjectIsFoundWhateverIsInIt(t *testing.T) {
+	const table = "pg_catalog.pg_largeobject_metadata"
+	e := storetest.New(t)
+	r := minimise(t, e)
+	cleanly(t, "none", r)
+	if c := check(r, table); c.Disposition != sweeps.Checked || c.Rows != 0 || len(c.PredicateDigest) != 64 {
+		t.Errorf("none: %+v", c)
+	}
+	// The service's own role may make one, as everybody may: that is why it is looked for.
+	e.Exec(`SET ROLE trakr_service; SELECT lo_from_bytea(0, 'ada.lovelace@example.com'); SELECT lo_create(0)`)
+	r = minimise(t, e)
+	if c := check(r, table); c.Rows != 2 || !c.Found() || c.Severity != sweeps.High || len(r.Findings) != 1 || r.Result != sweeps.Findings {
+		t.Errorf("two: %s, %+v, %d findings", r.Result, c, len(r.Findings))
+	}
+	e.Exec(`SELECT lo_unlink(oid) FROM pg_largeobject_metadata`)
+	r = minimise(t, e)
+	cleanly(t, "removed", r)
+	if len(r.Findings) != 0 {
+		t.Errorf("removed, and still found: %+v", r.Findings)
 	}
 }
 

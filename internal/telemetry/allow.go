@@ -7,6 +7,8 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"trakr/internal/shape"
 )
 
 // allowList is every attribute key that may leave, in spans, metrics and log
@@ -34,7 +36,7 @@ var shapes = regexp.MustCompile(strings.Join([]string{
 	`connection:\d+`,                                        // client key of an unregistered one
 	`eyJ[A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){1,2}`,           // a JWT
 	`(\{|%7[Bb])[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}(\}|%7[Dd])`, // a workspace's uuid as Bitbucket writes it
-	`[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}`,        // an e-mail address
+	shape.EmailPattern,                                      // an e-mail address
 	`trakr_[0-9a-f]{8}_[A-Za-z0-9_-]+`,                      // one of our tokens
 	`://[^/\s]*@\S*`, `https?://\S*\?\S*`,                   // user or query in an address
 	`(?i)https?://\S*(avatar|account)\S*`,

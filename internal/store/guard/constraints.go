@@ -123,8 +123,10 @@ var constraints = []struct {
 		"job_heartbeats_pk e6b843e146155e19",
 	}},
 	{"key_holders", []string{
-		"columns that are always filled 5afab86026875ffa",
+		"columns that are always filled 43e19dc4d36be230",
+		"key_holders_parties_whole 850c0cec1f8675f5",
 		"key_holders_pk 798865e9b14f0a2f",
+		"key_holders_policy_form 55a717f42f34158f",
 	}},
 	{"keyring_checks", []string{
 		"columns that are always filled 1cfe9209f5e2b680",
@@ -213,7 +215,7 @@ var constraints = []struct {
 	}},
 	{"sweep_results", []string{
 		"columns that are always filled 69d772fb562c3a67",
-		"sweep_results_disposition_known e45c5bed281af8df",
+		"sweep_results_disposition_known 2b3e2d10a746a2fe",
 		"sweep_results_duration_known 3829788b6cec6dc2",
 		"sweep_results_pk 04fd933329b1bce4",
 		"sweep_results_rows_counted d19c651e2fc12dd4",

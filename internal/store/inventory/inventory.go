@@ -292,7 +292,7 @@ type Summary struct {
 // SweepSummary adds up the results of a run.
 func (s *Store) SweepSummary(ctx context.Context, runID string) (Summary, error) {
 	var row struct{ Checked, Unjudged, Rows int64 }
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT count(*) FILTER (WHERE disposition <> 'unjudged') AS checked, count(*) FILTER (WHERE disposition = 'unjudged') AS unjudged,
+	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT count(*) FILTER (WHERE disposition IN ('checked', 'retained')) AS checked, count(*) FILTER (WHERE disposition = 'unjudged') AS unjudged,
 		coalesce(sum(rows) FILTER (WHERE disposition = 'checked'), 0)::bigint AS rows
 		FROM trakr.sweep_results WHERE run_id = ?`, runID).Scan(ctx, &row))
 	if err != nil {

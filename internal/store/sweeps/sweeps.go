@@ -37,7 +37,10 @@ type Disposition string
 const (
 	Checked  Disposition = "checked"
 	Retained Disposition = "retained" // policy keeps such rows, with a ground; counted, not a finding
-	Unjudged Disposition = "unjudged" // could not be judged: see Ground
+	// NotSearched says that nothing was looked for, because nothing could be found
+	// there: see Ground.
+	NotSearched Disposition = "not_searched"
+	Unjudged    Disposition = "unjudged" // could not be judged: see Ground
 )
 
 // Check is the result for one column of one table, or for a table as such.

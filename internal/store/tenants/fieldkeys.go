@@ -45,12 +45,30 @@ type FieldKey struct {
 	DestroyedAt *time.Time    `json:"destroyed_at,omitempty"`
 }
 
-// Holder is a running service and the field keys it holds.
+// Holder is a running service, the field keys it holds and what it acts by.
 type Holder struct {
 	InstanceID uuid.UUID       `json:"instance_id"`
 	KeyIDs     []keyring.KeyID `json:"key_ids"`
-	SeenAt     time.Time       `json:"seen_at"`
+	Acts
+	SeenAt time.Time `json:"seen_at"`
 }
+
+// Acts is what a service says that it acts by. It holds no value of a tenant, and of an
+// address nothing but the host.
+type Acts struct {
+	PolicyHash string  `json:"policy_hash"` // "" from a version that does not say it
+	TalksTo    []Party `json:"talks_to"`    // whom its settings name
+}
+
+// Party is one host that a setting names.
+type Party struct {
+	Setting string `json:"setting"` // e.g. "TRAKR_WEBHOOK_URL"
+	To      string `json:"to"`      // a policy.Destination, or ToDatabase
+	Host    string `json:"host"`    // of a database "": a unix socket of its machine
+}
+
+// ToDatabase is where a database is reached.
+const ToDatabase = "database"
 
 // Holds reports whether the service holds a key.
 func (h Holder) Holds(id keyring.KeyID) bool { return slices.Contains(h.KeyIDs, id) }
@@ -122,10 +140,14 @@ func bindFieldKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring) err
 	return nil
 }
 
-// HoldKeys says that a running service is there and which field keys it holds, after
-// it took over what changed in its keyring. It is an error when the keyring lacks the
+// HoldKeys says that a running service is there, which field keys it holds and what it
+// acts by, after it took over what changed in its keyring. It is an error when the keyring lacks the
 // active key: then the service can neither seal nor open.
-func HoldKeys(ctx context.Context, db *store.DB, instance uuid.UUID, keys *keyring.Keyring) error {
+func HoldKeys(ctx context.Context, db *store.DB, instance uuid.UUID, keys *keyring.Keyring, acts Acts) error {
+	var settings, destinations, hosts []string
+	for _, p := range acts.TalksTo {
+		settings, destinations, hosts = append(settings, p.Setting), append(destinations, p.To), append(hosts, p.Host)
+	}
 	_, reload := keys.Reload()
 	err := pg.InTx(ctx, db, func(ctx context.Context, tx bun.Tx) error {
 		// Whoever makes a key active either sees this service, or is seen by it.
@@ -139,9 +161,10 @@ func HoldKeys(ctx context.Context, db *store.DB, instance uuid.UUID, keys *keyri
 		for _, id := range keys.FieldKeys() {
 			ids = append(ids, int64(id))
 		}
-		_, err := tx.NewRaw(`INSERT INTO trakr.key_holders (instance_id, key_ids) VALUES (?, ?)
-			ON CONFLICT (instance_id) DO UPDATE SET key_ids = excluded.key_ids, seen_at = clock_timestamp()`,
-			instance.String(), pgdialect.Array(ids)).Exec(ctx)
+		_, err := tx.NewRaw(`INSERT INTO trakr.key_holders (instance_id, key_ids, policy_hash, settings, destinations, hosts) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT (instance_id) DO UPDATE SET key_ids = excluded.key_ids, policy_hash = excluded.policy_hash, settings = excluded.settings,
+				destinations = excluded.destinations, hosts = excluded.hosts, seen_at = clock_timestamp()`,
+			instance.String(), pgdialect.Array(ids), acts.PolicyHash, textArray(settings), textArray(destinations), textArray(hosts)).Exec(ctx)
 		if err != nil {
 			return err
 		}
@@ -153,6 +176,9 @@ func HoldKeys(ctx context.Context, db *store.DB, instance uuid.UUID, keys *keyri
 	}
 	return nil
 }
+
+// textArray is a list as PostgreSQL takes it; one of none is empty, not NULL.
+func textArray(list []string) any { return pgdialect.Array(append([]string{}, list...)) }
 
 // LeaveKeys says that a service ends.
 func LeaveKeys(ctx context.Context, db *store.DB, instance uuid.UUID) error {
@@ -166,8 +192,11 @@ func (d *Door) Holders(ctx context.Context) ([]Holder, error) {
 		InstanceID string
 		KeyIDs     []int64 `bun:"key_ids,array"`
 		SeenAt     time.Time
+		PolicyHash string
+
+		Settings, Destinations, Hosts []string `bun:",array"`
 	}
-	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT instance_id, key_ids, seen_at FROM trakr.key_holders
+	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT instance_id, key_ids, seen_at, policy_hash, settings, destinations, hosts FROM trakr.key_holders
 		WHERE seen_at > clock_timestamp() - interval '30 seconds' ORDER BY instance_id LIMIT 1000`).Scan(ctx, &rows))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return nil, fmt.Errorf("listing the running services: %w", err)
@@ -180,6 +209,10 @@ func (d *Door) Holders(ctx context.Context) ([]Holder, error) {
 		}
 		for _, id := range r.KeyIDs {
 			h.KeyIDs = append(h.KeyIDs, keyring.KeyID(id))
+		}
+		h.PolicyHash, h.TalksTo = r.PolicyHash, make([]Party, len(r.Settings))
+		for i := range r.Settings { // a constraint has all three as long
+			h.TalksTo[i] = Party{r.Settings[i], r.Destinations[i], r.Hosts[i]}
 		}
 		out = append(out, h)
 	}

@@ -9,8 +9,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -96,23 +94,6 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	sqldb.SetMaxOpenConns(int(o.MaxConns))
 	sqldb.SetMaxIdleConns(int(o.MaxConns))
 	return &DB{pool: pool, bun: bun.NewDB(sqldb, pgdialect.New())}, nil
-}
-
-// protected refuses a connection that could be read on the way, as libpq's
-// parameters really resolve it (host and hostaddr in the query win over the URL's).
-func protected(c *pgx.ConnConfig) error {
-	private := func(host string, tls bool) bool {
-		ip, err := netip.ParseAddr(host)
-		return tls || strings.HasPrefix(host, "/") || host == "localhost" || (err == nil && ip.IsLoopback())
-	}
-	open := !private(c.Host, c.TLSConfig != nil)
-	for _, f := range c.Fallbacks {
-		open = open || !private(f.Host, f.TLSConfig != nil)
-	}
-	if open {
-		return errors.New("the database URL would connect in clear to another machine: set sslmode=verify-full (or require)")
-	}
-	return nil
 }
 
 // ensureEpoch makes a connection's events sort after all before them, in a
