@@ -198,7 +198,8 @@ func (j *judgement) kept(at string, s Store) {
 	}
 }
 
-// columns: what tells a row's age is one of them, and a tenant's column is owned up to.
+// columns: what tells a row's age is one of them, in a table that the code knows the one
+// it goes by; and a tenant's column is owned up to.
 func (j *judgement) columns(at string, t Table) {
 	if !j.has(at + ".columns") {
 		return
@@ -209,8 +210,10 @@ func (j *judgement) columns(at string, t Table) {
 	if t.AgeCol != "" && !slices.Contains(t.Columns, t.AgeCol) {
 		j.fault(at+".age_column", "%s is not among the table's columns", t.AgeCol)
 	}
-	if ours, known := shipped()[t.Name]; known && (t.TimeCol != ours.TimeCol || t.AgeCol != ours.AgeCol) {
-		j.fault(at+".time_column", "how old a row of %s is, is known: time_column %q and age_column %q", t.Name, ours.TimeCol, ours.AgeCol)
+	if ours, known := shipped()[t.Name]; known && t.TimeCol != ours.TimeCol {
+		j.fault(at+".time_column", "the time of a row of %s is told by %q", t.Name, ours.TimeCol)
+	} else if known && t.AgeCol != ours.AgeCol {
+		j.fault(at+".age_column", "the age of a row of %s is told by %q", t.Name, ours.AgeCol)
 	}
 	if tenant := slices.ContainsFunc(t.Columns, CarriesTenant); tenant != t.HasTenant {
 		j.fault(at+".has_tenant", "has_tenant is %t, and of a column that carries a tenant the list of columns says %t", t.HasTenant, tenant)

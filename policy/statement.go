@@ -170,11 +170,20 @@ var shippedChecks = sync.OnceValue(func() map[string][]string {
 // words are the words in braces that Say fills.
 var words = []string{"{kept}", "{cities}", "{countries}", "{providers}", "{deadline}", "{backups}", "{remains}", "{sent}", "{scopes}", "{sweeps}", "{due}"}
 
+// CarriesWorkspace is how a policy declares, among what goes to a destination besides
+// guarded fields, that a released client key holds the workspace's UUID. Word for word:
+// the guard on the way out and the public sentence both look for it.
+const CarriesWorkspace = "the workspace's uuid, where Bitbucket made it a part of the client key"
+
+// CarriesWorkspace reports whether a client key that goes there may hold the UUID.
+func (e Egress) CarriesWorkspace() bool { return slices.Contains(e.Carries, CarriesWorkspace) }
+
 // Say fills the words in braces of a sentence from the policy.
 func (p *Policy) Say(text string) string {
 	if !strings.Contains(text, "{") {
 		return text
 	}
+	end, _ := p.Destination(ToEndService)
 	var kept, sent, scopes, cities, countries, providers []string
 	for _, f := range p.Fields {
 		if f.Off || f.Credential {
@@ -182,13 +191,16 @@ func (p *Policy) Say(text string) string {
 		}
 		kept = append(kept, f.Spoken())
 		if slices.Contains(f.Egress, ToEndService) {
-			sent = append(sent, "the "+f.Spoken())
+			what := "the " + f.Spoken()
+			if f.Name == lifecycle.ClientKey && end.CarriesWorkspace() {
+				what += " (which contains the workspace's UUID)"
+			}
+			sent = append(sent, what)
 		}
 	}
 	for _, h := range p.Holdings() {
 		kept = append(kept, h.Spoken())
 	}
-	end, _ := p.Destination(ToEndService)
 	if len(end.Details) > 0 {
 		sent = append(sent, "details of the app")
 	}

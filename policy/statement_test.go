@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ func TestASentenceSaysWhatThePolicySays(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"{kept}": "client key, UUID, username and avatar", "{cities}, {countries}, {providers}": "New York, United States, DigitalOcean",
-		"{deadline}": "1 hour", "{backups}": "Backups that still hold what was deleted are gone 7 days later", "{sent}": "The client key and details of the app are",
+		"{deadline}": "1 hour", "{backups}": "Backups that still hold what was deleted are gone 7 days later", "{sent}": "The client key (which contains the workspace's UUID) and details of the app are",
 		"{scopes}": "the scopes account and webhook", "{sweeps}": "every hour", "{due}": "30 days", "plain": "plain",
 	} {
 		if got := p.Say(text); got != want {
@@ -33,6 +34,12 @@ func TestASentenceSaysWhatThePolicySays(t *testing.T) {
 	}
 	if got := less.Say("{kept}; {sent}"); got != "client key and UUID; Nothing is" {
 		t.Errorf("with two fields off and nothing sent: %q", got)
+	}
+	// What is not declared is not said: then the guard lets no such client key out.
+	end := slices.IndexFunc(p.Egress, func(e policy.Egress) bool { return e.To == policy.ToEndService })
+	p.Egress[end].Carries, p.Egress[end].Details = []string{"our own random tenant id"}, nil
+	if got := p.Say("{sent}"); got != "The client key is" {
+		t.Errorf("with no carry declared: %q", got)
 	}
 }
 

@@ -254,14 +254,15 @@ func (s Sheet) Render(f Format) ([]byte, error) {
 // Difference is one place where a published sheet says another thing than this one.
 type Difference struct {
 	Path      string `json:"path"`      // dotted, below appTrustInformation
-	Published string `json:"published"` // JSON; "" when it is not there
-	Derived   string `json:"derived"`
+	Published string `json:"published"` // JSON; "" when it is left out, which an empty list or text is not
+	Derived   string `json:"derived"`   // as well
 }
 
-// CompareSheets lists where a published sheet says another thing than a derived one, in
-// the order of paths. Each may be what GET answers (bare) or what PUT takes. Lists are
-// compared as sets, and TRUE as true. What only the published sheet has, and the derived
-// one does not speak of, is no difference.
+// CompareSheets lists where a published sheet and a derived one say different things, in
+// the order of paths: what only one of them has is a difference like any other. Each may
+// be what GET answers (bare) or what PUT takes. The order of a list says nothing, how often
+// an entry stands in it does; TRUE is true. A place that is left out says no more than an
+// empty one, or a box that is not ticked.
 func CompareSheets(published, derived []byte) ([]Difference, error) {
 	theirs, err := bareSheet(published)
 	if err != nil {
@@ -271,6 +272,7 @@ func CompareSheets(published, derived []byte) ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
+	delete(theirs, "properties") // Marketplace's own, of the form: not the vendor's word
 	out := []Difference{}
 	compare("", theirs, ours, &out)
 	slices.SortFunc(out, func(a, b Difference) int { return strings.Compare(a.Path, b.Path) })
@@ -292,51 +294,82 @@ func bareSheet(b []byte) (map[string]any, error) {
 }
 
 func compare(path string, theirs, ours any, out *[]Difference) {
-	if o, ok := ours.(map[string]any); ok {
-		t, ok := theirs.(map[string]any)
-		if theirs != nil && !ok {
-			*out = append(*out, Difference{path, asJSON(theirs), asJSON(ours)})
-			return
-		}
-		for k, v := range o {
-			compare(strings.TrimPrefix(path+"."+k, "."), t[k], v, out)
+	t, isT := theirs.(map[string]any)
+	o, isO := ours.(map[string]any)
+	switch {
+	case isT && isO:
+		for k := range union(t, o) {
+			compare(strings.TrimPrefix(path+"."+k, "."), t[k], o[k], out)
 		}
 		return
+	case theirs == nil && !says(ours), ours == nil && !says(theirs):
+		return
 	}
-	if plainly(theirs) != plainly(ours) {
+	if theirs == nil || ours == nil || asJSON(plainly(theirs)) != asJSON(plainly(ours)) {
 		*out = append(*out, Difference{path, asJSON(theirs), asJSON(ours)})
 	}
 }
 
-// plainly is a value in a form in which equal things are equal.
-func plainly(v any) string {
+func union(a, b map[string]any) map[string]bool {
+	out := map[string]bool{}
+	for k := range a {
+		out[k] = true
+	}
+	for k := range b {
+		out[k] = true
+	}
+	return out
+}
+
+// says reports whether a value says more than none at all.
+func says(v any) bool {
 	switch x := v.(type) {
 	case nil:
-		return "false" // what is left out is not claimed
+		return false
+	case bool:
+		return x
 	case string:
-		if l := strings.ToLower(x); l == "true" || l == "false" {
-			return l
+		return x != ""
+	case []any:
+		return len(x) > 0
+	case map[string]any:
+		for _, y := range x {
+			if says(y) {
+				return true
+			}
+		}
+		return false
+	}
+	return true
+}
+
+// plainly is a value in a form in which equal things are equal.
+func plainly(v any) any {
+	switch x := v.(type) {
+	case string:
+		switch strings.ToLower(x) {
+		case "true":
+			return true
+		case "false":
+			return false
 		}
 	case []any:
 		parts := make([]string, len(x))
 		for i, e := range x {
-			parts[i] = partly(e)
+			parts[i] = asJSON(plainly(e))
 		}
 		slices.Sort(parts)
-		if len(parts) == 0 {
-			return "false"
+		return parts
+	case map[string]any:
+		out := map[string]any{}
+		for k, y := range x {
+			if says(y) {
+				out[k] = plainly(y)
+			}
 		}
-		return strings.Join(parts, "\n")
+		return out
 	}
-	return asJSON(v)
-}
-
-func partly(v any) string {
-	if m, ok := v.(map[string]any); ok {
-		b, _ := json.Marshal(m) // keys come sorted; it was just read from JSON
-		return string(b)
-	}
-	return plainly(v)
+	return v
 }
 
 func asJSON(v any) string {

@@ -478,7 +478,7 @@ func (s SecurityStatement) Public() SecurityStatement {
 	out.ToolVersion, out.PersonalData = "", ""
 	out.Sentences = make([]Sentence, len(s.Sentences))
 	for i, x := range s.Sentences {
-		out.Sentences[i] = Sentence{ID: x.ID, Text: x.Text, State: x.State, VerifiedAt: x.VerifiedAt}
+		out.Sentences[i] = Sentence{ID: x.ID, Text: x.Text, State: x.State, VerifiedAt: x.VerifiedAt, Checks: []Bound{}, Evidence: []string{}}
 	}
 	return out
 }

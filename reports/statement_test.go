@@ -235,7 +235,7 @@ func TestThePublicStatementShowsStatesAndTimes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, bad := range []string{"legal_holds", "finding", "v0.1.0", "sweep run"} {
+		for _, bad := range []string{"legal_holds", "finding", "v0.1.0", "sweep run", "null"} {
 			if bytes.Contains(b, []byte(bad)) {
 				t.Errorf("%s: shows %q", format, bad)
 			}
@@ -328,6 +328,41 @@ func TestAPublishedSheetIsComparedPlaceByPlace(t *testing.T) {
 	d, err := reports.CompareSheets(live, ours)
 	if err != nil || len(d) != 2 || d[0].Path != "dataAccessAndStorage.typesOfDataStored" || d[1].Path != "security.securityContact" || d[1].Published != "" {
 		t.Errorf("%+v %v", d, err)
+	}
+	// What only one of the two says is told, whichever it is; what is left out is not what
+	// is empty, and says no more than it.
+	sheetWith := func(place string) []byte { return []byte(`{"dataAccessAndStorage": {}, "path": {` + place + `}}`) }
+	for name, c := range map[string]struct{ published, derived, want string }{
+		"the same":                        {`"days": {"min": 0, "max": 7}`, `"days": {"max": 7, "min": 0}`, ``},
+		"a period that is not derived":    {`"days": {"min": 0, "max": 7}`, ``, `path.days={"max":7,"min":0}|`},
+		"a period that is not published":  {``, `"days": {"min": 0, "max": 7}`, `path.days=|{"max":7,"min":0}`},
+		"parties that are not derived":    {`"parties": [{"name": "A"}]`, ``, `path.parties=[{"name":"A"}]|`},
+		"a text that is not derived":      {`"text": "x"`, `"other": ""`, `path.text="x"|`},
+		"an empty list and none":          {`"parties": []`, ``, ``},
+		"an empty text and none":          {``, `"text": ""`, ``},
+		"a box that is not ticked":        {``, `"box": false`, ``},
+		"a box that only they ticked":     {`"box": true`, ``, `path.box=true|`},
+		"an answer that is not given":     {``, `"answer": "FALSE"`, `path.answer=|"FALSE"`},
+		"an answer in another case":       {`"answer": "TRUE"`, `"answer": true`, ``},
+		"an empty list for a full one":    {`"parties": []`, `"parties": ["A"]`, `path.parties=[]|["A"]`},
+		"no for an empty list":            {`"parties": false`, `"parties": []`, `path.parties=false|[]`},
+		"the order of a list":             {`"list": ["A", {"n": "B", "x": null}]`, `"list": [{"n": "B"}, "A"]`, ``},
+		"an entry twice":                  {`"list": ["A", "A"]`, `"list": ["A"]`, `path.list=["A","A"]|["A"]`},
+		"two entries in the place of one": {`"list": ["A\nB"]`, `"list": ["A", "B"]`, `path.list=["A\nB"]|["A","B"]`},
+		"an entry that says more":         {`"list": [{"n": "A", "more": "x"}]`, `"list": [{"n": "A"}]`, `path.list=[{"more":"x","n":"A"}]|[{"n":"A"}]`},
+		"a list in the place of a group":  {`"days": [7]`, `"days": {"max": 7}`, `path.days=[7]|{"max":7}`},
+	} {
+		d, err := reports.CompareSheets(sheetWith(c.published), sheetWith(c.derived))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, x := range d {
+			got = append(got, x.Path+"="+x.Published+"|"+x.Derived)
+		}
+		if strings.Join(got, "; ") != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
 	}
 	for _, bad := range []string{"", "[]", "{}", "<html>"} {
 		if _, err := reports.CompareSheets([]byte(bad), ours); err == nil {

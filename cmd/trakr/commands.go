@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Example: "  trakr version --json", RunE: func(*cobra.Command, []string) error {
 		if a.json {
 			return a.printJSON(map[string]string{"version": toolVersion()})
 		}
@@ -110,7 +110,7 @@ func (a *app) tokenCommand() *cobra.Command {
 	create.Flags().DurationVar(&expires, "expires-in", 30*24*time.Hour, "how long it lives, at most 366 days (8784h)")
 	why.register(create, lifecycle.ServiceOperation)
 	list := &cobra.Command{
-		Use: "list", Short: "List tokens, without their text", Args: cobra.NoArgs,
+		Use: "list", Short: "List tokens, without their text", Args: cobra.NoArgs, Example: "  trakr token list --json",
 		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
 			all, err := s.tokens.List(ctx)
 			if err != nil {
@@ -133,7 +133,7 @@ func (a *app) tokenCommand() *cobra.Command {
 		}),
 	}
 	revoke := &cobra.Command{
-		Use: "revoke ID", Short: "End a token at once", Args: cobra.ExactArgs(1),
+		Use: "revoke ID", Short: "End a token at once", Args: cobra.ExactArgs(1), Example: "  trakr token revoke 4f6c1d2a9b3e --reason-ref OPS-12",
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
 			if err := s.tokens.Revoke(ctx, why.access(), args[0]); err != nil {
 				return err
@@ -143,7 +143,8 @@ func (a *app) tokenCommand() *cobra.Command {
 		}),
 	}
 	why.register(revoke, lifecycle.ServiceOperation)
-	c := &cobra.Command{Use: "token", Short: "Make, list and revoke API tokens"}
+	c := &cobra.Command{Use: "token", Short: "Make, list and revoke API tokens",
+		Example: "  trakr token create --role reviewer --label audit-2026\n  trakr token list"}
 	c.AddCommand(create, list, revoke)
 	return c
 }

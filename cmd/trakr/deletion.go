@@ -35,6 +35,7 @@ func (a *app) deletionCommand() *cobra.Command {
 	return c
 }
 
+// exampleID stands for an id in examples.
 const exampleID = "01a20e98-a0d9-7be0-acd3-8cea525129a5"
 
 func (a *app) deletionRequest() *cobra.Command {
@@ -355,7 +356,8 @@ func (a *app) holdCommand() *cobra.Command {
 		}),
 	}
 	why.register(release, lifecycle.LegalRequest)
-	c := &cobra.Command{Use: "hold", Short: "Hold tenants' data back from deletion, on a ground and for a time"}
+	c := &cobra.Command{Use: "hold", Short: "Hold tenants' data back from deletion, on a ground and for a time",
+		Example: "  trakr hold list\n  trakr hold release " + exampleID + " --reason-ref LEG-7"}
 	c.AddCommand(place, list, release)
 	return c
 }

@@ -3,7 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel/metric"
@@ -34,6 +37,9 @@ func (s *service) telling() (err error) {
 	if s.guard, err = egress.New(s.policy, policy.ToEndService, s.cfg.BaseURL); err != nil {
 		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w", err)
 	}
+	if err := s.guard.Workable(); err != nil {
+		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w", err)
+	}
 	s.door.Telling(s.guard, func() {
 		select {
 		case s.entered <- struct{}{}:
@@ -55,8 +61,25 @@ func (a *app) sender(s *service, meter metric.MeterProvider) (*endservice.Sender
 	return endservice.New(endservice.Config{Outbox: s.outbox, Guard: s.guard, URL: s.cfg.EndServiceURL, Key: key, Now: a.now, Log: s.log, Meter: meter,
 		Notified: s.eraserBegun, // the certificate may have waited for it
 		Lease: func(ctx context.Context) (leader.Lease, bool, error) {
-			return store.TryLease(ctx, s.db, "end service")
+			return store.TryLease(ctx, s.db, sendsLease)
 		}})
+}
+
+// sendsLease is the lock of the replica that sends.
+const sendsLease = "end service"
+
+// nobodySends says, with the way out, that nobody sends; "" when a running service does.
+// That is asked of its lock: the settings of a command need not be the service's.
+func (s *service) nobodySends(ctx context.Context) (string, error) {
+	lease, free, err := store.TryLease(ctx, s.db, sendsLease)
+	if err != nil || !free {
+		return "", err
+	}
+	lease.Release()
+	if s.guard == nil {
+		return "Nobody sends: no end service is configured. Set TRAKR_END_SERVICE_URL and TRAKR_END_SERVICE_SECRET for the service and start it: trakr serve", nil
+	}
+	return "Nobody sends: no running service has TRAKR_END_SERVICE_URL. Start one with it: trakr serve", nil
 }
 
 // tell runs the sender and wakes it after each commit that entered something.
@@ -78,51 +101,103 @@ func (s *service) tell(ctx context.Context, to *endservice.Sender) {
 func (s *service) endServiceCheck(ctx context.Context) []finding {
 	const name = "the end service is told of installs and erasures"
 	n, err := s.outbox.Counts(ctx)
+	if err != nil {
+		return []finding{{name, "unknown", err.Error()}}
+	}
+	idle, err := s.nobodySends(ctx)
 	switch {
 	case err != nil:
 		return []finding{{name, "unknown", err.Error()}}
-	case n.Dead+n.DeadNotices > 0:
-		return []finding{{name, "fail", fmt.Sprintf("%d deliveries were not taken for days; see: trakr outbox list", n.Dead+n.DeadNotices)}}
-	case s.guard == nil:
+	case n.Findings() > 0:
+		detail := fmt.Sprintf("%d deliveries are not acknowledged for more than five days, %d of them notices of an erasure; see: trakr outbox list", n.Findings(), n.DeadNotices+n.OverdueNotices)
+		return []finding{{name, "fail", strings.TrimSuffix(detail+". "+idle, ". ")}}
+	case idle != "" && n.Waiting > 0:
+		return []finding{{name, "warn", fmt.Sprintf("%d deliveries wait. %s", n.Waiting, idle)}}
+	case s.guard == nil && idle != "":
 		return []finding{{name, "warn", "nobody is told: TRAKR_END_SERVICE_URL is not set. Certificates say so"}}
 	}
 	return []finding{{name, "pass", fmt.Sprintf("%d deliveries wait", n.Waiting)}}
 }
 
 func (a *app) outboxCommand() *cobra.Command {
-	c := &cobra.Command{Use: "outbox", Short: "Look at what the end service is to be told, and have it tried again"}
+	c := &cobra.Command{Use: "outbox", Short: "Look at what the end service is to be told, have it tried again, or drop it",
+		Example: "  trakr outbox list\n  trakr outbox retry --all-dead --reason-ref OPS-12"}
+	c.AddCommand(a.outboxList(), a.outboxShow(), a.outboxRetry(), a.outboxDrop())
+	return c
+}
+
+// shown is a delivery as outbox list has it in JSON.
+type shown struct {
+	outbox.Delivery
+	Overdue bool `json:"overdue"`
+}
+
+func (a *app) outboxList() *cobra.Command {
 	var all bool
 	var limit int
-	list := &cobra.Command{
+	c := &cobra.Command{
 		Use: "list", Short: "List deliveries that are not over, newest first", Args: cobra.NoArgs,
-		Long:    "Shows what waits for the end service and what it did not take for five days (dead). Names of fields and ids only.\nExits 1 when something is dead.",
+		Long: "Shows what waits for the end service and since when, and what it did not take for five days (dead). Names of\n" +
+			"fields and ids only. Says on standard error when nobody sends, and how that is mended.\n" +
+			"Exits 1 when anything is dead, or was entered more than five days ago and is not acknowledged.",
 		Example: "  trakr outbox list\n  trakr outbox list --all --limit 20 --json",
 		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
 			found, err := s.outbox.List(ctx, !all, limit)
 			if err != nil {
 				return err
 			}
-			if a.json {
-				err = a.printJSON(map[string]any{"deliveries": found})
-			} else {
-				err = a.table("DELIVERY\tTENANT\tKIND\tSTATE\tATTEMPTS\tLAST OUTCOME", func(line func(...any)) {
-					for _, d := range found {
-						line(d.ID, d.Tenant, d.Kind, d.State, d.Attempts, cmp.Or(d.LastOutcome, "–"))
-					}
-				})
+			n, err := s.outbox.Counts(ctx) // of all, not only of those that are listed
+			if err != nil {
+				return err
 			}
-			for _, d := range found {
-				if err == nil && d.State == outbox.Dead {
-					err = errFinding
-				}
+			idle, err := s.nobodySends(ctx)
+			if err != nil {
+				return err
 			}
-			return err
+			if err := a.printDeliveries(found, n, idle); err != nil {
+				return err
+			}
+			if n.Findings() > 0 {
+				return errFinding
+			}
+			return nil
 		}),
 	}
-	list.Flags().BoolVar(&all, "all", false, "also what is over")
-	list.Flags().IntVar(&limit, "limit", 100, "at most so many")
-	show := &cobra.Command{
-		Use: "show ID", Short: "Show one delivery", Args: cobra.ExactArgs(1), Example: "  trakr outbox show 5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11",
+	c.Flags().BoolVar(&all, "all", false, "also what is over")
+	c.Flags().IntVar(&limit, "limit", 100, "at most so many")
+	return c
+}
+
+func (a *app) printDeliveries(found []outbox.Delivery, n outbox.Counts, idle string) error {
+	now := a.now()
+	if a.json {
+		list := make([]shown, len(found))
+		for i, d := range found {
+			list[i] = shown{d, d.Overdue(now)}
+		}
+		return a.printJSON(map[string]any{"deliveries": list, "overdue": n.Findings(), "sent": idle == ""})
+	}
+	err := a.table("DELIVERY\tTENANT\tKIND\tSTATE\tWAITS\tATTEMPTS\tLAST OUTCOME", func(line func(...any)) {
+		for _, d := range found {
+			waits := "–"
+			if d.ClosedAt == nil {
+				waits = now.Sub(d.EnqueuedAt).Round(time.Minute).String()
+				if d.Overdue(now) {
+					waits += " OVERDUE"
+				}
+			}
+			line(d.ID, d.Tenant, d.Kind, d.State, waits, d.Attempts, cmp.Or(d.LastOutcome, "–"))
+		}
+	})
+	if open := n.Waiting + n.Dead + n.DeadNotices; idle != "" && open > 0 {
+		fmt.Fprintf(a.err, "%d deliveries are open. %s\n", open, idle)
+	}
+	return err
+}
+
+func (a *app) outboxShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show ID", Short: "Show one delivery", Args: cobra.ExactArgs(1), Example: "  trakr outbox show " + exampleID,
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
 			d, err := s.outbox.Get(ctx, args[0])
 			if err != nil {
@@ -131,23 +206,72 @@ func (a *app) outboxCommand() *cobra.Command {
 			return a.printJSON(d)
 		}),
 	}
+}
+
+func (a *app) outboxRetry() *cobra.Command {
+	var dead bool
 	var why reasonFlags
-	retry := &cobra.Command{
-		Use: "retry ID", Short: "Have a delivery tried again now, for five more days; audited", Args: cobra.ExactArgs(1),
-		Example: "  trakr outbox retry 5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11 --reason-ref OPS-12",
+	c := &cobra.Command{
+		Use: "retry ID", Short: "Have a delivery tried again now, for five more days; audited", Args: cobra.MaximumNArgs(1),
+		Long: "With --all-dead every dead one instead. One of whose tenant a later delivery was sent already is left: the\n" +
+			"later one says all that it does, and must never come before it.",
+		Example: "  trakr outbox retry " + exampleID + " --reason-ref OPS-12\n  trakr outbox retry --all-dead --reason-ref OPS-12",
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
-			d, err := s.outbox.Retry(ctx, why.access(), args[0])
+			if dead == (len(args) == 1) {
+				return usageError{errors.New("give an ID or --all-dead; see: trakr outbox retry --help")}
+			}
+			if !dead {
+				d, err := s.outbox.Retry(ctx, why.access(), args[0])
+				if err != nil {
+					return err
+				}
+				return errors.Join(a.say(fmt.Sprintf("%s is tried again by the running service.", d.ID), d), a.warnIdle(ctx, s))
+			}
+			done, err := s.outbox.RetryDead(ctx, why.access())
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return a.printJSON(d)
-			}
-			_, err = fmt.Fprintf(a.out, "%s is tried again by the running service.\n", d.ID)
-			return err
+			return errors.Join(a.say(fmt.Sprintf("%d dead deliveries are tried again by the running service.", len(done)), map[string]any{"deliveries": done}), a.warnIdle(ctx, s))
 		}),
 	}
-	why.register(retry, lifecycle.ServiceOperation)
-	c.AddCommand(list, show, retry)
+	c.Flags().BoolVar(&dead, "all-dead", false, "every dead delivery instead of one")
+	why.register(c, lifecycle.ServiceOperation)
+	return c
+}
+
+// warnIdle says on standard error when nobody sends.
+func (a *app) warnIdle(ctx context.Context, s *service) error {
+	idle, err := s.nobodySends(ctx)
+	if err == nil && idle != "" {
+		fmt.Fprintln(a.err, idle)
+	}
+	return err
+}
+
+func (a *app) say(words string, v any) error {
+	if a.json {
+		return a.printJSON(v)
+	}
+	_, err := fmt.Fprintln(a.out, words)
+	return err
+}
+
+func (a *app) outboxDrop() *cobra.Command {
+	var why reasonFlags
+	c := &cobra.Command{
+		Use: "drop ID", Short: "Close a delivery that is not taken, and forget its payload; audited, with a ticket", Args: cobra.ExactArgs(1),
+		Long: "For an install or a change that the end service refuses, or that has waited for more than five days: it\n" +
+			"will not be told. The notice of an erasure is never dropped: have it tried again (trakr outbox retry) until the\n" +
+			"end service itself acknowledges it.",
+		Example: "  trakr outbox drop " + exampleID + " --reason-ref OPS-12",
+		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+			d, err := s.outbox.Drop(ctx, why.access(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.say(fmt.Sprintf("%s is dropped: the end service is not told, and its payload is gone.", d.ID), d)
+		}),
+	}
+	why.register(c, lifecycle.ServiceOperation)
 	return c
 }

@@ -177,7 +177,7 @@ func (a *app) restoreCommand() *cobra.Command {
 	answers.register(bind, lifecycle.IncidentResponse)
 	replay.Flags().BoolVar(&accept, "accept-cut-log", false, "the database was restored: go on with its shorter audit log")
 	why.register(replay, lifecycle.IncidentResponse)
-	c := &cobra.Command{Use: "restore", Short: "What to do after a backup was restored"}
+	c := &cobra.Command{Use: "restore", Short: "What to do after a backup was restored", Example: "  trakr restore replay"}
 	c.AddCommand(replay, bind)
 	return c
 }

@@ -66,7 +66,7 @@ func (a *app) erasureCommand() *cobra.Command {
 	cert.Flags().StringVar(&format, "format", "json", "json, html or pdf")
 	cert.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
 	why.register(cert, lifecycle.ReviewerExport)
-	c := &cobra.Command{Use: "erasure", Short: "See erasures and write their certificates"}
+	c := &cobra.Command{Use: "erasure", Short: "See erasures and write their certificates", Example: "  trakr erasure list"}
 	c.AddCommand(list, cert)
 	return c
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,8 @@ func (a *app) reportCommand() *cobra.Command {
 		Long: "Builds a report from the policy and what the database really holds, and records that it was issued.\n" +
 			"The same --as-of, state and version give the same bytes.\n" +
 			"Formats: statement has html, md and json; marketplace has json; the others have html, json and csv.\n" +
-			"marketplace is Atlassian's Privacy & Security sheet; --compare FILE lists where a downloaded one differs, and exits 1 when it does:\n" +
+			"marketplace is Atlassian's Privacy & Security sheet; --compare FILE lists where a downloaded one differs, and exits 1 when it does.\n" +
+			"That prints the differences and no sheet: --out and --format do not go with it.\n" +
 			"  curl -o live.json 'https://marketplace.atlassian.com/rest/2/addons/APP-KEY/privacy-and-security?state=live'",
 		Example: "  trakr report location --format html --out location.html\n" +
 			"  trakr report retention --format csv --as-of 2026-11-24T12:00:00Z --out -\n" +
@@ -45,8 +47,11 @@ func (a *app) reportCommand() *cobra.Command {
 					return usageError{errors.New("--as-of is a time such as 2026-11-24T12:00:00Z")}
 				}
 			}
-			if published != "" && args[0] != "marketplace" {
+			switch {
+			case published != "" && args[0] != "marketplace":
 				return usageError{errors.New("--compare is for the report marketplace")}
+			case published != "" && (out != "-" || format != ""):
+				return usageError{errors.New("--compare prints differences, and no sheet: leave --out and --format out, and get the sheet with: trakr report marketplace --out FILE")}
 			}
 			if format == "" {
 				format = string(reports.FormatsOf(args[0])[0])
@@ -69,6 +74,9 @@ func (a *app) reportCommand() *cobra.Command {
 	return c
 }
 
+// leftOut stands for what a sheet does not have.
+const leftOut = "(left out)"
+
 // compareSheets lists where the published sheet says another thing than the derived one.
 func (a *app) compareSheets(file string, derived []byte) error {
 	published, err := os.ReadFile(file)
@@ -86,7 +94,7 @@ func (a *app) compareSheets(file string, derived []byte) error {
 	} else {
 		err = a.table("PLACE\tPUBLISHED\tDERIVED", func(line func(...any)) {
 			for _, d := range found {
-				line(d.Path, d.Published, d.Derived)
+				line(d.Path, cmp.Or(d.Published, leftOut), cmp.Or(d.Derived, leftOut))
 			}
 		})
 	}
@@ -282,7 +290,8 @@ func (a *app) auditCommand() *cobra.Command {
 	list.Flags().IntVar(&limit, "limit", 20, "at most this many")
 	selection.register(list)
 	why.register(list, lifecycle.ReviewerExport)
-	c := &cobra.Command{Use: "audit", Short: "See and export the record of every access"}
+	c := &cobra.Command{Use: "audit", Short: "See and export the record of every access",
+		Example: "  trakr audit list --limit 5\n  trakr audit export --out audit.ndjson\n  trakr audit verify"}
 	c.AddCommand(a.exportCommand(), list)
 	c.AddCommand(a.logCommands()...)
 	return c
@@ -328,7 +337,7 @@ func (a *app) tenantCommand() *cobra.Command {
 	lookup.Flags().StringVar(&workspace, "workspace-uuid", "", "the workspace's uuid, or - to read it from standard input")
 	why.register(lookup, lifecycle.CustomerInitiatedSupport)
 	show := &cobra.Command{
-		Use: "show ID", Short: "Show the registry's entry of a tenant, without customer data", Args: cobra.ExactArgs(1),
+		Use: "show ID", Short: "Show the registry's entry of a tenant, without customer data", Args: cobra.ExactArgs(1), Example: "  trakr tenant show " + exampleID,
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
 			id, err := lifecycle.ParseTenantID(args[0])
 			if err != nil {
@@ -341,7 +350,8 @@ func (a *app) tenantCommand() *cobra.Command {
 			return a.printTenant(t)
 		}),
 	}
-	c := &cobra.Command{Use: "tenant", Short: "Find a tenant and see its state"}
+	c := &cobra.Command{Use: "tenant", Short: "Find a tenant and see its state",
+		Example: "  trakr tenant lookup --client-key - --reason-ref SUP-1234\n  trakr tenant show " + exampleID}
 	c.AddCommand(lookup, show)
 	return c
 }

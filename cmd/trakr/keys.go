@@ -111,6 +111,7 @@ func (a *app) keysShow() *cobra.Command {
 		Use: "show", Short: "Show the field keys by id, what each seals, and which running service holds which; no key", Args: cobra.NoArgs,
 		Long: "States: active (seals), retired (only opens; a rotation is under way), destroyed, staged (in the keyring,\n" +
 			"seals nothing yet), unknown (values are sealed with it, and neither the keyring nor the database knows it).",
+		Example: "  trakr keys show\n  trakr keys show --json",
 		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
 			keys, err := s.door.FieldKeys(ctx)
 			if err != nil {

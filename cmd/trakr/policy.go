@@ -23,6 +23,7 @@ func (a *app) policyCommand() *cobra.Command {
 	}
 	show := &cobra.Command{
 		Use: "show", Short: "Print the policy the service acts by", Args: cobra.NoArgs,
+		Example: "  trakr policy show > my-policy.yaml\n  trakr policy show --json | jq .egress",
 		RunE: func(*cobra.Command, []string) error {
 			p, err := a.loadPolicy(file)
 			if err != nil {
@@ -39,7 +40,7 @@ func (a *app) policyCommand() *cobra.Command {
 		},
 	}
 	schema := &cobra.Command{
-		Use: "schema", Short: "Print the policy's JSON Schema, for an editor", Args: cobra.NoArgs,
+		Use: "schema", Short: "Print the policy's JSON Schema, for an editor", Args: cobra.NoArgs, Example: "  trakr policy schema > policy.schema.json",
 		RunE: func(*cobra.Command, []string) error { _, err := a.out.Write(policy.Schema()); return err },
 	}
 	diff := &cobra.Command{
@@ -49,7 +50,8 @@ func (a *app) policyCommand() *cobra.Command {
 		Example: "  trakr policy diff built-in my-policy.yaml\n  trakr policy diff --json old.yaml new.yaml",
 		RunE:    func(_ *cobra.Command, args []string) error { return a.policyDiff(args[0], args[1]) },
 	}
-	c := &cobra.Command{Use: "policy", Short: "Check, show or compare policies"}
+	c := &cobra.Command{Use: "policy", Short: "Check, show or compare policies",
+		Example: "  trakr policy check --policy my-policy.yaml\n  trakr policy diff built-in my-policy.yaml"}
 	c.PersistentFlags().StringVar(&file, "policy", "", "policy file (default: TRAKR_POLICY, else the one built in)")
 	c.AddCommand(check, show, diff, schema)
 	return c

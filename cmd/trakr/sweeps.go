@@ -14,13 +14,15 @@ import (
 )
 
 func (a *app) sweepCommand() *cobra.Command {
-	c := &cobra.Command{Use: "sweep", Short: "Run sweeps and see what they found"}
+	c := &cobra.Command{Use: "sweep", Short: "Run sweeps and see what they found",
+		Example: "  trakr sweep run orphans\n  trakr sweep list --limit 5"}
 	c.AddCommand(a.sweepRunCommand(), a.sweepListCommand())
 	return c
 }
 
 func (a *app) sweepRunCommand() *cobra.Command {
 	var dry bool
+	why := reasonFlags{code: string(lifecycle.SystemSweep)}
 	run := &cobra.Command{
 		Use: "run KIND", Short: "Run a sweep now; exits 1 when it finds something", Args: cobra.ExactArgs(1), ValidArgs: sweepKinds(),
 		Long: "Runs one pass of a sweep and stores what it counted, zero included. KIND is one of: " + strings.Join(sweepKinds(), ", ") + ".\n" +
@@ -29,16 +31,17 @@ func (a *app) sweepRunCommand() *cobra.Command {
 			"once a week, and the database's guards; minimisation looks for values shaped like an e-mail address or a telephone\n" +
 			"number, for columns that nobody declared, for large objects, and for members of Bitbucket's payloads never seen\n" +
 			"before; what is sealed it does not search.\n" +
-			"A kind that deletes or erases is a dry run unless --dry-run=false is given; the scheduled passes act.\n" +
+			"A kind that deletes or erases is a dry run unless --dry-run=false is given; the scheduled passes act. A person who\n" +
+			"has it act gives a ticket, which is recorded with what goes.\n" +
 			"A dry run opens and resolves no finding. Exits 0 clean, 1 findings, 3 cannot tell.",
-		Example: "  trakr sweep run orphans\n  trakr sweep run orphans --dry-run --json",
+		Example: "  trakr sweep run orphans\n  trakr sweep run orphans --dry-run --json\n" +
+			"  trakr sweep run retention --dry-run=false --reason-ref OPS-12",
 	}
 	run.RunE = a.with(func(ctx context.Context, s *service, args []string) error {
 		var opts []sweep.Option
 		if run.Flags().Changed("dry-run") {
 			opts = append(opts, sweep.DryRun(dry))
 		}
-		why := reasonFlags{code: string(lifecycle.SystemSweep)}
 		s.integrity.Progress = a.verifyProgress()
 		r, err := s.runner.RunOnce(ctx, why.access(), args[0], sweep.ByCommand, opts...)
 		if err != nil {
@@ -56,6 +59,7 @@ func (a *app) sweepRunCommand() *cobra.Command {
 		return errors.New("the sweep could not judge everything; see what is marked unjudged")
 	})
 	run.Flags().BoolVar(&dry, "dry-run", false, "look and change nothing (default true for a kind that deletes or erases)")
+	why.ticket(run)
 	return run
 }
 
@@ -215,7 +219,8 @@ func (a *app) findingCommand() *cobra.Command {
 		}),
 	}
 	why.register(acknowledge, lifecycle.IncidentResponse)
-	c := &cobra.Command{Use: "finding", Short: "See and acknowledge what sweeps found"}
+	c := &cobra.Command{Use: "finding", Short: "See and acknowledge what sweeps found",
+		Example: "  trakr finding list\n  trakr finding acknowledge " + exampleID + " --reason-ref OPS-12"}
 	c.AddCommand(list, show, acknowledge)
 	return c
 }

@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"trakr/internal/config"
 	"trakr/internal/store/storetest"
 )
 
@@ -280,22 +279,5 @@ func TestSettingsAreCheckedTogether(t *testing.T) {
 	a := &app{out: &out, err: &errs, now: time.Now, environ: []string{"TRAKR_LISTEN=x", "TRAKR_TYPO=1"}}
 	if code := a.run(t.Context(), []string{"serve"}); code != exitUsage || !strings.Contains(errs.String(), "2 fault(s)") {
 		t.Errorf("exit %d: %s", code, errs.String())
-	}
-}
-
-func TestEveryCommandHasHelpAndExamples(t *testing.T) {
-	a := &app{out: io.Discard, err: io.Discard, now: time.Now}
-	for _, c := range a.root().Commands() {
-		if c.Name() == "help" || c.Name() == "completion" {
-			continue
-		}
-		var out bytes.Buffer
-		b := &app{out: &out, err: &out, now: time.Now}
-		if code := b.run(t.Context(), []string{c.Name(), "--help"}); code != exitClean || !strings.Contains(out.String(), "Usage:") {
-			t.Errorf("%s --help: exit %d", c.Name(), code)
-		}
-	}
-	if len(config.Variables()) == 0 {
-		t.Error("no settings")
 	}
 }

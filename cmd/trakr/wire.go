@@ -464,6 +464,11 @@ type reasonFlags struct{ code, ref string }
 
 func (r *reasonFlags) register(c *cobra.Command, fallback lifecycle.ReasonCode) {
 	c.Flags().StringVar(&r.code, "reason-code", string(fallback), "why, a reason code of the policy")
+	r.ticket(c)
+}
+
+// ticket registers the ticket alone, where the code is given by the act.
+func (r *reasonFlags) ticket(c *cobra.Command) {
 	c.Flags().StringVar(&r.ref, "reason-ref", "", "ticket this is done for, e.g. OPS-12")
 }
 

@@ -7,9 +7,10 @@
 // releases to the destination and that are what the tenant has under that name. It
 // fails closed: what it does not know, it refuses, and no error holds a value.
 //
-// One released value can tell another: a client key of the form
-// ari:cloud:bitbucket::app/{workspace}/key holds the workspace's uuid. Whoever
-// releases the client key releases that; the policy says so.
+// One released value can tell another. A client key of the form
+// ari:cloud:bitbucket::app/{workspace}/key holds the workspace's uuid: it leaves only
+// where the policy declares that (policy.CarriesWorkspace) or releases the uuid itself.
+// Nothing else that is not released leaves inside of what is.
 //
 // The package is pure: it has no clock and does no I/O.
 package egress
@@ -19,6 +20,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -95,6 +98,22 @@ func New(p *policy.Policy, to policy.Destination, source string) (*Guard, error)
 	return &Guard{p, d, source}, nil
 }
 
+// Workable tells what no policy should say: it releases the client key, and the uuid that
+// Bitbucket puts into it is neither released nor declared. By such a policy no
+// installation could be told of, and so none made; the caller does not begin.
+func (g *Guard) Workable() error {
+	if g.policy.Releases(lifecycle.ClientKey, g.to.To) && !g.uuidMayLeave() {
+		return fmt.Errorf("the policy releases client_key to %s, and Bitbucket makes the workspace's uuid a part of it: declare under egress, in carries, word for word %q, or release principal_uuid there",
+			g.to.To, policy.CarriesWorkspace)
+	}
+	return nil
+}
+
+// uuidMayLeave reports whether the workspace's uuid may leave inside of the client key.
+func (g *Guard) uuidMayLeave() bool {
+	return g.to.CarriesWorkspace() || g.policy.Releases(lifecycle.PrincipalUUID, g.to.To)
+}
+
 // Party is who is told, as the policy names it.
 func (g *Guard) Party() string { return g.to.Party }
 
@@ -148,8 +167,11 @@ func (g *Guard) Encode(e Event, held lifecycle.Values) (Body, error) {
 	for name, v := range e.Data {
 		if f := lifecycle.Field(name); f.Valid() {
 			s, ok := v.(lifecycle.Secret)
-			if !ok || s.Empty() || s != held[f] || hidesCredential(s, f, held) {
+			if !ok || s.Empty() || s != held[f] || f == lifecycle.SharedSecret {
 				return Body{}, fmt.Errorf("the value under %s is not the tenant's", f)
+			}
+			if u, hidden := g.hidden(f, s.Reveal(), held); hidden {
+				return Body{}, fmt.Errorf("the value of %s holds that of %s, which the policy does not release to %s", f, u, g.to.To)
 			}
 			data[name], fields = s.Reveal(), append(fields, f)
 			continue
@@ -193,6 +215,9 @@ func (g *Guard) allowed(k Kind, data map[string]string) error {
 		case f.Valid():
 			if !g.policy.Releases(f, g.to.To) {
 				return fmt.Errorf("the policy does not release %s to %s", f, g.to.To)
+			}
+			if f == lifecycle.ClientKey && !g.uuidMayLeave() && anyUUID.MatchString(value) {
+				return fmt.Errorf("the client key holds a uuid, and the policy declares for %s no such carry", g.to.To)
 			}
 		case !isDetail:
 			return fmt.Errorf("the event has a member that the policy does not release to %s", g.to.To)
@@ -261,10 +286,75 @@ func overlap(a, b string) bool {
 	return (len(a) >= telling && strings.Contains(b, a)) || (len(b) >= telling && strings.Contains(a, b))
 }
 
-// hidesCredential reports whether a value holds the tenant's secret.
-func hidesCredential(s lifecycle.Secret, f lifecycle.Field, held lifecycle.Values) bool {
-	secret := held[lifecycle.SharedSecret].Reveal()
-	return f == lifecycle.SharedSecret || len(secret) >= telling && strings.Contains(s.Reveal(), secret)
+// shortest is how many bytes a value must have before it is looked for inside of another:
+// shorter ones stand everywhere by chance.
+const shortest = 4
+
+// hidden looks inside of a value that would leave for the tenant's other values that may
+// not: as they are, in another case, percent-encoded, or without their punctuation.
+func (g *Guard) hidden(f lifecycle.Field, value string, held lifecycle.Values) (lifecycle.Field, bool) {
+	if f == lifecycle.ClientKey {
+		value = g.ownPart(value)
+	}
+	for _, u := range lifecycle.Fields() {
+		other := held[u].Reveal()
+		if u == f || len(other) < shortest || g.policy.Releases(u, g.to.To) {
+			continue
+		}
+		for _, v := range decoded(value) {
+			if strings.Contains(strings.ToLower(v), strings.ToLower(other)) || len(plain(other)) >= telling && strings.Contains(plain(v), plain(other)) {
+				return u, true
+			}
+		}
+	}
+	return "", false
+}
+
+// Bitbucket's forms of a client key.
+const (
+	registered = "ari:cloud:bitbucket::app/{" // {workspace}/app key
+	connection = "connection:"                // and a number
+)
+
+// anyUUID is a uuid in any spelling.
+var anyUUID = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
+
+// ownPart is what of a client key may tell anything: without the words that every one
+// has, without our own app's key, and without the uuid where that may leave. A workspace
+// may be called "bitbucket", or by letters that its uuid happens to have.
+func (g *Guard) ownPart(key string) string {
+	rest, ok := strings.CutPrefix(key, registered)
+	if !ok {
+		return strings.TrimPrefix(key, connection)
+	}
+	id, app, ok := strings.Cut(rest, "}/")
+	if !ok {
+		return rest
+	}
+	if app == g.policy.App.Key {
+		app = ""
+	}
+	if _, err := uuid.Parse(id); err == nil && len(id) == 36 && g.uuidMayLeave() {
+		return app
+	}
+	return id + "}/" + app
+}
+
+// decoded are a text and what it is once percent-encodings are undone, of a path's kind and
+// of a query's, as often as there are some.
+func decoded(s string) []string {
+	out := []string{s}
+	for _, undo := range []func(string) (string, error){url.PathUnescape, url.QueryUnescape} {
+		for s, n := s, 0; n < 8; n++ {
+			next, err := undo(s)
+			if err != nil || next == s {
+				break
+			}
+			s = next
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // plain is a text's letters and digits, in lower case.

@@ -64,9 +64,6 @@ type Sender struct {
 }
 
 const (
-	// MaxAge is how long a delivery is tried.
-	MaxAge = 5 * 24 * time.Hour
-
 	pollEvery   = 5 * time.Second
 	longestRest = time.Minute // between passes while it is down
 	firstRetry  = 10 * time.Second
@@ -74,7 +71,6 @@ const (
 	longestAsk  = 24 * time.Hour // ... unless the end service asks for more
 	batch       = 64
 	parallel    = 4
-	claim       = time.Minute // longer than one attempt can last
 )
 
 // New returns a sender that does nothing until Run.
@@ -240,7 +236,11 @@ func (s *Sender) attempt(ctx context.Context, d outbox.Delivery) (verdict, error
 	// What has begun is finished when we are told to stop: an answer that is lost would
 	// only have to be asked for again.
 	ctx = context.WithoutCancel(ctx)
-	body, err := s.c.Outbox.Open(ctx, sender, d, s.c.Guard, s.host, s.c.Now().Add(claim))
+	// From its opening to its answer an attempt takes no longer than others leave it alone
+	// for: afterwards another replica may send it, and the next one after it.
+	mine, cancel := context.WithTimeout(ctx, outbox.Claim)
+	defer cancel()
+	body, err := s.c.Outbox.Open(mine, sender, d, s.c.Guard, s.host)
 	if errors.Is(err, outbox.ErrGone) {
 		return left, nil
 	}
@@ -254,7 +254,7 @@ func (s *Sender) attempt(ctx context.Context, d outbox.Delivery) (verdict, error
 		return s.failed(ctx, d, refused, "not readable", 0)
 	}
 	// A crash from here on sends the same bytes again, with the same id.
-	answer, err := s.post.Post(ctx, d.ID.String(), body.Bytes())
+	answer, err := s.post.Post(mine, d.ID.String(), body.Bytes())
 	switch {
 	case err != nil:
 		return s.failed(ctx, d, unwell, "no answer", 0)
@@ -284,7 +284,7 @@ func (s *Sender) failed(ctx context.Context, d outbox.Delivery, how verdict, out
 		s.mu.Unlock()
 	}
 	s.c.Log.WarnContext(ctx, "the end service did not take an event", "event_id", d.ID.String(), "attempts", d.Attempts, "reason", outcome)
-	if d.FirstTriedAt != nil && now.Sub(*d.FirstTriedAt) >= MaxAge {
+	if d.FirstTriedAt != nil && now.Sub(*d.FirstTriedAt) >= outbox.MaxAge {
 		return how, s.c.Outbox.GiveUp(ctx, sender, d, s.host, outcome)
 	}
 	rest := wait(d.Attempts)
@@ -312,7 +312,7 @@ func (s *Sender) unreached(ctx context.Context) error {
 	if err := s.c.Outbox.Unreached(ctx, now, outcome); err != nil {
 		return err
 	}
-	old, err := s.c.Outbox.Tried(ctx, now.Add(-MaxAge), batch)
+	old, err := s.c.Outbox.Tried(ctx, now, batch)
 	if err != nil {
 		return err
 	}

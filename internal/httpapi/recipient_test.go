@@ -22,7 +22,7 @@ func (w *world) told(o *outbox.Store, g *egress.Guard) int {
 		w.T.Fatal(err)
 	}
 	for _, d := range due {
-		if _, err := o.Open(w.T.Context(), a, d, g, "api.trakr.example.com", w.Clock.Now().Add(time.Minute)); err != nil {
+		if _, err := o.Open(w.T.Context(), a, d, g, "api.trakr.example.com"); err != nil {
 			w.T.Fatal(err)
 		}
 		d.Attempts++

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"trakr/internal/erasure"
 	"trakr/internal/lifecycle"
@@ -33,14 +34,15 @@ func NewErasures(e *erasure.Eraser, p *policy.Policy) *ErasurePass {
 	return &ErasurePass{eraser: e, policy: p}
 }
 
-// Telling has the pass also look for what the end service did not take for days.
+// Telling has the pass also look for what the end service did not acknowledge for days.
 func (p *ErasurePass) Telling(o *outbox.Store) *ErasurePass {
 	p.outbox = o
 	return p
 }
 
-// deadLetters counts them; nil where nobody is told.
-func (p *ErasurePass) deadLetters(ctx context.Context, o Order) (*sweeps.Check, error) {
+// unacknowledged counts it: what was given up, and what has waited as long, whether or not
+// anybody sends. nil where nobody is told.
+func (p *ErasurePass) unacknowledged(ctx context.Context, o Order) ([]*sweeps.Check, error) {
 	if p.outbox == nil {
 		return nil, nil
 	}
@@ -48,11 +50,15 @@ func (p *ErasurePass) deadLetters(ctx context.Context, o Order) (*sweeps.Check, 
 	if err != nil {
 		return nil, err
 	}
-	c := &sweeps.Check{Store: "database", Table: OutboxTable, Column: "dead letters", Disposition: sweeps.Checked, CheckedAt: o.Now, Severity: sweeps.High, Rows: n.Dead + n.DeadNotices}
-	if c.Rows > 0 {
-		c.Ground = fmt.Sprintf("the end service did not take them for days, %d of them notices of an erasure; see: trakr outbox list", n.DeadNotices)
+	check := func(column string, rows, notices int64, ground string) *sweeps.Check {
+		c := &sweeps.Check{Store: "database", Table: OutboxTable, Column: column, Disposition: sweeps.Checked, CheckedAt: o.Now, Severity: sweeps.High, Rows: rows}
+		if rows > 0 {
+			c.Ground = fmt.Sprintf("%s, %d of them notices of an erasure; see: trakr outbox list", ground, notices)
+		}
+		return c
 	}
-	return c, nil
+	return []*sweeps.Check{check("dead letters", n.Dead+n.DeadNotices, n.DeadNotices, "the end service did not take them for days"),
+		check("overdue", n.Overdue, n.OverdueNotices, "they were entered more than five days ago and are not acknowledged, whether or not anybody sends")}, nil
 }
 
 // Kind implements Pass.
@@ -76,16 +82,15 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 	}
 	ledger, late, remains := check("ledger", sweeps.Critical), check("past the deadline", sweeps.High), check("rows that remain", sweeps.Critical)
 	held, waiting, recipient := check("on hold", sweeps.Low), check("under way", sweeps.Low), check("awaiting the recipient", sweeps.Low)
-	recipient.Disposition, recipient.Ground = sweeps.Retained, "erased and verified; the certificate waits for the end service's acknowledgement"
+	recipient.Disposition, recipient.Ground = sweeps.Retained, "erased and verified; the certificate waits for the end service's acknowledgement, and a notice that waits too long is found under trakr.outbox"
 	waiting.Disposition, waiting.Ground = sweeps.Retained, "begun, within the deadline, and finished by one of the next passes"
 	held.Disposition, held.Ground = sweeps.Retained, "a legal hold keeps what is held; its release or end erases it"
-	all := []*sweeps.Check{ledger, late, remains, held, waiting, recipient}
-	switch dead, err := p.deadLetters(ctx, o); {
-	case err != nil:
+	own := []*sweeps.Check{ledger, late, remains, held, waiting, recipient}
+	open, err := p.unacknowledged(ctx, o)
+	if err != nil {
 		return Found{}, err
-	case dead != nil:
-		all = append(all, dead)
 	}
+	all := slices.Concat(own, open)
 	found := func() Found {
 		f := Found{SnapshotAt: o.Now}
 		for _, c := range all {
@@ -95,11 +100,11 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 	}
 
 	// A database that was restored beneath a running service is noticed here.
-	err := p.replay(ctx, a, o.DryRun)
+	err = p.replay(ctx, a, o.DryRun)
 	var refused *erasure.Refused
 	if errors.As(err, &refused) {
 		ledger.Rows, ledger.Ground = 1, refused.Why
-		for _, c := range all[1:] {
+		for _, c := range own[1:] {
 			c.Disposition, c.Ground = sweeps.Unjudged, "nothing is finished while the erasure ledger is refused"
 		}
 		return found(), nil

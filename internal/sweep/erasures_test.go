@@ -9,13 +9,16 @@ import (
 	"github.com/google/uuid"
 
 	"trakr/internal/certificate"
+	"trakr/internal/egress"
 	"trakr/internal/erasure"
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
+	"trakr/policy"
 )
 
 // A run counts, finds nothing, and then fails to store what it saw. No certificate may
@@ -72,5 +75,66 @@ func TestNoCertificateRestsOnASweepThatFailed(t *testing.T) {
 	c, err := certificate.Parse([]byte(stored.Document))
 	if err != nil || c.Verification.SweepRunID != good.ID {
 		t.Errorf("the certificate cites %s, want %s; %v", c.Verification.SweepRunID, good.ID, err)
+	}
+}
+
+// An installation and the notice of an erasure are entered, and no sender runs: after five
+// days each is a finding, though nobody ever gave it up.
+func TestWhatNobodySendsIsAFindingAfterFiveDays(t *testing.T) {
+	e := storetest.New(t)
+	rig := erasuretest.New(t, e)
+	g, err := egress.New(e.Policy, policy.ToEndService, "https://trakr.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Door.Telling(g, func() {})
+	o, err := outbox.New(e.DB, e.Log, e.Keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewErasures(rig.Eraser, e.Policy).Telling(o))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overdue := func() (found sweeps.Check, result sweeps.Result) {
+		t.Helper()
+		run, err := r.RunOnce(t.Context(), scheduler, sweep.Erasures, sweep.ByCommand)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range run.Checks {
+			if c.Table == "trakr.outbox" && c.Column == "overdue" {
+				return c, run.Result
+			}
+		}
+		t.Fatal("the pass does not look for what waits too long")
+		return
+	}
+	e.Install(storetest.Values("stays"), "a")
+	gone := e.Install(storetest.Values("gone"), "b")
+	if _, err := rig.Erase(t.Context(), storetest.Ingress(), gone, erasure.Order{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("bye")}); err != nil {
+		t.Fatal(err)
+	}
+	e.Clock.Add(outbox.MaxAge - time.Minute)
+	if c, result := overdue(); c.Rows != 0 || result != sweeps.Clean {
+		t.Errorf("a minute before: %+v, %s", c, result)
+	}
+	e.Clock.Add(2 * time.Minute)
+	if c, result := overdue(); c.Rows != 2 || result != sweeps.Findings || !c.Found() || !strings.Contains(c.Ground, "1 of them notices of an erasure") {
+		t.Errorf("a minute after: %+v, %s", c, result)
+	}
+	// Tried again by a person it is still not acknowledged, and so still a finding.
+	all, err := o.List(t.Context(), true, 10)
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	for _, d := range all {
+		if _, err := o.Retry(t.Context(), scheduler, d.ID.String()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.Clock.Add(time.Minute)
+	if c, _ := overdue(); c.Rows != 2 {
+		t.Errorf("after a retry: %+v", c)
 	}
 }

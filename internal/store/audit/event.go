@@ -41,7 +41,7 @@ const (
 	DeliveryAcknowledge Action = "delivery.acknowledge" // the end service took it
 	DeliveryGiveUp      Action = "delivery.give_up"     // it was not taken for days
 	DeliveryRetry       Action = "delivery.retry"       // by a person's word it is tried anew
-	DeliveryClose       Action = "delivery.close"       // what waited is needless: the tenant was erased
+	DeliveryClose       Action = "delivery.close"       // what waited is needless: the tenant was erased, or a person dropped it: status_detail
 
 	FindingMove Action = "finding.move" // a finding was acknowledged
 	ReportIssue Action = "report.issue"

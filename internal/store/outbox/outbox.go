@@ -7,7 +7,8 @@
 // of an erasure has no payload; all it says is our own random id of the tenant, which
 // the end service learnt with the client key.
 //
-// Within a tenant a delivery waits for the ones before it. Each attempt is a disclosure
+// Within a tenant a delivery waits for the ones before it, and is never sent after a later
+// one was: what comes late is closed when the later one is taken. Each attempt is a disclosure
 // that is in the audit before the payload is opened; the database's function door.disclose
 // sees to it.
 package outbox
@@ -38,7 +39,7 @@ const (
 	Waiting      State = "waiting"
 	Dead         State = "dead"
 	Acknowledged State = "acknowledged"
-	Superseded   State = "superseded" // needless: the tenant was erased, or a later delivery was taken
+	Superseded   State = "superseded" // needless: the tenant was erased, a later delivery was taken, or a person dropped it
 )
 
 // Announce enters, in the transaction of an install or a change, that the end service
@@ -92,6 +93,9 @@ func Erased(ctx context.Context, tx bun.Tx, tell bool, a lifecycle.Access, tenan
 		Told bool
 		Open int64
 	}
+	if err := lock(ctx, tx, tenant.String()); err != nil {
+		return err
+	}
 	err := tx.NewRaw(`SELECT coalesce(bool_or(attempts > 0), false) AS told, count(*) FILTER (WHERE state IN ('waiting', 'dead')) AS open
 		FROM trakr.outbox WHERE tenant_id = ?`, tenant.String()).Scan(ctx, &row)
 	if err != nil {
@@ -137,6 +141,12 @@ type Delivery struct {
 	LastOutcome   string             `json:"last_outcome,omitempty"` // why the last attempt failed
 	DeadAt        *time.Time         `json:"dead_at,omitempty"`
 	ClosedAt      *time.Time         `json:"closed_at,omitempty"`
+}
+
+// Overdue reports whether a delivery is a finding: it is dead, or was entered longer ago
+// than MaxAge and is not over, whether or not anybody sends.
+func (d Delivery) Overdue(now time.Time) bool {
+	return d.ClosedAt == nil && (d.State == Dead || now.Sub(d.EnqueuedAt) >= MaxAge)
 }
 
 // row is a delivery as bun reads it.
