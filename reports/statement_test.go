@@ -127,15 +127,15 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		"a late erasure": {nil, func(f *reports.Facts) {
 			f.Erasures.LateLately, f.Erasures.Late, f.Erasures.LongestLag = 1, 1, 50*time.Hour
 		}, m{"deleted": no}, "dataRetention.retentionDurationInDays.max"},
-		"an old late erasure":    {nil, func(f *reports.Facts) { f.Erasures.Late = 1 }, m{}, ""},
-		"Bitbucket not asked":    {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Result = "failed" }, m{"deleted": unknown}, ""},
-		"one is not known there": {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Suspected = 1 }, m{"deleted": unknown}, ""},
-		"the scheduler stands":   {nil, func(f *reports.Facts) { f.Controls[2].State = "fail" }, m{"checked": no}, ""},
-		"nothing scheduled":      {nil, func(f *reports.Facts) { f.Controls = f.Controls[:2] }, m{"checked": unknown}, ""},
-		"another region":         {nil, func(f *reports.Facts) { f.Observations[0].Conflict = true }, m{"location": no}, "dataResidency.countriesWhereEndUserDataStored"},
-		"one more field sent":    {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "username" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
-		"the secret sent":        {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "shared_secret" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
-		"sent to a stranger":     {nil, func(f *reports.Facts) { f.Disclosures[2].Recipient = "tracker.example.net" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
+		"an old late erasure":  {nil, func(f *reports.Facts) { f.Erasures.Late = 1 }, m{}, ""},
+		"Bitbucket not asked":  {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Result = "failed" }, m{"deleted": unknown}, ""},
+		"a suspected tenant":   {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Suspected = 1 }, m{"deleted": unknown}, ""},
+		"the scheduler stands": {nil, func(f *reports.Facts) { f.Controls[2].State = "fail" }, m{"checked": no}, ""},
+		"nothing scheduled":    {nil, func(f *reports.Facts) { f.Controls = f.Controls[:2] }, m{"checked": unknown}, ""},
+		"another region":       {nil, func(f *reports.Facts) { f.Observations[0].Conflict = true }, m{"location": no}, "dataResidency.countriesWhereEndUserDataStored"},
+		"one more field sent":  {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "username" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
+		"the secret sent":      {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "shared_secret" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
+		"sent to a stranger":   {nil, func(f *reports.Facts) { f.Disclosures[2].Recipient = "tracker.example.net" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
 		"an undeclared host": {nil, func(f *reports.Facts) {
 			f.Hosts[1] = reports.HostFacts{Setting: "TRAKR_WEBHOOK_URL", Host: "hooks.example.net"}
 		}, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},

@@ -2,7 +2,6 @@ package location_test
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -16,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"trakr/internal/bitbucket"
@@ -56,9 +56,10 @@ type reality struct {
 	deletions *deletion.Service
 	seq       *audit.Sequencer
 
-	settings  []tenants.Party      // what the service is set up to talk to
-	acts      string               // the hash of the policy it acts by; "" for the one that it has
-	silent    bool                 // no service runs that could say it
+	instance  uuid.UUID            // of the running service
+	parties   []tenants.Party      // whom its settings name
+	actsBy    string               // the hash of its policy
+	away      bool                 // no service runs
 	served    *policy.Policy       // what the descriptor is made of
 	still     []string             // jobs that do not run any more
 	sinkFails error                // the checkpoints kept elsewhere cannot be read
@@ -103,7 +104,10 @@ func (w *reality) answers(status int) {
 	w.bitbucket.all = status
 }
 
-const publicURL = "https://data.trakr.example.com"
+const (
+	publicURL  = "https://data.trakr.example.com"
+	endService = "api.trakr.example.com"
+)
 
 // newReality is a service on which everything runs and is as it should be.
 func newReality(t *testing.T) *reality {
@@ -113,8 +117,8 @@ func newReality(t *testing.T) *reality {
 	w := &reality{Env: e, t: t, bitbucket: &played{}, values: map[lifecycle.TenantID]lifecycle.Values{}}
 	w.declare()
 	w.served = w.policy()
-	w.settings = []tenants.Party{{Setting: "TRAKR_BITBUCKET_API_URL", To: string(policy.ToBitbucket), Host: "api.bitbucket.org"},
-		{Setting: "TRAKR_END_SERVICE_URL", To: string(policy.ToEndService), Host: "api.trakr.example.com"}, w.database("nyc3")}
+	w.instance, w.parties = uuid.New(), []tenants.Party{{Setting: "TRAKR_BITBUCKET_API_URL", To: string(policy.ToBitbucket), Host: "api.bitbucket.org"},
+		{Setting: "TRAKR_END_SERVICE_URL", To: string(policy.ToEndService), Host: endService}, database("nyc3")}
 	srv := httptest.NewServer(w.bitbucket)
 	t.Cleanup(srv.Close)
 	client := must(bitbucket.New(bitbucket.Config{Origin: srv.URL, AppKey: e.Policy.App.Key, Resource: e.Policy.App.Proof.Resource, Now: time.Now, Tracer: noop.NewTracerProvider()})).(*bitbucket.Client)
@@ -126,8 +130,8 @@ func newReality(t *testing.T) *reality {
 		sweep.NewLiveness(liveness.New(e.DB), e.Policy, e.Door, client, w), sweep.NewRetention(w.sweeps, e.Policy, e.Door),
 		flushing{sweep.NewIntegrity(e.DB, e.Log, w.sweeps, w.kept), t}, sweep.NewMinimisation(w.sweeps, e.Policy),
 		sweep.NewDrift(e.Policy, egress.Host, w.running))).(*sweep.Runner)
-	w.reporter = &location.Reporter{Policy: e.Policy, Inventory: inventory.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats, Held: e.Door.Held,
-		Running: w.services, Statement: must(policy.LoadStatement("", reports.Checks())).(*policy.SecurityStatement)}
+	w.reporter = &location.Reporter{Policy: e.Policy, Inventory: inventory.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats, Held: e.Door.Held, Running: e.Door.Holders,
+		Statement: must(policy.LoadStatement("", reports.Checks())).(*policy.SecurityStatement)}
 	w.deletions = must(deletion.New(deletion.Config{Requests: must(requests.New(e.DB, e.Log)).(*requests.Store), Holds: w.rig.Config.Holds, Door: e.Door, Sweeps: w.sweeps, Policy: e.Policy,
 		Log: slog.New(slog.DiscardHandler), Erasures: &deletion.Eraser{Eraser: w.rig.Eraser, Store: w.rig.Config.Erasures, Sweeps: w.sweeps, Runner: runner, Policy: e.Policy, Now: e.Clock.Now}})).(*deletion.Service)
 	for i := range 5 {
@@ -152,6 +156,11 @@ func (w *reality) uninstall(id lifecycle.TenantID, at time.Time, delay error) {
 	}
 }
 
+// database is the setting of a database in some region.
+func database(region string) tenants.Party {
+	return tenants.Party{Setting: "TRAKR_DATABASE_URL", To: tenants.ToDatabase, Host: "db-postgresql-" + region + "-12345-do-user-1-0.db.ondigitalocean.com"}
+}
+
 // policy loads the built-in policy with some words replaced, as a file of it would be.
 func (w *reality) policy(replace ...string) *policy.Policy {
 	w.t.Helper()
@@ -171,7 +180,11 @@ func (w *reality) policy(replace ...string) *policy.Policy {
 }
 
 // declare has the service act by the built-in policy with some words replaced.
-func (w *reality) declare(replace ...string) { w.t.Helper(); *w.Policy = *w.policy(replace...) }
+func (w *reality) declare(replace ...string) {
+	w.t.Helper()
+	*w.Policy = *w.policy(replace...)
+	w.actsBy = w.Policy.Hash()
+}
 
 // kept is the log's newest checkpoint, which is kept elsewhere.
 func (w *reality) kept(ctx context.Context, _ bool) ([]audit.Outside, error) {
@@ -194,11 +207,11 @@ func (w *reality) EraseGone(ctx context.Context, a lifecycle.Access, id lifecycl
 // running are the facts that the drift sweep compares with the policy.
 func (w *reality) running(ctx context.Context) (f drift.Facts, err error) {
 	f = drift.Facts{Sweeps: w.reporter.Sweeps.Kinds()}
-	for _, p := range w.settings {
-		if p.To == tenants.ToDatabase {
-			f.Databases = append(f.Databases, drift.Database{Setting: p.Setting, Host: p.Host})
+	for _, x := range w.parties {
+		if x.To == tenants.ToDatabase {
+			f.Databases = append(f.Databases, drift.Database{Setting: x.Setting, Host: x.Host})
 		} else {
-			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: p.Setting, To: policy.Destination(p.To), Address: "https://" + p.Host})
+			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: x.Setting, To: policy.Destination(x.To), Address: "https://" + x.Host})
 		}
 	}
 	for name, spec := range w.jobs() {
@@ -216,19 +229,6 @@ func (w *reality) running(ctx context.Context) (f drift.Facts, err error) {
 
 func (w *reality) descriptor() []byte {
 	return storetest.Must(w.t)(connect.Descriptor(w.served, publicURL)).([]byte)
-}
-
-// database is where DigitalOcean has one, in a region.
-func (w *reality) database(region string) tenants.Party {
-	return tenants.Party{Setting: "TRAKR_DATABASE_URL", To: tenants.ToDatabase, Host: "private-db-postgresql-" + region + "-12345-do-user-1234567-0.c.db.ondigitalocean.com"}
-}
-
-// services is the word of the one that runs.
-func (w *reality) services(context.Context) ([]tenants.Holder, error) {
-	if w.silent {
-		return nil, nil
-	}
-	return []tenants.Holder{{Acts: tenants.Acts{PolicyHash: cmp.Or(w.acts, w.Policy.Hash()), TalksTo: w.settings}}}, nil
 }
 
 // jobs are all that a service schedules, with their times.
@@ -362,10 +362,18 @@ type said struct {
 type states = map[string]reports.Truth
 
 // said judges the statement and the sheet from the same facts, twice: the same moment
-// and state give the same bytes. All jobs but those that stand still have run.
+// and state give the same bytes. All jobs but those that stand still have run, and the
+// service has said that it is there and what it acts by.
 func (w *reality) said() said {
 	w.t.Helper()
 	w.beat(w.now(), slices.DeleteFunc(slices.Clone(w.reporter.Jobs), func(job string) bool { return slices.Contains(w.still, job) })...)
+	err := tenants.LeaveKeys(w.t.Context(), w.DB, w.instance)
+	if !w.away {
+		err = tenants.HoldKeys(w.t.Context(), w.DB, w.instance, w.Keys, tenants.Acts{PolicyHash: w.actsBy, TalksTo: w.parties})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	at, err := w.reporter.Inventory.Clock(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)
@@ -450,9 +458,7 @@ func (w *reality) guard() *egress.Guard {
 // records what it discloses, and acknowledges it.
 func (w *reality) deliver() {
 	w.t.Helper()
-	const endService = "api.trakr.example.com"
-	now := w.Clock.Now()
-	due, err := w.outbox.Due(w.t.Context(), now, 2)
+	due, err := w.outbox.Due(w.t.Context(), w.Clock.Now(), 2)
 	if err != nil || len(due) != 1 {
 		w.t.Fatal(len(due), err)
 	}

@@ -3,6 +3,7 @@ package location_test
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,23 +113,23 @@ func (w *reality) stories() []story {
 		}, states{"one-place": no}, states{"location": no}, slices.Concat(countries, thirdParties), func() { w.declare() }},
 		{"the database is not where it is declared", func() { w.Policy.Stores[0].Connection = "network" },
 			states{"observed-place": no}, states{"location": no}, countries, func() { w.declare() }},
-
-		{"the database is in another region", func() { w.settings[2] = w.database("fra1") },
-			states{"observed-place": no}, states{"location": no}, countries, func() { w.settings[2] = w.database("nyc3") }},
-		{"the database is at a host of nobody's", func() { w.settings[2].Host = "203.0.113.9" },
-			states{"observed-place": no, "hosts": no}, states{"location": no, "use": no}, slices.Concat(countries, thirdParties), func() { w.settings[2] = w.database("nyc3") }},
-		{"the database is in a network of our own", func() { w.settings[2].Host = "10.0.0.7" },
-			states{"observed-place": unknown}, states{"location": unknown}, countries, func() { w.settings[2] = w.database("nyc3") }},
+		{"the database's host shows another region", func() { w.parties[2] = database("fra1") },
+			states{"observed-place": no}, states{"location": no}, countries, func() { w.parties[2] = database("nyc3") }},
+		{"the database is at a host of nobody's", func() { w.parties[2].Host = "203.0.113.9" },
+			states{"observed-place": no, "hosts": no}, states{"location": no, "use": no}, slices.Concat(countries, thirdParties), func() { w.parties[2] = database("nyc3") }},
+		{"the database is in a network of our own", func() { w.parties[2].Host = "10.0.0.7" },
+			states{"observed-place": unknown}, states{"location": unknown}, countries, func() { w.parties[2] = database("nyc3") }},
+		{"a replica acts by another policy", func() { w.actsBy = strings.Repeat("0", 64) },
+			states{"policy": unknown}, states{"kept": unknown, "location": unknown, "use": unknown}, nil, func() { w.actsBy = w.Policy.Hash() }},
+		{"no service runs", func() { w.away = true },
+			states{"policy": unknown, "hosts": unknown, "observed-place": unknown}, states{"kept": unknown, "location": unknown, "use": unknown}, countries, func() { w.away = false }},
 
 		// use
 		{"one more field may go to the end service, which no policy file may declare", func() { w.release(policy.ToBitbucket, policy.ToEndService) },
 			states{"egress": no}, states{"use": no}, nil, func() { w.declare() }},
 		{"a host that nobody declared", func() {
-			w.settings = append(w.settings, tenants.Party{Setting: "TRAKR_WEBHOOK_URL", To: string(policy.ToFindings), Host: "hooks.example.net"})
-		}, states{"hosts": no}, states{"use": no}, thirdParties, func() { w.settings = w.settings[:3] }},
-		{"the service acts by another policy", func() { w.acts = "another" }, states{"policy": unknown}, states{"kept": unknown, "location": unknown, "use": unknown}, nil, func() { w.acts = "" }},
-		{"no service runs", func() { w.silent = true }, states{"policy": unknown, "hosts": unknown, "observed-place": unknown},
-			states{"kept": unknown, "location": unknown, "use": unknown}, countries, func() { w.silent = false }},
+			w.parties = append(w.parties, tenants.Party{Setting: "TRAKR_WEBHOOK_URL", To: string(policy.ToFindings), Host: "hooks.example.net"})
+		}, states{"hosts": no}, states{"use": no}, thirdParties, func() { w.parties = w.parties[:3] }},
 
 		// access
 		{"the log's guard is off", sql(`ALTER TABLE trakr.audit_leaves DISABLE TRIGGER rows_stay`),
