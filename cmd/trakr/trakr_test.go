@@ -179,7 +179,7 @@ func TestAnOperatorsDay(t *testing.T) {
 			Sent, Accepted, Refused int
 		}
 	}
-	if err := json.Unmarshal([]byte(sim[strings.Index(sim, "{"):]), &sum); err != nil || sum.Live != 3 || sum.Uninstalled != 3 || len(sum.Steps) != 8 {
+	if err := json.Unmarshal([]byte(sim[strings.Index(sim, "{"):]), &sum); err != nil || sum.Live != 3 || sum.Uninstalled != 3 || len(sum.Steps) != 9 {
 		t.Errorf("%v: %s", err, sim)
 	}
 	if s := m.trakr(exitClean, "sweep", "run", "orphans"); !strings.Contains(s, "clean") || !strings.Contains(s, "trakr.tenant_fields") {
