@@ -458,12 +458,11 @@ func (w *reality) guard() *egress.Guard {
 // records what it discloses, and acknowledges it.
 func (w *reality) deliver() {
 	w.t.Helper()
-	now := w.Clock.Now()
-	due, err := w.outbox.Due(w.t.Context(), now, 2)
+	due, err := w.outbox.Due(w.t.Context(), w.Clock.Now(), 2)
 	if err != nil || len(due) != 1 {
 		w.t.Fatal(len(due), err)
 	}
-	if _, err = w.outbox.Open(w.t.Context(), scheduler, due[0], w.guard(), endService, now.Add(time.Hour)); err == nil {
+	if _, err = w.outbox.Open(w.t.Context(), scheduler, due[0], w.guard(), endService); err == nil {
 		err = w.outbox.Acknowledge(w.t.Context(), scheduler, due[0], endService)
 	}
 	if err != nil {

@@ -40,7 +40,7 @@ var (
 	thirdParties = []string{"thirdPartyInformation.thirdPartyDetails"}
 	permissions  = []string{"security.permissionsJustification"}
 	daysKept     = []string{"dataRetention.retentionDurationInDays.max"}
-	indefinitely = []string{"dataRetention.isRetentionDurationIndefinite"}
+	indefinitely = []string{"dataRetention.isRetentionDurationIndefinite", "dataRetention.retentionDurationInDays"}
 )
 
 // stories are all there are, one check of the statement after the other. Those that
