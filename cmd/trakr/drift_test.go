@@ -12,6 +12,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
+	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 )
 
@@ -110,6 +111,38 @@ func TestWhatNobodyDeclaredIsAFindingAndStopsTheNextStart(t *testing.T) {
 	found = h.sweepDrift()
 	if c := found["host.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]; len(found) != 1 || c.Severity != sweeps.Critical || !strings.Contains(c.Ground, "collector.example.net") {
 		t.Errorf("a collector that nobody declared: %v", found)
+	}
+}
+
+// The way out that is printed for values of a field that is off is carried out as it is
+// printed, and then there is nothing to find.
+func TestTheWayOutOfStoredValuesThatAreOffWorks(t *testing.T) {
+	h := newHouse(t, 0)
+	if _, r, err := h.service.door.Install(t.Context(), storetest.Ingress(), storetest.Values("off"), h.Delivery("in")); err != nil || r != tenants.Applied {
+		t.Fatal(r, err)
+	}
+	env := []string{"TRAKR_DATABASE_URL=" + storetest.ServiceURL(t, h.URL), "TRAKR_DATA_DIR=" + h.service.cfg.DataDir,
+		"TRAKR_POLICY=" + written(t, "source: principal.username", "source: principal.username\n    off: true")}
+	code, out, errs := run(t, env, "sweep", "run", "drift")
+	_, way, ok := strings.Cut(out, "at once: trakr ")
+	way, _, _ = strings.Cut(way, ". ")
+	if code != exitFinding || !ok {
+		t.Fatalf("exit %d: %s%s", code, out, errs)
+	}
+	if code, out, errs := run(t, env, strings.Fields(strings.TrimSuffix(way, "--reason-ref TICKET"))...); code != exitUsage || !strings.Contains(errs, "ticket") {
+		t.Errorf("without a ticket: exit %d: %s%s", code, out, errs)
+	}
+	if code, out, errs := run(t, env, strings.Fields(strings.ReplaceAll(way, "TICKET", "OPS-12"))...); code != exitClean {
+		t.Errorf("%s: exit %d: %s%s", way, code, out, errs)
+	}
+	if n := h.Int(`SELECT count(*) FROM trakr.tenant_fields WHERE username IS NOT NULL`); n != 0 {
+		t.Error("the value is still there")
+	}
+	if n := h.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'tenant.update' AND reason_ref = 'OPS-12'`); n != 1 {
+		t.Errorf("%d events name the ticket", n)
+	}
+	if code, out, errs := run(t, env, "sweep", "run", "drift"); code != exitClean {
+		t.Errorf("afterwards: exit %d: %s%s", code, out, errs)
 	}
 }
 

@@ -47,12 +47,6 @@ func (a *app) reportCommand() *cobra.Command {
 					return usageError{errors.New("--as-of is a time such as 2026-11-24T12:00:00Z")}
 				}
 			}
-			switch {
-			case published != "" && args[0] != "marketplace":
-				return usageError{errors.New("--compare is for the report marketplace")}
-			case published != "" && (out != "-" || format != ""):
-				return usageError{errors.New("--compare prints differences, and no sheet: leave --out and --format out, and get the sheet with: trakr report marketplace --out FILE")}
-			}
 			if format == "" {
 				format = string(reports.FormatsOf(args[0])[0])
 			}
@@ -65,6 +59,15 @@ func (a *app) reportCommand() *cobra.Command {
 			}
 			return a.write(out, b)
 		}),
+	}
+	c.PreRunE = func(_ *cobra.Command, args []string) error {
+		switch {
+		case published != "" && args[0] != "marketplace":
+			return usageError{errors.New("--compare is for the report marketplace")}
+		case published != "" && (out != "-" || format != ""):
+			return usageError{errors.New("--compare prints differences, and no sheet: leave --out and --format out, and get the sheet with: trakr report marketplace --out FILE")}
+		}
+		return nil
 	}
 	c.Flags().StringVar(&format, "format", "", "html, json, csv or md (default html, of marketplace json)")
 	c.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")

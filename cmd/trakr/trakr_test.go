@@ -185,7 +185,7 @@ func TestAnOperatorsDay(t *testing.T) {
 	if s := m.trakr(exitClean, "sweep", "run", "orphans"); !strings.Contains(s, "clean") || !strings.Contains(s, "trakr.tenant_fields") {
 		t.Error(s)
 	}
-	for kind, says := range map[string]string{"retention": "within the period", "integrity": "control: triggers", "minimisation": "shaped like"} {
+	for kind, says := range map[string]string{"retention": "within the period", "integrity": "control: triggers", "minimisation": "not searched: sealed; judged before it was stored"} {
 		if s := m.trakr(exitClean, "sweep", "run", kind); !strings.Contains(s, kind+" sweep") || !strings.Contains(s, says) {
 			t.Errorf("%s:\n%s", kind, s)
 		}
@@ -264,6 +264,7 @@ func TestWrongUsageSaysTheWayOut(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"nonsense", "trakr --help"}, {"sweep", "sub-command"}, {"sweep run", "accepts 1 arg"}, {"report", "accepts 1 arg"}, {"serve --nonsense", "trakr serve --help"},
 		{"policy check --policy /nowhere/p.yaml", "no such file"}, {"audit export --since yesterday", ""}, {"keys create", "--out"},
+		{"report marketplace --compare live.json --out sheet.json", "--compare prints differences"}, {"report location --compare live.json", "--compare is for the report marketplace"},
 	} {
 		var out, errs bytes.Buffer
 		a := &app{in: strings.NewReader(""), out: &out, err: &errs, now: time.Now, environ: []string{"TRAKR_DATABASE_URL=postgres://u:p@127.0.0.1:1/x"}}

@@ -314,7 +314,9 @@ func endpoint(s string) bool {
 // Loopback reports whether the URL's host is this machine itself.
 func Loopback(s string) bool { return egress.ThisMachine(s) }
 
-// database refuses a connection that could be read on the way.
+// database refuses a URL whose connection could be read on the way, as far as the URL
+// itself tells. What it leaves out, PostgreSQL's own variables fill in: whether that
+// leads elsewhere, and in clear, is judged where it is resolved (store.Hosts, store.Open).
 func database(s string) error {
 	if s == "" {
 		return nil

@@ -298,16 +298,21 @@ func (a *admin) sweepRoutes() {
 	type runIn struct {
 		Kind string `path:"kind"`
 		Body *struct {
-			DryRun *bool `json:"dry_run,omitempty" doc:"look and change nothing; without a word, true for a kind that deletes or erases"`
+			DryRun *bool  `json:"dry_run,omitempty" doc:"look and change nothing; without a word, true for a kind that deletes or erases"`
+			Reason reason `json:"reason,omitempty" doc:"a person who has a sweep remove values names a ticket"`
 		}
 	}
 	add(a, http.MethodPost, "/v1/sweeps/{kind}/runs", "Run a sweep now and wait for its result", reviews,
 		func(ctx context.Context, in *runIn) (*body[sweeps.Run], error) {
 			var opts []sweep.Option
-			if in.Body != nil && in.Body.DryRun != nil {
-				opts = append(opts, sweep.DryRun(*in.Body.DryRun))
+			var why reason
+			if in.Body != nil {
+				why = in.Body.Reason
+				if in.Body.DryRun != nil {
+					opts = append(opts, sweep.DryRun(*in.Body.DryRun))
+				}
 			}
-			run, err := a.Runner.RunOnce(ctx, access(ctx, reason{}, lifecycle.SystemSweep), in.Kind, sweep.ByAPI, opts...)
+			run, err := a.Runner.RunOnce(ctx, access(ctx, why, lifecycle.SystemSweep), in.Kind, sweep.ByAPI, opts...)
 			if err != nil {
 				return nil, err
 			}

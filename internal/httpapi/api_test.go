@@ -241,6 +241,11 @@ func TestAFindingIsSeenAcknowledgedAndStaysOpen(t *testing.T) {
 		t.Errorf("neither dry nor not: %d %s", r.status, r.body)
 	}
 	w.call(http.MethodPost, "/v1/sweeps/orphans/runs", reviewer, nil)
+	// Who has a sweep remove values needs a ticket, and can name one here.
+	w.call(http.MethodPost, "/v1/sweeps/orphans/runs", reviewer, map[string]any{"reason": map[string]string{"ref": "OPS-12"}})
+	if n := w.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'sweep.run' AND reason_code = 'system_sweep' AND reason_ref = 'OPS-12'`); n != 1 {
+		t.Errorf("%d sweeps are recorded with the ticket", n)
+	}
 	type finding struct {
 		ID             string `json:"finding_id"`
 		Severity       string `json:"severity"`

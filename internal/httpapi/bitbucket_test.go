@@ -58,7 +58,7 @@ func (w *world) used(method, target, token string) int {
 func (w *world) recorded(id, eventID, host string) int64 {
 	w.T.Helper()
 	return w.Int(`SELECT count(*) FROM trakr.audit_events WHERE event_id = $1::uuid AND tenant_id = $2::uuid AND action = 'tenant.read' AND outcome = 'success' AND actor_type = 'service'
-		AND field_names = '{client_key,shared_secret}' AND recipient = $3 AND reason_code = 'service_operation'`, eventID, id, host)
+		AND field_names = '{client_key,shared_secret}' AND recipient = $3 AND reason_code = 'service_operation' AND status_detail = 'signs a token'`, eventID, id, host)
 }
 
 func TestAServiceCallsBitbucketWithTokensAndNeverSeesTheSecret(t *testing.T) {

@@ -20,7 +20,7 @@ type Action string
 // The actions.
 const (
 	TenantLookup    Action = "tenant.lookup"    // by client key or workspace uuid, found or not
-	TenantRead      Action = "tenant.read"      // guarded fields left the store
+	TenantRead      Action = "tenant.read"      // guarded fields left the store; where they sign a token and go no further, status_detail says so
 	TenantInstall   Action = "tenant.install"   // a tenant was created
 	TenantUpdate    Action = "tenant.update"    // installed again: fields written anew; or fields that were switched off removed
 	TenantErase     Action = "tenant.erase"     // the values of a tenant were deleted

@@ -85,10 +85,13 @@ type Signing struct {
 	EventID           uuid.UUID
 }
 
+// signs is the detail of a read whose values sign a token: who asked saw neither.
+const signs = "signs a token"
+
 // Signing releases it to the code that makes tokens for Bitbucket, which hands the
 // token out and the secret to nobody. Only a service may ask, for a reason that the
 // policy has for the client key, which the token names to the recipient. The read is
-// recorded, with the recipient's host, before it returns.
+// recorded, with the recipient's host and as one that signs a token, before it returns.
 //
 // Errors: those of Read.
 func (d *Door) Signing(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, recipient string) (Signing, error) {
@@ -104,7 +107,7 @@ func (d *Door) Signing(ctx context.Context, a lifecycle.Access, id lifecycle.Ten
 		e.TenantID, e.FieldNames = id, fields
 		return Signing{}, d.deny(ctx, e, err)
 	}
-	r, err := d.releaseTo(ctx, a, id, fields, recipient)
+	r, err := d.releaseFor(ctx, a, id, fields, signs, recipient)
 	return Signing{r.Values[lifecycle.ClientKey], r.Values[lifecycle.SharedSecret], r.EventID}, err
 }
 
@@ -173,28 +176,28 @@ func known(fields []lifecycle.Field) []lifecycle.Field {
 // that is gone from it since the row was read: then both are read once more, which is
 // another read in the audit.
 func (d *Door) release(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field) (Reading, error) {
-	return d.releaseTo(ctx, a, id, fields, "")
+	return d.releaseFor(ctx, a, id, fields, "", "")
 }
 
-// releaseTo is release of values that go on to a recipient's host.
-func (d *Door) releaseTo(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field, recipient string) (Reading, error) {
-	r, err := d.releaseOnce(ctx, a, id, fields, recipient)
+// releaseFor is release of values that go on, to a use and a recipient's host.
+func (d *Door) releaseFor(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field, use, recipient string) (Reading, error) {
+	r, err := d.releaseOnce(ctx, a, id, fields, use, recipient)
 	if !errors.As(err, new(*keyring.MissingKey)) {
 		return r, err
 	}
 	if err := d.newKeys(ctx); err != nil {
 		return Reading{}, fmt.Errorf("reading a tenant: %w", err)
 	}
-	r, err = d.releaseOnce(ctx, a, id, fields, recipient)
+	r, err = d.releaseOnce(ctx, a, id, fields, use, recipient)
 	if errors.As(err, new(*keyring.MissingKey)) {
 		err = outdated(err)
 	}
 	return r, err
 }
 
-func (d *Door) releaseOnce(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field, recipient string) (Reading, error) {
+func (d *Door) releaseOnce(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field, use, recipient string) (Reading, error) {
 	e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Success)
-	e.TenantID, e.FieldNames, e.Recipient = id, fields, recipient
+	e.TenantID, e.FieldNames, e.StatusDetail, e.Recipient = id, fields, use, recipient
 	got := d.reads.read(ctx, e.Record())
 	err := got.released()
 	if errors.Is(err, lifecycle.TenantErased) || errors.Is(err, lifecycle.TenantUnknown) {
