@@ -8,6 +8,8 @@
 package policy
 
 import (
+	"fmt"
+	"math"
 	"time"
 
 	"trakr/internal/lifecycle"
@@ -276,6 +278,20 @@ type Liveness struct {
 	Batch       int    `yaml:"batch"`        // tenants asked in one pass, at most
 	Parallel    int    `yaml:"parallel"`     // questions at the same time
 	PerSecond   int    `yaml:"per_second"`   // questions a second, at most
+}
+
+// Notices is how long it takes at most, from the time that Bitbucket begins to say that it
+// does not know an installation, until that is erased: each question and its repetition
+// may wait for its turn.
+func (l Liveness) Notices() time.Duration {
+	apart := l.Apart.Duration()
+	return 2*apart + max(time.Duration(l.Days)*24*time.Hour, time.Duration(l.Suspicions-1)*apart)
+}
+
+// Spoken is that time as a sentence has it, in whole days.
+func (l Liveness) Spoken() string {
+	days := int(math.Ceil(l.Notices().Hours() / 24))
+	return fmt.Sprintf("%d days", days)
 }
 
 // The floors of Liveness. An outage at Bitbucket can last a weekend; no policy may

@@ -168,7 +168,7 @@ var shippedChecks = sync.OnceValue(func() map[string][]string {
 })
 
 // words are the words in braces that Say fills.
-var words = []string{"{kept}", "{cities}", "{countries}", "{providers}", "{deadline}", "{backups}", "{remains}", "{sent}", "{scopes}", "{sweeps}", "{due}"}
+var words = []string{"{kept}", "{cities}", "{countries}", "{providers}", "{deadline}", "{backups}", "{missed}", "{remains}", "{sent}", "{scopes}", "{sweeps}", "{due}"}
 
 // CarriesWorkspace is how a policy declares, among what goes to a destination besides
 // guarded fields, that a released client key holds the workspace's UUID. Word for word:
@@ -230,7 +230,7 @@ func (p *Policy) Say(text string) string {
 	}
 	orphans, _ := p.Sweep("orphans")
 	return strings.NewReplacer("{kept}", And(distinct(kept)), "{sent}", use, "{scopes}", noun+And(scopes), "{cities}", And(distinct(cities)),
-		"{countries}", And(distinct(countries)), "{providers}", And(distinct(providers)), "{deadline}", p.DeletionDeadline.Human(), "{backups}", backups, "{remains}", p.remains(),
+		"{countries}", And(distinct(countries)), "{providers}", And(distinct(providers)), "{deadline}", p.DeletionDeadline.Human(), "{backups}", backups, "{remains}", p.remains(), "{missed}", p.Liveness.Spoken(),
 		"{sweeps}", Cadence(orphans.Schedule), "{due}", p.DeletionRequests.Due.Human()).Replace(text)
 }
 

@@ -19,7 +19,7 @@ func TestASentenceSaysWhatThePolicySays(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"{kept}": "client key, UUID, username and avatar", "{cities}, {countries}, {providers}": "New York, United States, DigitalOcean",
-		"{deadline}": "1 hour", "{backups}": "Backups that still hold what was deleted are gone 7 days later", "{sent}": "The client key (which contains the workspace's UUID) and details of the app are",
+		"{deadline}": "1 hour", "{missed}": "6 days", "{backups}": "Backups that still hold what was deleted are gone 7 days later", "{sent}": "The client key (which contains the workspace's UUID) and details of the app are",
 		"{scopes}": "the scopes account and webhook", "{sweeps}": "every hour", "{due}": "30 days", "plain": "plain",
 	} {
 		if got := p.Say(text); got != want {

@@ -37,6 +37,7 @@ type Facts struct {
 	Disclosures []DisclosureFacts // of the time Lately before AsOf; nil when the log could not be asked
 	Scopes      []ScopeFacts      // that the descriptor asks for; nil when that is not known
 	HeldOff     []HeldFacts       // values of fields that the policy switches off; nil when they were not counted
+	Unknown     *UnknownFacts     // installations that Bitbucket does not know any more; nil when they were not counted
 	Notices     *NoticeFacts      // of erasures, to the end service; nil when that is not known
 
 	Services    int         // that run
@@ -50,6 +51,13 @@ type Facts struct {
 type HeldFacts struct {
 	Field lifecycle.Field
 	Rows  int64
+}
+
+// UnknownFacts are installations that Bitbucket does not know any more, and that are
+// here. What a legal hold keeps is not among them.
+type UnknownFacts struct {
+	Suspected int64
+	Late      int64 // of these, the ones that should have been erased: suspected longer than that takes
 }
 
 // NoticeFacts are the notices of erasures that the end service, which was told of the
@@ -144,8 +152,7 @@ type SweepFacts struct {
 	Unjudged   int64      // columns, and undeclared tables, about which nothing can be said
 	Rows       int64      // rows found that should not be there
 	Interval   time.Duration
-	Overdue    bool  // none that did not fail finished within twice its interval before AsOf
-	Suspected  int64 // of liveness: installations that Bitbucket does not know any more, and that are kept
+	Overdue    bool // none that did not fail finished within twice its interval before AsOf
 }
 
 // FindingFacts is one open finding.

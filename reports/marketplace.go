@@ -148,6 +148,9 @@ func storedTypes(p *policy.Policy, f Facts) []string {
 			out = append(out, x.Label)
 		}
 	}
+	for _, h := range p.Holdings() {
+		out = append(out, h.Spoken())
+	}
 	for _, h := range f.HeldOff {
 		if r, ok := p.Field(h.Field); ok && r.Off && h.Rows > 0 {
 			out = append(out, r.Label+" (switched off, and still stored)")

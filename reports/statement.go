@@ -79,7 +79,7 @@ var checks = []check{
 	{"recipients", "Whoever was told of a tenant is told of its erasure within the deadline", recipientsTold},
 	{"backups", "Backups are gone after their period", backupsGone},
 	{"orphans", "The newest sweep found no row of a tenant that is gone, and saw its canary", orphansGone},
-	{"missed-uninstalls", "Bitbucket is asked which installations are gone, and knows all that are kept", uninstallsNoticed},
+	{"missed-uninstalls", "Bitbucket is asked which installations are gone, and none is kept that it has not known for days", uninstallsNoticed},
 	{"sweeps-run", "Every scheduled check runs in time", everySweepRuns},
 	{"one-place", "The stores that may hold values are declared in one place", func(p *policy.Policy, f Facts) Bound { return f.looked(noUndeclaredPlace(p)) }},
 	{"observed-place", "The database is observed at the declared place", func(p *policy.Policy, f Facts) Bound { return f.looked(observedAgrees(p, f)) }},
@@ -213,14 +213,19 @@ func bySweep(kind string, about func(FindingFacts) bool) func(*policy.Policy, Fa
 	}
 }
 
-// uninstallsNoticed is not true while Bitbucket does not know an installation any more:
-// it may be an outage, and it may be an uninstall that never reached us.
+// uninstallsNoticed: an installation that Bitbucket does not know any more may be an
+// outage there, or an uninstall that never reached us; it is kept only so long as it
+// takes to tell.
 func uninstallsNoticed(p *policy.Policy, f Facts) Bound {
 	b := bySweep("liveness", whatever)(p, f)
-	for _, x := range f.Sweeps {
-		if x.Kind == "liveness" && x.Suspected > 0 && b.State == True {
-			b.State, b.Why = NotVerified, "Bitbucket does not know "+plural(x.Suspected, "installation", "installations")+" any more; erased when it says so for days."
-		}
+	switch {
+	case b.State != True:
+	case f.Unknown == nil:
+		b.State, b.Why = NotVerified, "the installations that Bitbucket does not know any more could not be counted."
+	case f.Unknown.Late > 0:
+		b.State, b.Why = False, plural(f.Unknown.Late, "installation is", "installations are")+" kept that Bitbucket has not known for longer than "+p.Liveness.Spoken()+"."
+	case f.Unknown.Suspected > 0:
+		b.Why = "Bitbucket does not know " + plural(f.Unknown.Suspected, "installation", "installations") + " any more, none for longer than " + p.Liveness.Spoken() + "; erased when it keeps saying so."
 	}
 	return b
 }

@@ -38,7 +38,7 @@ func sound(p *policy.Policy) reports.Facts {
 	f.Disclosures = []reports.DisclosureFacts{{To: policy.ToBitbucket, Recipient: "api.bitbucket.org", Field: "client_key", Events: 40},
 		{To: policy.ToBitbucket, Recipient: "api.bitbucket.org", Field: "shared_secret", Events: 40},
 		{To: policy.ToEndService, Recipient: "api.trakr.example.com", Field: "client_key", Events: 41}}
-	f.HeldOff, f.Notices = []reports.HeldFacts{}, &reports.NoticeFacts{Open: 1}
+	f.HeldOff, f.Notices, f.Unknown = []reports.HeldFacts{}, &reports.NoticeFacts{Open: 1}, &reports.UnknownFacts{}
 	f.Hosts = []reports.HostFacts{{Setting: "TRAKR_BITBUCKET_API_URL", Host: "api.bitbucket.org", Declared: true}, {Setting: "TRAKR_END_SERVICE_URL", Host: "api.trakr.example.com", Declared: true}}
 	f.Scopes = []reports.ScopeFacts{{Name: "account", NeededBy: "callbacks"}, {Name: "webhook", NeededBy: "GET /2.0/workspaces/{workspace}/hooks"}}
 	return f
@@ -129,7 +129,9 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		}, m{"deleted": no}, "dataRetention.retentionDurationInDays.max"},
 		"an old late erasure":  {nil, func(f *reports.Facts) { f.Erasures.Late = 1 }, m{}, ""},
 		"Bitbucket not asked":  {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Result = "failed" }, m{"deleted": unknown}, ""},
-		"a suspected tenant":   {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Suspected = 1 }, m{"deleted": unknown}, ""},
+		"a suspected tenant":   {nil, func(f *reports.Facts) { f.Unknown.Suspected = 1 }, m{}, ""},
+		"suspected too long":   {nil, func(f *reports.Facts) { f.Unknown = &reports.UnknownFacts{Suspected: 2, Late: 1} }, m{"deleted": no}, ""},
+		"nobody counted them":  {nil, func(f *reports.Facts) { f.Unknown = nil }, m{"deleted": unknown}, ""},
 		"the scheduler stands": {nil, func(f *reports.Facts) { f.Controls[2].State = "fail" }, m{"checked": no}, ""},
 		"nothing scheduled":    {nil, func(f *reports.Facts) { f.Controls = f.Controls[:2] }, m{"checked": unknown}, ""},
 		"another region":       {nil, func(f *reports.Facts) { f.Observations[0].Conflict = true }, m{"location": no}, "dataResidency.countriesWhereEndUserDataStored"},
@@ -222,6 +224,18 @@ func TestTheStatementFollowsWhatIsSwitchedOff(t *testing.T) {
 	}
 	if s = reports.SecurityStatementOf(load(t), sentences(t), sound(load(t)), "v0.1.0"); !strings.HasPrefix(s.PersonalData, "Applies while") {
 		t.Errorf("the duty: %s", s.PersonalData)
+	}
+}
+
+// A table of the operator's own is in the sentence and in the sheet by what it holds.
+func TestATableOfOnesOwnIsSaidToBeKept(t *testing.T) {
+	p := with(t, "      - name: trakr.legal_holds\n", "      - name: trakr.nicknames\n        holds: \"Names.\"\n        columns: [tenant_id, nick_name, set_at]\n        time_column: set_at\n"+
+		"        categories: {tenant_id: system.operations, nick_name: user.account.username, set_at: system}\n        class: tenant-fields\n        has_tenant: true\n      - name: trakr.legal_holds\n")
+	if text := reports.SecurityStatementOf(p, sentences(t), sound(p), "v0.1.0").Sentences[0].Text; !strings.Contains(text, "nick name (user.account.username)") {
+		t.Error(text)
+	}
+	if b := sheet(t, p, sound(p)); !bytes.Contains(b, []byte("nick name (user.account.username)")) {
+		t.Error("the sheet does not list it")
 	}
 }
 

@@ -197,6 +197,11 @@ func (r *Reporter) lifecycleFacts(ctx context.Context, asOf time.Time, f *report
 		return err
 	}
 	f.Notices = n
+	unknown := &reports.UnknownFacts{}
+	if unknown.Suspected, unknown.Late, err = r.Inventory.Suspected(ctx, asOf, r.Policy.Liveness.Notices()); err != nil {
+		return err
+	}
+	f.Unknown = unknown
 	if r.Held != nil {
 		stored, err := r.Held(ctx)
 		if err != nil {
@@ -240,16 +245,7 @@ func (r *Reporter) sweepFacts(ctx context.Context, rule policy.Sweep, asOf time.
 	at := h.Newest.FinishedAt.UTC()
 	s.RunID, s.FinishedAt, s.Result = h.Newest.ID, &at, string(h.Newest.Result)
 	s.Tables, s.Unjudged, s.Rows = sums.Checked, sums.Unjudged, sums.Rows
-	if rule.Kind != sweep.Liveness {
-		return s, nil
-	}
-	checks, err := r.Inventory.Checks(ctx, s.RunID)
-	for _, c := range checks {
-		if c.Column == sweep.Suspected {
-			s.Suspected = c.Rows
-		}
-	}
-	return s, err
+	return s, nil
 }
 
 // observe tells what the running service can see of each database store.

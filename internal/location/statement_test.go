@@ -93,8 +93,10 @@ func (w *reality) stories() []story {
 			states{"sweeps-run": no}, states{"checked": no}, nil, func() { w.still = nil }},
 		{"no service has scheduled anything", func() { w.Exec(`DELETE FROM trakr.job_heartbeats`); w.still = w.reporter.Jobs },
 			states{"sweeps-run": unknown}, states{"checked": unknown}, nil, func() { w.still = nil; w.expect() }},
-		{"Bitbucket does not know a tenant any more", func() { w.gone(w.alive[1]); w.sweep(sweep.Liveness) },
-			states{"missed-uninstalls": unknown}, states{"deleted": unknown}, nil, func() { w.gone(); w.sweep(sweep.Liveness) }},
+		{"Bitbucket does not know a tenant any more, which may be an outage there", func() { w.gone(w.alive[1]); w.sweep(sweep.Liveness) }, nil, nil, nil, nil},
+		{"it has not known it for a week", func() {
+			w.Exec(`UPDATE trakr.tenant_liveness SET first_suspected_at = first_suspected_at - interval '7 days' WHERE first_suspected_at IS NOT NULL`)
+		}, states{"missed-uninstalls": no}, states{"deleted": no}, nil, func() { w.gone(); w.sweep(sweep.Liveness) }},
 		{"too many are gone at once to be believed", func() { w.gone(w.alive[1:]...); w.sweep(sweep.Liveness) },
 			states{"missed-uninstalls": no}, states{"deleted": no}, nil, func() { w.gone(); w.sweep(sweep.Liveness) }},
 		{"Bitbucket answers nobody", func() { w.answers(500); w.sweep(sweep.Liveness) },

@@ -46,10 +46,6 @@ type Eraser interface {
 	EraseGone(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, g Gone) error
 }
 
-// Suspected is the column under which a pass says how many tenants Bitbucket does not
-// know any more.
-const Suspected = "suspected"
-
 // controls is how many tenants are asked besides when nobody answered as alive.
 const controls = 3
 
@@ -319,7 +315,7 @@ func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due int6
 	}
 
 	alive := check("alive", got.alive, sweeps.Retained, "Bitbucket answered that the app is installed", asking+"2xx")
-	suspicion := check(Suspected, c.Suspected, sweeps.Retained, fmt.Sprintf("Bitbucket answered that it does not know the app there; erased after %d such answers over %d days", rule.Suspicions, rule.Days), liveness.CountSQL)
+	suspicion := check("suspected", c.Suspected, sweeps.Retained, fmt.Sprintf("Bitbucket answered that it does not know the app there; erased after %d such answers over %d days", rule.Suspicions, rule.Days), liveness.CountSQL)
 	gone := check("gone", v.left, sweeps.Checked, "", asking+"401, 403 or 404")
 	silent := check("silent", got.silent, sweeps.Retained, "Bitbucket gave no clear answer; neither suspected nor cleared, and asked again", asking+"anything else")
 	unheard := check("unheard", 0, sweeps.Checked, "", liveness.CountSQL)
@@ -329,13 +325,13 @@ func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due int6
 		mass.Rows, mass.Severity = many.Gone, sweeps.Critical
 		mass.Ground = fmt.Sprintf("too many at once: %d of %d that answered are gone, so no suspicion was counted and nothing erased; look at the app's scopes and at Bitbucket's status. "+
 			"Who is known to be gone can be erased by a deletion request", many.Gone, many.Answered)
-		suspicion = check(Suspected, many.Gone, sweeps.Unjudged, "too many at once to be believed: no suspicion was counted and nothing erased", asking+"401, 403 or 404")
+		suspicion = check("suspected", many.Gone, sweeps.Unjudged, "too many at once to be believed: no suspicion was counted and nothing erased", asking+"401, 403 or 404")
 	case many.Answered == 0 && c.Live > 0:
 		mass.Disposition, mass.Ground = sweeps.Unjudged, "nobody answered lately, so nobody knows how many are gone"
 	case suspects > 0 && got.alive == 0 && c.Live <= 1:
-		suspicion = check(Suspected, suspects, sweeps.Unjudged, "there is only one tenant and none to compare it with: it is never erased by a probe", asking+"401, 403 or 404")
+		suspicion = check("suspected", suspects, sweeps.Unjudged, "there is only one tenant and none to compare it with: it is never erased by a probe", asking+"401, 403 or 404")
 	case suspects > 0 && got.alive == 0:
-		suspicion = check(Suspected, suspects, sweeps.Unjudged, "no other tenant answered that it is alive, so Bitbucket itself may be out: no suspicion was counted and nothing erased", asking+"401, 403 or 404")
+		suspicion = check("suspected", suspects, sweeps.Unjudged, "no other tenant answered that it is alive, so Bitbucket itself may be out: no suspicion was counted and nothing erased", asking+"401, 403 or 404")
 	}
 	switch {
 	case tooMany(many):

@@ -249,6 +249,22 @@ func (s *Store) Notices(ctx context.Context, asOf time.Time, longer time.Duratio
 	return row.Open, row.Late, nil
 }
 
+// Suspected counts the installations that Bitbucket does not know any more, and how many
+// of them it has not known for longer than a time. What a legal hold keeps is left out.
+// Only what is so now is on record: of an earlier moment it counts those that still are.
+func (s *Store) Suspected(ctx context.Context, asOf time.Time, longer time.Duration) (all, late int64, err error) {
+	var row struct{ Suspected, Late int64 }
+	err = pg.Bun(s.db).NewRaw(`SELECT count(*) AS suspected, count(*) FILTER (WHERE l.first_suspected_at < ?) AS late
+		FROM trakr.tenant_liveness AS l JOIN trakr.tenants AS t ON t.tenant_id = l.tenant_id
+		WHERE t.state = 'live' AND l.first_suspected_at <= ? AND NOT EXISTS (SELECT FROM trakr.legal_holds AS h
+			WHERE h.tenant_id = l.tenant_id AND h.placed_at <= ? AND h.until > ? AND (h.released_at IS NULL OR h.released_at > ?))`,
+		asOf.Add(-longer), asOf, asOf, asOf, asOf).Scan(ctx, &row)
+	if err != nil {
+		return 0, 0, fmt.Errorf("counting installations that Bitbucket does not know any more: %w", pg.Map(err))
+	}
+	return row.Suspected, row.Late, nil
+}
+
 // Finding is an open finding as of a moment.
 type Finding struct {
 	ID       string    `bun:"finding_id"`
