@@ -183,14 +183,18 @@ func TestNobodyUndeclaredIsTalkedTo(t *testing.T) {
 }
 
 func TestAPromisedScheduleThatIsMissingStopsTheStart(t *testing.T) {
-	for name, c := range map[string]struct{ old, replacement, want string }{
-		"a sweep":           {"  - kind: orphans\n    schedule: \"17 * * * *\"\n    timeout: PT10M\n", "", "schedule sweep orphans: the policy does not say when it runs"},
-		"a sweep of others": {"  - kind: orphans\n", "  - kind: clouds\n    schedule: \"1 * * * *\"\n    timeout: PT10M\n  - kind: orphans\n", "schedule sweep clouds: the policy promises this sweep"},
-		"a job":             {"- name: replay guard\n", "- name: replay keeper\n", "schedule replay guard: it is scheduled, and the policy does not declare it"},
-		"another time":      {"    schedule: \"*/5 * * * *\"\n    does: \"Forgets", "    schedule: \"*/6 * * * *\"\n    does: \"Forgets", `schedule replay guard: it is scheduled at "*/5 * * * *", and the policy says "*/6 * * * *"`},
+	for name, c := range map[string]struct {
+		old, replacement string
+		exit             int
+		want             string
+	}{
+		"a sweep":           {"  - kind: orphans\n    schedule: \"17 * * * *\"\n    timeout: PT10M\n", "", exitUsage, "$.sweeps: the sweep orphans has no schedule, so it would never run"},
+		"a sweep of others": {"  - kind: orphans\n", "  - kind: clouds\n    schedule: \"1 * * * *\"\n    timeout: PT10M\n  - kind: orphans\n", exitUsage, "$.sweeps[0].kind: the service has no sweep \"clouds\""},
+		"a job":             {"- name: replay guard\n", "- name: replay keeper\n", exitCannotTell, "schedule replay guard: it is scheduled, and the policy does not declare it"},
+		"another time":      {"    schedule: \"*/5 * * * *\"\n    does: \"Forgets", "    schedule: \"*/6 * * * *\"\n    does: \"Forgets", exitCannotTell, `schedule replay guard: it is scheduled at "*/5 * * * *", and the policy says "*/6 * * * *"`},
 	} {
 		code, _, errs := run(t, []string{"TRAKR_POLICY=" + written(t, c.old, c.replacement), "TRAKR_DATA_DIR=" + t.TempDir(), "TRAKR_LISTEN=" + freePort(t), "TRAKR_ADMIN_LISTEN=" + freePort(t)}, "serve")
-		if code != exitCannotTell || !strings.Contains(errs, c.want) {
+		if code != c.exit || !strings.Contains(errs, c.want) {
 			t.Errorf("%s: exit %d: %s", name, code, errs)
 		}
 	}
