@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,9 +71,12 @@ func of(f *reports.Facts, table string) *reports.TableFacts {
 
 func number(n int64) *int64 { return &n }
 
+// builtIn is judged once; no test changes it.
+var builtIn = sync.OnceValues(policy.Default)
+
 func load(t testing.TB) *policy.Policy {
 	t.Helper()
-	p, err := policy.Default()
+	p, err := builtIn()
 	if err != nil {
 		t.Fatal(err)
 	}
