@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"github.com/goccy/go-yaml"
+
+	"trakr/internal/lifecycle"
 )
 
 // stores: each kind, unique names; sub-processors and classes exist; the values and
@@ -107,6 +109,11 @@ func (j *judgement) holds(at string, t Table) {
 	ours, known := shipped()[t.Name]
 	if !known {
 		j.contact(at+".name", t.Name[strings.LastIndex(t.Name, ".")+1:])
+	}
+	for _, c := range ours.Columns {
+		if !slices.Contains(t.Columns, c) {
+			j.fault(at+".columns", "the table %s has the column %s in this version: declare it", t.Name, c)
+		}
 	}
 	for i, c := range t.Columns {
 		if slices.Contains(ours.Columns, c) {
@@ -265,6 +272,9 @@ func (j *judgement) egress() {
 		j.country(at+".country", e.Country)
 		if e.To != ToEndService && (len(e.Details) > 0 || e.Required) {
 			j.fault(at, "details and required are for %s only", ToEndService)
+		}
+		if j.p.Releases(lifecycle.ClientKey, e.To) && !j.p.Releases(lifecycle.PrincipalUUID, e.To) && !e.CarriesWorkspace() {
+			j.fault(at, "client_key is released to %s, and Bitbucket makes the workspace's uuid a part of it: say so in carries, word for word %q, or release principal_uuid there", e.To, CarriesWorkspace)
 		}
 	}
 	if b, ok := j.p.Destination(ToBitbucket); (!ok || len(b.Hosts) == 0) && j.whole("$.egress", "to") && j.whole("$.egress", "hosts") {

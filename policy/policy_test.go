@@ -168,6 +168,8 @@ func TestEachFaultIsNamedWithItsLine(t *testing.T) {
 		"an age told otherwise":     {"        age_column: resolved_at\n", "", "$.stores[0].tables[n].age_column", `told by "resolved_at"`},
 		"a time told otherwise":     {"        time_column: opened_at\n", "        time_column: acknowledged_at\n", "$.stores[0].tables[n].time_column", `told by "opened_at"`},
 		"a column nobody explains":  {"columns: [log_id, created_at]", "columns: [log_id, created_at, mood]", "$.stores[0].tables[n].columns[2]", "does not know the column mood"},
+		"a column of ours left out": {"columns: [delivery_id, tenant_id, sealed]", "columns: [delivery_id, tenant_id]", "$.stores[0].tables[n].columns", "has the column sealed in this version"},
+		"a carry that nobody says":  {"where Bitbucket made it a part of the client key", "sometimes", "$.egress[1]", "word for word"},
 		"a column of e-mails":       {"columns: [log_id, created_at]", "columns: [log_id, created_at, e_mail]\n        categories: {e_mail: system}", "$.stores[0].tables[n].columns[2]", "e_mail speaks of"},
 		"a column of telephones":    {"columns: [log_id, created_at]", "columns: [log_id, created_at, telephone1]\n        categories: {telephone1: system}", "$.stores[0].tables[n].columns[2]", "telephone1 speaks of"},
 		"a column of mobiles":       {"columns: [log_id, created_at]", "columns: [log_id, created_at, mobile2]\n        categories: {mobile2: system}", "$.stores[0].tables[n].columns[2]", "mobile2 speaks of"},

@@ -136,6 +136,9 @@ func (s *SecurityStatement) judge(d *document, checks []string) {
 				fault(at+".text", "nothing fills %s; there are: %s", word, strings.Join(words, " "))
 			}
 		}
+		if inBraces.MatchString(x.Text) && slices.Contains(checks, byPolicy) && !slices.Contains(x.Checks, byPolicy) {
+			fault(at+".checks", "what stands for the words in braces is this policy's; that the service acts by it is the check %s: bind the sentence to it", byPolicy)
+		}
 		if len(x.Checks) == 0 {
 			fault(at+".checks", "a sentence that nothing checks can never be true: bind it to a check")
 		}
@@ -166,6 +169,9 @@ var shippedChecks = sync.OnceValue(func() map[string][]string {
 	}
 	return out
 })
+
+// byPolicy is the check that the running service acts by the policy that fills the words.
+const byPolicy = "policy"
 
 // words are the words in braces that Say fills.
 var words = []string{"{kept}", "{cities}", "{countries}", "{providers}", "{deadline}", "{backups}", "{missed}", "{remains}", "{sent}", "{scopes}", "{sweeps}", "{due}"}

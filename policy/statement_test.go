@@ -88,6 +88,18 @@ func TestEachFaultOfAStatementIsNamedWithItsLine(t *testing.T) {
 	}
 }
 
+// A sentence that a policy fills says nothing of a service that acts by another one.
+func TestASentenceThatThePolicyFillsIsBoundToIt(t *testing.T) {
+	_, err := policy.ParseStatement("s.yaml", []byte(sentence), []string{"fields", "policy"})
+	var e *policy.Error
+	if !errors.As(err, &e) || len(e.Faults) != 1 || e.Faults[0].Line != 6 || !strings.Contains(e.Faults[0].Text, "bind the sentence to it") {
+		t.Errorf("taken: %v", err)
+	}
+	if _, err := policy.ParseStatement("s.yaml", []byte(strings.Replace(sentence, "[fields]", "[fields, policy]", 1)), []string{"fields", "policy"}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAllFaultsOfAStatementComeAtOnce(t *testing.T) {
 	text := strings.NewReplacer("version: 1", "version: 2", "title: T", "title: T\nby: me", "{kept}", "{forgot}", "[fields]", "[feelings]").Replace(sentence)
 	_, err := policy.ParseStatement("s.yaml", []byte(text), []string{"fields"})

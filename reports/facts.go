@@ -36,6 +36,7 @@ type Facts struct {
 
 	Disclosures []DisclosureFacts // of the time Lately before AsOf; nil when the log could not be asked
 	Scopes      []ScopeFacts      // that the descriptor asks for; nil when that is not known
+	Unjudged    int64             // tenants whose values were stored by a version that did not judge what they look like
 	HeldOff     []HeldFacts       // values of fields that the policy switches off; nil when they were not counted
 	Unknown     *UnknownFacts     // installations that Bitbucket does not know any more; nil when they were not counted
 	Notices     *NoticeFacts      // of erasures, to the end service; nil when that is not known

@@ -108,7 +108,7 @@ func TestWhatNoRunningServiceSaidIsNotTrue(t *testing.T) {
 		p := load(t)
 		f := sound(p)
 		c.change(&f)
-		for id, want := range map[string]reports.Truth{"kept": c.kept, "location": c.location, "use": c.use, "access": c.other, "deleted": c.other} {
+		for id, want := range map[string]reports.Truth{"kept": c.kept, "location": c.location, "use": c.use, "access": c.other, "deleted": c.kept} {
 			if s := sentenceOf(t, f, id); s.State != want {
 				t.Errorf("%s: %s is %s, want %s: %+v", name, id, s.State, want, s.Checks)
 			}

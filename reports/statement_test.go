@@ -115,10 +115,11 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 			found(f, "erasures", "trakr.outbox", "dead letters")
 			f.OpenFindings[len(f.OpenFindings)-1].Topic = reports.OfDeliveries
 		}, m{}, ""},
-		"an erasure that failed": {nil, func(f *reports.Facts) { found(f, "erasures", "trakr.erasures", "rows that remain") }, m{"deleted": no, "checked": no}, "dataRetention.isRetentionDurationIndefinite"},
-		"a notice not taken":     {nil, func(f *reports.Facts) { f.Notices.Late = 1 }, m{"deleted": no}, ""},
-		"notices not counted":    {nil, func(f *reports.Facts) { f.Notices = nil }, m{"deleted": unknown}, ""},
-		"the sweep turned off":   {nil, func(f *reports.Facts) { sweepOf(f, "orphans").Overdue = true }, m{"deleted": unknown, "checked": no}, ""},
+		"stored by an older version": {nil, func(f *reports.Facts) { f.Unjudged = 2 }, m{"kept": unknown, "no-contact-data": unknown}, "logDetails.logEndUserData"},
+		"an erasure that failed":     {nil, func(f *reports.Facts) { found(f, "erasures", "trakr.erasures", "rows that remain") }, m{"deleted": no, "checked": no}, "dataRetention.isRetentionDurationIndefinite"},
+		"a notice not taken":         {nil, func(f *reports.Facts) { f.Notices.Late = 1 }, m{"deleted": no}, ""},
+		"notices not counted":        {nil, func(f *reports.Facts) { f.Notices = nil }, m{"deleted": unknown}, ""},
+		"the sweep turned off":       {nil, func(f *reports.Facts) { sweepOf(f, "orphans").Overdue = true }, m{"deleted": unknown, "checked": no}, ""},
 		"a row that remains": {nil, func(f *reports.Facts) {
 			x := sweepOf(f, "orphans")
 			x.Result, x.Rows, f.OrphanChecks[2].Rows = "findings", 3, 3
@@ -152,11 +153,11 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		"a scope for nothing":       {nil, func(f *reports.Facts) { f.Scopes[1].NeededBy = "" }, m{"scopes": no}, "security.permissionsJustification"},
 		"an overdue request":        {nil, func(f *reports.Facts) { f.Requests[0].Overdue, f.Requests[0].Late = true, true }, m{"requests": no}, ""},
 		"a late answer":             {nil, func(f *reports.Facts) { f.Requests[1].Late = true }, m{"requests": no}, ""},
-		"an earlier moment":         {nil, func(f *reports.Facts) { f.Past = true }, m{"kept": unknown, "no-contact-data": unknown, "location": unknown, "use": unknown, "access": unknown, "scopes": unknown, "checked": unknown}, ""},
+		"an earlier moment":         {nil, func(f *reports.Facts) { f.Past = true }, m{"kept": unknown, "no-contact-data": unknown, "deleted": unknown, "checked": unknown, "location": unknown, "use": unknown, "access": unknown, "scopes": unknown, "requests": unknown}, ""},
 		"before the log began": {nil, func(f *reports.Facts) { at := f.AsOf.Add(time.Second); f.Began = &at }, m{"kept": unknown, "no-contact-data": unknown, "deleted": unknown, "checked": unknown,
 			"location": unknown, "use": unknown, "access": unknown, "scopes": unknown, "requests": unknown}, ""},
 		"nothing was gathered": {nil, func(f *reports.Facts) { *f = reports.Facts{AsOf: f.AsOf} },
-			m{"kept": unknown, "no-contact-data": unknown, "deleted": unknown, "checked": unknown, "location": unknown, "use": unknown, "access": unknown, "scopes": unknown}, "logDetails.logEndUserData"},
+			m{"kept": unknown, "no-contact-data": unknown, "deleted": unknown, "checked": unknown, "location": unknown, "use": unknown, "access": unknown, "scopes": unknown, "requests": unknown}, "logDetails.logEndUserData"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := c.policy

@@ -37,9 +37,6 @@ func (s *service) telling() (err error) {
 	if s.guard, err = egress.New(s.policy, policy.ToEndService, s.cfg.BaseURL); err != nil {
 		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w", err)
 	}
-	if err := s.guard.Workable(); err != nil {
-		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w", err)
-	}
 	s.door.Telling(s.guard, func() {
 		select {
 		case s.entered <- struct{}{}:

@@ -33,7 +33,7 @@ func (a *app) sweepRunCommand() *cobra.Command {
 			"before; what is sealed it does not search.\n" +
 			"A kind that deletes or erases is a dry run unless --dry-run=false is given; the scheduled passes act. A person who\n" +
 			"has it act gives a ticket, which is recorded with what goes.\n" +
-			"A dry run opens and resolves no finding. Exits 0 clean, 1 findings, 3 cannot tell.",
+			"A dry run opens and resolves no finding. Beside a service that acts by another policy only a dry run is made. Exits 0 clean, 1 findings, 3 cannot tell.",
 		Example: "  trakr sweep run orphans\n  trakr sweep run orphans --dry-run --json\n" +
 			"  trakr sweep run retention --dry-run=false --reason-ref OPS-12",
 	}
@@ -41,6 +41,11 @@ func (a *app) sweepRunCommand() *cobra.Command {
 		var opts []sweep.Option
 		if run.Flags().Changed("dry-run") {
 			opts = append(opts, sweep.DryRun(dry))
+		}
+		if !dry {
+			if err := s.asTheServices(ctx); err != nil {
+				return err
+			}
 		}
 		s.integrity.Progress = a.verifyProgress()
 		r, err := s.runner.RunOnce(ctx, why.access(), args[0], sweep.ByCommand, opts...)
@@ -61,6 +66,21 @@ func (a *app) sweepRunCommand() *cobra.Command {
 	run.Flags().BoolVar(&dry, "dry-run", false, "look and change nothing (default true for a kind that deletes or erases)")
 	why.ticket(run)
 	return run
+}
+
+// asTheServices refuses to put down what this command finds where a service runs that
+// acts by another policy: it would close that one's findings, or open ones about nothing.
+func (s *service) asTheServices(ctx context.Context) error {
+	running, err := s.door.Holders(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range running {
+		if h.PolicyHash != "" && h.PolicyHash != s.policy.Hash() {
+			return usageError{fmt.Errorf("a running service acts by another policy (SHA-256 %s) than this command (%s): give it the same TRAKR_POLICY, or look with --dry-run", h.PolicyHash, s.policy.Hash())}
+		}
+	}
+	return nil
 }
 
 // printRun prints one sweep as other programs or people read it.

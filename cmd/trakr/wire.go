@@ -149,13 +149,14 @@ const (
 )
 
 // connect opens the database as the service's role; url is empty for the private
-// PostgreSQL, whose tables are brought to this version first.
+// PostgreSQL, whose tables are brought to this version first, unless another process,
+// perhaps of an older version, works on them.
 func (s *service) connect(ctx context.Context, mode startMode, url lifecycle.Secret, tracer trace.TracerProvider) error {
 	if url.Empty() {
 		if err := s.private(ctx, mode); err != nil {
 			return err
 		}
-		if _, err := store.Migrate(ctx, s.postgres.URL()); err != nil {
+		if err := s.migrate(ctx); err != nil {
 			return err
 		}
 		login, err := s.postgres.LoginURL(ctx, store.ServiceRole)
@@ -167,6 +168,20 @@ func (s *service) connect(ctx context.Context, mode startMode, url lifecycle.Sec
 	s.tracer = tracer
 	var err error
 	s.db, err = store.Open(ctx, url.Reveal(), store.Options{Tracer: tracer, Role: store.ServiceRole})
+	return err
+}
+
+// migrate brings the tables of the private PostgreSQL to this version. Tables that
+// another process has at its own stay as they are; that this one cannot work with them
+// is told later.
+func (s *service) migrate(ctx context.Context) error {
+	if s.postgres.Attached() {
+		begun, err := store.Migrated(ctx, s.postgres.URL())
+		if err != nil || begun {
+			return err
+		}
+	}
+	_, err := store.Migrate(ctx, s.postgres.URL())
 	return err
 }
 

@@ -181,6 +181,9 @@ func Attach(ctx context.Context, c Config) (*Server, error) {
 // attachTimeout bounds the wait for a server that is there but still starting.
 const attachTimeout = 30 * time.Second
 
+// Attached reports whether another process started the server.
+func (s *Server) Attached() bool { return s.place == nil }
+
 // URL returns the connection string of the superuser, for pgx. It contains the
 // password: never log it.
 func (s *Server) URL() string { return s.conn.url(s.conn.database) }

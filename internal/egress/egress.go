@@ -98,17 +98,6 @@ func New(p *policy.Policy, to policy.Destination, source string) (*Guard, error)
 	return &Guard{p, d, source}, nil
 }
 
-// Workable tells what no policy should say: it releases the client key, and the uuid that
-// Bitbucket puts into it is neither released nor declared. By such a policy no
-// installation could be told of, and so none made; the caller does not begin.
-func (g *Guard) Workable() error {
-	if g.policy.Releases(lifecycle.ClientKey, g.to.To) && !g.uuidMayLeave() {
-		return fmt.Errorf("the policy releases client_key to %s, and Bitbucket makes the workspace's uuid a part of it: declare under egress, in carries, word for word %q, or release principal_uuid there",
-			g.to.To, policy.CarriesWorkspace)
-	}
-	return nil
-}
-
 // uuidMayLeave reports whether the workspace's uuid may leave inside of the client key.
 func (g *Guard) uuidMayLeave() bool {
 	return g.to.CarriesWorkspace() || g.policy.Releases(lifecycle.PrincipalUUID, g.to.To)

@@ -48,7 +48,7 @@ type Reporter struct {
 }
 
 // recent is how far back a report may speak of what can be seen only while it is made.
-const recent = time.Hour
+const recent = 5 * time.Minute
 
 // Heartbeats tells when each scheduled job last ran.
 type Heartbeats interface {
@@ -197,6 +197,9 @@ func (r *Reporter) lifecycleFacts(ctx context.Context, asOf time.Time, f *report
 		return err
 	}
 	f.Notices = n
+	if f.Unjudged, err = r.Inventory.Unjudged(ctx); err != nil {
+		return err
+	}
 	unknown := &reports.UnknownFacts{}
 	if unknown.Suspected, unknown.Late, err = r.Inventory.Suspected(ctx, asOf, r.Policy.Liveness.Notices()); err != nil {
 		return err

@@ -71,6 +71,9 @@ func (w *reality) stories() []story {
 		}, states{"no-contact-field": no}, states{"no-contact-data": no}, typesOfData, func() { w.declare() }},
 		{"an e-mail address in a stored value", sql(`UPDATE trakr.job_heartbeats SET failure = 'no answer for ada@example.com' WHERE job = 'canary'`, sweep.Minimisation),
 			states{"minimisation": no}, states{"kept": no, "no-contact-data": no}, logsUnclean, sql(`UPDATE trakr.job_heartbeats SET failure = NULL`, sweep.Minimisation)},
+		{"a tenant was stored by a version that judged no values", sql(`UPDATE trakr.tenants SET updated_at = updated_at - interval '1 day' WHERE tenant_id = '` + w.alive[2].String() + `'`),
+			states{"minimisation": unknown}, states{"kept": unknown, "no-contact-data": unknown}, logsUnclean,
+			sql(`UPDATE trakr.tenants SET updated_at = updated_at + interval '1 day' WHERE tenant_id = '` + w.alive[2].String() + `'`)},
 		{"nobody looked for days", func() { w.old(sweep.Minimisation) },
 			states{"minimisation": unknown, "sweeps-run": no}, states{"kept": unknown, "no-contact-data": unknown, "checked": no}, logsUnclean, sweeps(sweep.Minimisation)},
 
@@ -122,9 +125,9 @@ func (w *reality) stories() []story {
 		{"the database is in a network of our own", func() { w.parties[2].Host = "10.0.0.7" },
 			states{"observed-place": unknown}, states{"location": unknown}, countries, func() { w.parties[2] = database("nyc3") }},
 		{"a replica acts by another policy", func() { w.actsBy = strings.Repeat("0", 64) },
-			states{"policy": unknown}, states{"kept": unknown, "location": unknown, "use": unknown}, nil, func() { w.actsBy = w.Policy.Hash() }},
+			states{"policy": unknown}, states{"kept": unknown, "deleted": unknown, "checked": unknown, "location": unknown, "use": unknown, "scopes": unknown, "requests": unknown}, nil, func() { w.actsBy = w.Policy.Hash() }},
 		{"no service runs", func() { w.away = true },
-			states{"policy": unknown, "hosts": unknown, "observed-place": unknown}, states{"kept": unknown, "location": unknown, "use": unknown}, countries, func() { w.away = false }},
+			states{"policy": unknown, "hosts": unknown, "observed-place": unknown}, states{"kept": unknown, "deleted": unknown, "checked": unknown, "location": unknown, "use": unknown, "scopes": unknown, "requests": unknown}, countries, func() { w.away = false }},
 
 		// use
 		{"one more field may go to the end service, which no policy file may declare", func() { w.release(policy.ToBitbucket, policy.ToEndService) },

@@ -125,6 +125,16 @@ func ensureRoles(ctx context.Context, url string) error {
 	return nil
 }
 
+// Migrated reports whether any file was ever applied to a database.
+func Migrated(ctx context.Context, url string) (bool, error) {
+	db, err := Open(ctx, url, Options{MaxConns: 1})
+	if err != nil {
+		return false, err
+	}
+	defer db.Close()
+	return hasVersions(ctx, db)
+}
+
 // Migrations lists every file with when it was applied.
 func Migrations(ctx context.Context, db *DB) ([]Migration, error) {
 	exists, err := hasVersions(ctx, db)

@@ -24,7 +24,7 @@ var allowList = map[string]bool{
 	"time": true, "level": true, "msg": true, "trace_id": true, "span_id": true, "error": true, "callback": true, "outcome": true,
 	"reason": true, "request_id": true, "tenant_id": true, "kind": true, "result": true, "tables": true, "findings": true, "route": true,
 	"method": true, "status": true, "duration_ms": true, "listen": true, "admin_listen": true, "version": true, "policy_hash": true,
-	"job": true, "checks": true, "dry_run": true, "event_id": true, "attempts": true, "messages": true, "stack": true, "directory": true, "socket": true, "signal": true, "pid": true, "user": true, "path": true,
+	"job": true, "key_id": true, "checks": true, "dry_run": true, "event_id": true, "attempts": true, "messages": true, "stack": true, "directory": true, "socket": true, "signal": true, "pid": true, "user": true, "path": true,
 }
 
 func allowed(key string) bool { return allowList[key] }

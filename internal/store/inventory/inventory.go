@@ -249,6 +249,23 @@ func (s *Store) Notices(ctx context.Context, asOf time.Time, longer time.Duratio
 	return row.Open, row.Late, nil
 }
 
+// judged is the migration since which no value is stored that looks like contact data.
+const judged = 26
+
+// Unjudged counts the tenants whose values were last stored before that. The table of
+// versions has the local time of a session like this one, and a process that stores may
+// cut its clock to the second.
+func (s *Store) Unjudged(ctx context.Context) (int64, error) {
+	var row struct{ Unjudged int64 }
+	err := pg.Bun(s.db).NewRaw(`SELECT count(*) AS unjudged FROM trakr.tenants AS t WHERE t.state = 'live'
+		AND t.updated_at < (SELECT min(v.tstamp) AT TIME ZONE current_setting('TimeZone') - interval '1 second'
+			FROM trakr.schema_migrations AS v WHERE v.version_id = ? AND v.is_applied)`, judged).Scan(ctx, &row)
+	if err != nil {
+		return 0, fmt.Errorf("counting values that nobody judged: %w", pg.Map(err))
+	}
+	return row.Unjudged, nil
+}
+
 // Suspected counts the installations that Bitbucket does not know any more, and how many
 // of them it has not known for longer than a time. What a legal hold keeps is left out.
 // Only what is so now is on record: of an earlier moment it counts those that still are.
