@@ -106,7 +106,7 @@ func (s *service) endServiceCheck(ctx context.Context) []finding {
 	case err != nil:
 		return []finding{{name, "unknown", err.Error()}}
 	case n.Findings() > 0:
-		detail := fmt.Sprintf("%d deliveries are not acknowledged for more than five days, %d of them notices of an erasure; see: trakr outbox list", n.Findings(), n.DeadNotices+n.OverdueNotices)
+		detail := fmt.Sprintf("%d deliveries are dead, or not acknowledged for more than five days, %d of them notices of an erasure; see: trakr outbox list", n.Findings(), n.DeadNotices+n.OverdueNotices)
 		return []finding{{name, "fail", strings.TrimSuffix(detail+". "+idle, ". ")}}
 	case idle != "" && n.Waiting > 0:
 		return []finding{{name, "warn", fmt.Sprintf("%d deliveries wait. %s", n.Waiting, idle)}}
@@ -134,8 +134,9 @@ func (a *app) outboxList() *cobra.Command {
 	var limit int
 	c := &cobra.Command{
 		Use: "list", Short: "List deliveries that are not over, newest first", Args: cobra.NoArgs,
-		Long: "Shows what waits for the end service and since when, and what it did not take for five days (dead). Names of\n" +
-			"fields and ids only. Says on standard error when nobody sends, and how that is mended.\n" +
+		Long: "Shows what waits for the end service and since when, and what is dead: not taken for five days, or refused by\n" +
+			"the guard, because a value may not leave. Names of fields and ids only.\n" +
+			"Says on standard error when nobody sends, and how that is mended.\n" +
 			"Exits 1 when anything is dead, or was entered more than five days ago and is not acknowledged.",
 		Example: "  trakr outbox list\n  trakr outbox list --all --limit 20 --json",
 		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
@@ -211,7 +212,8 @@ func (a *app) outboxRetry() *cobra.Command {
 	c := &cobra.Command{
 		Use: "retry ID", Short: "Have a delivery tried again now, for five more days; audited", Args: cobra.MaximumNArgs(1),
 		Long: "With --all-dead every dead one instead. One of whose tenant a later delivery was sent already is left: the\n" +
-			"later one says all that it does, and must never come before it.",
+			"later one says all that it does, and must never come before it. So is one that the guard refused when it was\n" +
+			"entered: nothing of it was kept, and it can only be dropped.",
 		Example: "  trakr outbox retry " + exampleID + " --reason-ref OPS-12\n  trakr outbox retry --all-dead --reason-ref OPS-12",
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
 			if dead == (len(args) == 1) {
@@ -258,7 +260,8 @@ func (a *app) outboxDrop() *cobra.Command {
 	c := &cobra.Command{
 		Use: "drop ID", Short: "Close a delivery that is not taken, and forget its payload; audited, with a ticket", Args: cobra.ExactArgs(1),
 		Long: "For an install or a change that the end service refuses, or that has waited for more than five days: it\n" +
-			"will not be told. The notice of an erasure is never dropped: have it tried again (trakr outbox retry) until the\n" +
+			"will not be told. Had it been sent, those of its tenant before it are closed with it: they could not be sent any\n" +
+			"more. The notice of an erasure is never dropped: have it tried again (trakr outbox retry) until the\n" +
 			"end service itself acknowledges it.",
 		Example: "  trakr outbox drop " + exampleID + " --reason-ref OPS-12",
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {

@@ -9,6 +9,7 @@ import (
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
+	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
 )
 
@@ -30,6 +31,10 @@ func queue(e *storetest.Env, kind, state, ago string) (id string) {
 	e.Exec(`INSERT INTO trakr.outbox (delivery_id, tenant_id, seq, kind, state, field_names, erasure_id, told, enqueued_at, next_attempt_at, dead_at)
 		VALUES ($1, $2, 1, $3, $4, '{}', $5::uuid, true, now() - $6::interval, $7::timestamptz, $8::timestamptz)`,
 		id, lifecycle.NewTenantID().String(), kind, state, erasure, ago, next, dead)
+	if kind != "erased" {
+		e.Exec(`INSERT INTO trakr.outbox_payloads (delivery_id, tenant_id, sealed) SELECT delivery_id, tenant_id, coalesce((SELECT decode('01' || lpad(to_hex(key_id), 8, '0'), 'hex')
+			FROM trakr.field_keys WHERE state = 'active'), '') || sha256('sealed') FROM trakr.outbox WHERE delivery_id = $1`, id)
+	}
 	return id
 }
 
@@ -83,8 +88,15 @@ func TestTheOutboxSaysHowLongItWaitsAndThatNobodySends(t *testing.T) {
 		}
 	}
 	_, out, _ = run(t, env, "doctor")
-	if !strings.Contains(out, "2 deliveries are not acknowledged for more than five days, 1 of them notices of an erasure; see: trakr outbox list. Nobody sends") {
+	if !strings.Contains(out, "2 deliveries are dead, or not acknowledged for more than five days, 1 of them notices of an erasure; see: trakr outbox list. Nobody sends") {
 		t.Errorf("doctor: %s", out)
+	}
+
+	refused := queue(e, "installed", "dead", "1 hour")
+	e.Exec(`DELETE FROM trakr.outbox_payloads WHERE delivery_id = $1`, refused)
+	e.Exec(`UPDATE trakr.outbox SET last_outcome = $2 WHERE delivery_id = $1`, refused, outbox.Refused)
+	if _, out, _ := run(t, env, "outbox", "list"); !strings.Contains(out, "refused by the guard") {
+		t.Errorf("the list does not say that the guard refused one: %s", out)
 	}
 
 	// The way out of each: try again, or drop what is no notice.
@@ -100,6 +112,8 @@ func TestTheOutboxSaysHowLongItWaitsAndThatNobodySends(t *testing.T) {
 		{"drop " + notice + " --reason-ref OPS-1", exitFinding, "trakr outbox retry " + notice},
 		{"retry --all-dead --reason-ref OPS-1", exitClean, "1 dead deliveries are tried again"},
 		{"retry " + notice + " --reason-ref OPS-1", exitClean, "Nobody sends"},
+		{"retry " + refused + " --reason-ref OPS-1", exitFinding, "trakr outbox drop " + refused + " --reason-ref"},
+		{"drop " + refused + " --reason-ref OPS-1", exitClean, "is dropped"},
 	} {
 		code, out, errs := run(t, env, append([]string{"outbox"}, strings.Fields(c.args)...)...)
 		if code != c.code || !strings.Contains(out+errs, c.want) {

@@ -43,3 +43,23 @@ func TestTheStatementIsMadeWhenAGuardIsOff(t *testing.T) {
 	// Nothing else works on such a database.
 	o.trakr(exitCannotTell, "sweep", "run", "orphans")
 }
+
+// Beside a service that acts by another policy a command looks and puts nothing down.
+func TestASweepOfAnotherPolicyChangesNoFinding(t *testing.T) {
+	e := storetest.New(t)
+	env := []string{"TRAKR_DATABASE_URL=" + storetest.ServiceURL(t, e.URL), "TRAKR_DATA_DIR=" + t.TempDir(), "TRAKR_LISTEN=127.0.0.1:0", "TRAKR_ADMIN_LISTEN=localhost:0"}
+	if code, out, errs := run(t, env, "sweep", "run", "minimisation"); code != exitClean {
+		t.Fatalf("exit %d: %s%s", code, out, errs)
+	}
+	e.Exec(`INSERT INTO trakr.key_holders (instance_id, key_ids, policy_hash) SELECT gen_random_uuid(), array_agg(key_id), repeat('0', 64) FROM trakr.field_keys`)
+	before := e.Int(`SELECT count(*) FROM trakr.sweep_runs`)
+	if code, _, errs := run(t, env, "sweep", "run", "minimisation"); code != exitUsage || !strings.Contains(errs, "acts by another policy") || !strings.Contains(errs, "--dry-run") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+	if n := e.Int(`SELECT count(*) FROM trakr.sweep_runs`); n != before {
+		t.Error("a run was stored")
+	}
+	if code, out, errs := run(t, env, "sweep", "run", "minimisation", "--dry-run"); code != exitClean {
+		t.Errorf("a dry run: exit %d: %s%s", code, out, errs)
+	}
+}

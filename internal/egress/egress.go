@@ -5,7 +5,9 @@
 // settings, an id or a number of our own, a time, or a guarded value under its own
 // name. The guard takes nothing else, and of guarded values only those that the policy
 // releases to the destination and that are what the tenant has under that name. It
-// fails closed: what it does not know, it refuses, and no error holds a value.
+// fails closed: what it does not know, it refuses, and no error holds a value. A value
+// shaped like an e-mail address or a telephone number never leaves, whatever the policy
+// says: what comes in is judged by that, too, but earlier versions did not.
 //
 // One released value can tell another. A client key of the form
 // ari:cloud:bitbucket::app/{workspace}/key holds the workspace's uuid: it leaves only
@@ -30,6 +32,7 @@ import (
 	"github.com/google/uuid"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/shape"
 	"trakr/internal/webhook"
 	"trakr/policy"
 )
@@ -56,6 +59,10 @@ const (
 	AppKey   = "app_key"
 	AppName  = "app_name"
 )
+
+// ErrRefused means that an event may not leave. The error that holds it says why, in
+// words of ours: names of fields and destinations, and no value.
+var ErrRefused = errors.New("refused by the guard")
 
 // Event is one event before it is judged.
 type Event struct {
@@ -142,10 +149,22 @@ func (g *Guard) details() map[string]string {
 	return out
 }
 
-// Encode makes an event into bytes, or refuses it. held are the tenant's values: a
-// guarded value leaves only as what the tenant has under that name, and no other
-// member may be, or hold, one of them.
+// Encode makes an event into bytes, or refuses it (ErrRefused). held are the tenant's
+// values: a guarded value leaves only as what the tenant has under that name, and no
+// other member may be, or hold, one of them.
 func (g *Guard) Encode(e Event, held lifecycle.Values) (Body, error) {
+	return verdict(g.encode(e, held))
+}
+
+// verdict makes every refusal ErrRefused: whatever went wrong, nothing is to be sent.
+func verdict(b Body, err error) (Body, error) {
+	if err != nil {
+		return Body{}, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return b, nil
+}
+
+func (g *Guard) encode(e Event, held lifecycle.Values) (Body, error) {
 	if id, err := uuid.Parse(e.ID); err != nil || id.String() != e.ID || among(e.ID, held) {
 		return Body{}, errors.New("an event's id is a random uuid of our own")
 	}
@@ -205,6 +224,9 @@ func (g *Guard) allowed(k Kind, data map[string]string) error {
 			if !g.policy.Releases(f, g.to.To) {
 				return fmt.Errorf("the policy does not release %s to %s", f, g.to.To)
 			}
+			if slices.ContainsFunc(decoded(value), shape.Contact) {
+				return fmt.Errorf("the value of %s is shaped like an e-mail address or a telephone number", f)
+			}
 			if f == lifecycle.ClientKey && !g.uuidMayLeave() && anyUUID.MatchString(value) {
 				return fmt.Errorf("the client key holds a uuid, and the policy declares for %s no such carry", g.to.To)
 			}
@@ -220,9 +242,12 @@ func (g *Guard) allowed(k Kind, data map[string]string) error {
 	return nil
 }
 
-// Review judges an event that was made before and lay in the queue: the policy may
-// release less by now. It returns the fields that would be disclosed.
-func (g *Guard) Review(body []byte) (Body, error) {
+// Review judges an event that was made before and lay in the queue, or refuses it
+// (ErrRefused): the policy may release less by now, and what an earlier version stored
+// was judged by less. It returns the fields that would be disclosed.
+func (g *Guard) Review(body []byte) (Body, error) { return verdict(g.review(body)) }
+
+func (g *Guard) review(body []byte) (Body, error) {
 	var w struct {
 		webhook.Event
 		Data map[string]string `json:"data"`
@@ -309,12 +334,19 @@ const (
 var anyUUID = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
 
 // ownPart is what of a client key may tell anything: without the words that every one
-// has, without our own app's key, and without the uuid where that may leave. A workspace
-// may be called "bitbucket", or by letters that its uuid happens to have.
+// has, without our own app's key, without the number that Bitbucket counts connections
+// by, and without the uuid where that may leave. A workspace may be called "bitbucket",
+// or by a year that its number happens to have, or by letters of its uuid.
 func (g *Guard) ownPart(key string) string {
+	if number, ok := strings.CutPrefix(key, connection); ok {
+		if strings.Trim(number, "0123456789") == "" {
+			return ""
+		}
+		return number
+	}
 	rest, ok := strings.CutPrefix(key, registered)
 	if !ok {
-		return strings.TrimPrefix(key, connection)
+		return key
 	}
 	id, app, ok := strings.Cut(rest, "}/")
 	if !ok {

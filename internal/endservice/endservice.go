@@ -5,7 +5,8 @@
 // a tenant's events in their order; a tenant that is refused holds up no other one. It is
 // tried for five days, then it is dead: a finding, until somebody has it tried again.
 // Before a byte leaves, the audit has it (outbox.Open). While the end service cannot be
-// reached at all, nothing is opened.
+// reached at all, nothing is opened. What the guard refuses is dead at once: trying again
+// does not mend that.
 //
 // No error and no log line holds the secret, a value, or the receiver's words.
 package endservice
@@ -245,11 +246,16 @@ func (s *Sender) attempt(ctx context.Context, d outbox.Delivery) (verdict, error
 		return left, nil
 	}
 	d.Attempts++
+	if errors.Is(err, egress.ErrRefused) { // it is dead, and nothing of it left
+		s.count(ctx, refused)
+		s.c.Log.ErrorContext(ctx, "a delivery for the end service may not be sent", "event_id", d.ID.String(), "error", err)
+		return refused, nil
+	}
 	var f *lifecycle.Fault
 	if errors.As(err, &f) { // the database: nothing was opened
 		return left, err
 	}
-	if err != nil { // wrong keys, or the policy releases less than when it was entered
+	if err != nil { // wrong keys
 		s.c.Log.ErrorContext(ctx, "a delivery for the end service cannot be sent", "event_id", d.ID.String(), "error", err)
 		return s.failed(ctx, d, refused, "not readable", 0)
 	}

@@ -40,7 +40,7 @@ func (p *ErasurePass) Telling(o *outbox.Store) *ErasurePass {
 	return p
 }
 
-// unacknowledged counts it: what was given up, and what has waited as long, whether or not
+// unacknowledged counts it: what was given up or refused by the guard, and what has waited as long, whether or not
 // anybody sends. nil where nobody is told.
 func (p *ErasurePass) unacknowledged(ctx context.Context, o Order) ([]*sweeps.Check, error) {
 	if p.outbox == nil {
@@ -57,7 +57,7 @@ func (p *ErasurePass) unacknowledged(ctx context.Context, o Order) ([]*sweeps.Ch
 		}
 		return c
 	}
-	return []*sweeps.Check{check("dead letters", n.Dead+n.DeadNotices, n.DeadNotices, "the end service did not take them for days"),
+	return []*sweeps.Check{check("dead letters", n.Dead+n.DeadNotices, n.DeadNotices, "the end service did not take them for days, or the guard refused them"),
 		check("overdue", n.Overdue, n.OverdueNotices, "they were entered more than five days ago and are not acknowledged, whether or not anybody sends")}, nil
 }
 

@@ -39,7 +39,7 @@ const (
 
 	DeliverySend        Action = "delivery.send"        // an event about a tenant is about to leave for the end service: an attempt
 	DeliveryAcknowledge Action = "delivery.acknowledge" // the end service took it
-	DeliveryGiveUp      Action = "delivery.give_up"     // it was not taken for days
+	DeliveryGiveUp      Action = "delivery.give_up"     // it was not taken for days, or the guard refused it
 	DeliveryRetry       Action = "delivery.retry"       // by a person's word it is tried anew
 	DeliveryClose       Action = "delivery.close"       // what waited is needless: the tenant was erased, or a person dropped it: status_detail
 

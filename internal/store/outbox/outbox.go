@@ -7,6 +7,9 @@
 // of an erasure has no payload; all it says is our own random id of the tenant, which
 // the end service learnt with the client key.
 //
+// What the guard refuses is never sent, and does not refuse the act it is about: its
+// delivery is dead from the beginning, without a payload.
+//
 // Within a tenant a delivery waits for the ones before it, and is never sent after a later
 // one was: what comes late is closed when the later one is taken. Each attempt is a disclosure
 // that is in the audit before the payload is opened; the database's function door.disclose
@@ -34,7 +37,8 @@ import (
 // State is how far a delivery has come.
 type State string
 
-// The states. Dead is a finding: it was tried for days, and waits for a person.
+// The states. Dead is a finding: it was tried for days, or the guard refused it, and it
+// waits for a person.
 const (
 	Waiting      State = "waiting"
 	Dead         State = "dead"
@@ -43,8 +47,9 @@ const (
 )
 
 // Announce enters, in the transaction of an install or a change, that the end service
-// is to be told of a tenant.
-func Announce(ctx context.Context, tx bun.Tx, g *egress.Guard, keys *keyring.Keyring, k egress.Kind, tenant lifecycle.TenantID, values lifecycle.Values, now time.Time) error {
+// is to be told of a tenant. What the guard refuses is entered as dead, with its event
+// and without a payload: nobody is told, a person finds it, and the act goes on.
+func Announce(ctx context.Context, tx bun.Tx, g *egress.Guard, keys *keyring.Keyring, a lifecycle.Access, k egress.Kind, tenant lifecycle.TenantID, values lifecycle.Values, now time.Time) error {
 	id := uuid.New()
 	now = now.UTC().Truncate(time.Microsecond)
 	seq, err := next(ctx, tx, tenant)
@@ -53,7 +58,12 @@ func Announce(ctx context.Context, tx bun.Tx, g *egress.Guard, keys *keyring.Key
 	}
 	body, err := g.Encode(egress.Event{ID: id.String(), Kind: k, Time: now, Sequence: seq, Data: g.Data(k, tenant, values)}, values)
 	if err != nil {
-		return fmt.Errorf("entering a delivery: %w", err)
+		d := Delivery{ID: id, Tenant: tenant, Kind: k}
+		if _, err := tx.NewRaw(`INSERT INTO trakr.outbox (delivery_id, tenant_id, seq, kind, state, field_names, told, enqueued_at, last_outcome, dead_at) VALUES (?, ?, ?, ?, 'dead', '{}', false, ?, ?, ?)`,
+			id.String(), tenant.String(), seq, string(k), now, Refused, now).Exec(ctx); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, d.refusal(ctx, now, a, "", err))
 	}
 	sealed, err := keys.SealPayload(tenant, id, body.Bytes())
 	if err != nil {
@@ -122,6 +132,17 @@ func Erased(ctx context.Context, tx bun.Tx, tell bool, a lifecycle.Access, tenan
 	_, err = tx.NewRaw(`INSERT INTO trakr.outbox (delivery_id, tenant_id, seq, kind, state, field_names, erasure_id, told, enqueued_at, next_attempt_at)
 		VALUES (?, ?, ?, 'erased', 'waiting', '{}', ?, ?, ?, ?)`, uuid.NewString(), tenant.String(), seq, erasure.String(), row.Told, now, now).Exec(ctx)
 	return err
+}
+
+// Refused is the last outcome of a delivery that the guard refused.
+var Refused = egress.ErrRefused.Error()
+
+// refusal begins the event of a delivery that is dead because the guard refused it, and
+// says why; the guard's words hold no value.
+func (d Delivery) refusal(ctx context.Context, now time.Time, a lifecycle.Access, recipient string, why error) audit.Event {
+	e := d.event(ctx, now, a, audit.DeliveryGiveUp, audit.Failure, recipient)
+	e.StatusDetail += ": " + why.Error()
+	return e
 }
 
 // Delivery is one delivery, without its payload.

@@ -47,6 +47,10 @@ const (
 // never sent; it is closed when the later one is taken.
 const overtaken = `EXISTS (SELECT FROM trakr.outbox AS l WHERE l.tenant_id = o.tenant_id AND l.seq > o.seq AND l.attempts > 0)`
 
+// sendable is true of a delivery (o) of which there is something to send: its payload, or
+// the notice of an erasure, which has none.
+const sendable = `(o.kind = 'erased' OR EXISTS (SELECT FROM trakr.outbox_payloads AS p WHERE p.delivery_id = o.delivery_id))`
+
 // inOrder is true of a delivery (o) whose turn it is: it is not overtaken, none before it
 // is still to be sent, and none before it was closed since the time that is its argument,
 // now less Claim, while it was perhaps under way: that one could still arrive.
@@ -97,7 +101,9 @@ var ErrGone = errors.New("this delivery is not to be sent now")
 // Open returns. For the time of Claim nobody else takes it: a crash after this point
 // sends it again then, with the same id and the same bytes. That it is its turn is judged
 // here once more, under the lock: since it was listed, an earlier one may have been
-// retried by a person, or a later one taken by another replica.
+// retried by a person, or a later one taken by another replica. What the guard refuses is
+// dead when Open returns egress.ErrRefused, and nothing of it left; a crash before that has
+// it refused again at the next attempt.
 func (s *Store) Open(ctx context.Context, a lifecycle.Access, d Delivery, g *egress.Guard, recipient string) (egress.Body, error) {
 	now := s.log.Now().UTC()
 	e := d.event(ctx, now, a, audit.DeliverySend, audit.Success, recipient)
@@ -119,14 +125,23 @@ func (s *Store) Open(ctx context.Context, a lifecycle.Access, d Delivery, g *egr
 	if err != nil {
 		return egress.Body{}, fmt.Errorf("taking a delivery: %w", audit.Unavailable(err))
 	}
+	var body egress.Body
 	if d.Kind == egress.Erased {
-		return g.Encode(egress.Event{ID: d.ID.String(), Kind: d.Kind, Time: d.EnqueuedAt, Sequence: d.Seq, Data: g.Data(d.Kind, d.Tenant, nil)}, nil)
+		body, err = g.Encode(egress.Event{ID: d.ID.String(), Kind: d.Kind, Time: d.EnqueuedAt, Sequence: d.Seq, Data: g.Data(d.Kind, d.Tenant, nil)}, nil)
+	} else {
+		b, e := s.keys.OpenPayload(d.Tenant, d.ID, payload.Sealed)
+		if e != nil {
+			return egress.Body{}, e
+		}
+		body, err = g.Review(b)
 	}
-	b, err := s.keys.OpenPayload(d.Tenant, d.ID, payload.Sealed)
 	if err != nil {
-		return egress.Body{}, err
+		// Of this very attempt: one that was closed meanwhile stays closed.
+		if e := s.bury(ctx, d.refusal(ctx, now, a, recipient, err), d, now, Refused, `attempts = ?`, d.Attempts+1); e != nil {
+			return egress.Body{}, e
+		}
 	}
-	return g.Review(b)
+	return body, err
 }
 
 // one makes a write that touched no row ErrGone.
@@ -277,9 +292,15 @@ func (s *Store) GiveUp(ctx context.Context, a lifecycle.Access, d Delivery, reci
 	now := s.log.Now().UTC()
 	e := d.event(ctx, now, a, audit.DeliveryGiveUp, audit.Failure, recipient)
 	e.StatusDetail += ": " + outcome
+	return s.bury(ctx, e, d, now, outcome, `first_tried_at = ?`, d.FirstTriedAt)
+}
+
+// bury makes a waiting delivery dead, with the event that says so, when it is still as
+// the condition has it.
+func (s *Store) bury(ctx context.Context, e audit.Event, d Delivery, now time.Time, outcome, still string, as any) error {
 	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		err := one(tx.NewRaw(`UPDATE trakr.outbox SET state = 'dead', next_attempt_at = NULL, dead_at = ?, last_outcome = ? WHERE delivery_id = ? AND state = 'waiting' AND first_tried_at = ?`,
-			now, outcome, d.ID.String(), d.FirstTriedAt).Exec(ctx))
+		err := one(tx.NewRaw(`UPDATE trakr.outbox SET state = 'dead', next_attempt_at = NULL, dead_at = ?, last_outcome = ? WHERE delivery_id = ? AND state = 'waiting' AND `+still,
+			now, outcome, d.ID.String(), as).Exec(ctx))
 		if err != nil {
 			return err
 		}
@@ -305,7 +326,8 @@ func (s *Store) Tried(ctx context.Context, now time.Time, limit int) ([]Delivery
 
 // Retry has a dead or waiting delivery tried anew by a person's word: at once, or when
 // whoever is at it has had its time. One that a later one of its tenant overtook is
-// refused: it would come after what the end service may have taken.
+// refused: it would come after what the end service may have taken. So is one that the
+// guard refused when it was entered: there is nothing to be sent.
 func (s *Store) Retry(ctx context.Context, a lifecycle.Access, id string) (Delivery, error) {
 	if err := a.CheckReason(); err != nil {
 		return Delivery{}, err
@@ -316,10 +338,8 @@ func (s *Store) Retry(ctx context.Context, a lifecycle.Access, id string) (Deliv
 		if d, err = open(ctx, tx, id); err != nil {
 			return err
 		}
-		if later, err := overtaker(ctx, tx, id); err != nil {
+		if err := retriable(ctx, tx, d); err != nil {
 			return err
-		} else if later != "" {
-			return lifecycle.Fail(lifecycle.RequestConflict, "A later delivery of this tenant was sent already and says all that this one does; this one is closed when that one is taken. Have that one tried again: trakr outbox retry "+later)
 		}
 		next := now
 		if d.State == Waiting && d.LastTriedAt != nil && d.LastTriedAt.Add(Claim).After(now) {
@@ -341,12 +361,13 @@ func (s *Store) Retry(ctx context.Context, a lifecycle.Access, id string) (Deliv
 }
 
 // RetryDead has every dead delivery tried anew that can be, each with its event, and
-// returns them. What it leaves is closed when a later delivery of its tenant is taken.
+// returns them. What it leaves is closed when a later delivery of its tenant is taken, or
+// when a person drops it.
 func (s *Store) RetryDead(ctx context.Context, a lifecycle.Access) ([]Delivery, error) {
 	done := []Delivery{}
 	for after := (Delivery{}); ; {
 		var rows []row
-		err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.outbox AS o WHERE o.state = 'dead' AND (o.tenant_id, o.seq) > (?::uuid, ?::bigint) AND NOT `+overtaken+`
+		err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.outbox AS o WHERE o.state = 'dead' AND (o.tenant_id, o.seq) > (?::uuid, ?::bigint) AND NOT `+overtaken+` AND `+sendable+`
 			ORDER BY o.tenant_id, o.seq LIMIT 200`, after.Tenant.String(), after.Seq).Scan(ctx, &rows))
 		if err != nil && !errors.Is(err, pg.ErrNoRows) {
 			return done, fmt.Errorf("listing dead deliveries: %w", err)
@@ -373,8 +394,9 @@ func (s *Store) RetryDead(ctx context.Context, a lifecycle.Access) ([]Delivery, 
 const Dropped = "dropped by a person"
 
 // Drop closes a delivery about an install or a change that is not taken, dead or
-// overdue, and forgets its payload: the end service will not be told. The audit says who
-// did it and for which ticket. The notice of an erasure is never dropped: that somebody
+// overdue, and forgets its payload: the end service will not be told. Had it been sent,
+// the open ones before it can never be, and are closed with it, each with its event. The
+// audit says who did it and for which ticket. The notice of an erasure is never dropped: that somebody
 // still holds what was erased here stays a finding until that is over.
 func (s *Store) Drop(ctx context.Context, a lifecycle.Access, id string) (Delivery, error) {
 	if err := a.Check(); err != nil {
@@ -392,13 +414,25 @@ func (s *Store) Drop(ctx context.Context, a lifecycle.Access, id string) (Delive
 		case !d.Overdue(now):
 			return lifecycle.Fail(lifecycle.RequestConflict, "This delivery is still tried. Only what was not taken for five days can be dropped.")
 		}
-		e := d.event(ctx, now, a, audit.DeliveryClose, audit.Success, "")
-		e.StatusDetail += ": dropped"
-		if err := audit.Append(ctx, tx, e); err != nil {
+		var rows []row
+		err = pg.Map(tx.NewRaw(`SELECT `+columns+` FROM trakr.outbox AS o WHERE o.tenant_id = ? AND o.closed_at IS NULL AND (o.seq = ? OR o.seq < ? AND ?) ORDER BY o.seq`,
+			d.Tenant.String(), d.Seq, d.Seq, d.Attempts > 0).Scan(ctx, &rows))
+		if err != nil {
 			return err
 		}
-		if _, err := tx.NewRaw(`UPDATE trakr.outbox SET state = 'superseded', next_attempt_at = NULL, last_outcome = ?, closed_at = ? WHERE delivery_id = ?`, Dropped, now, id).Exec(ctx); err != nil {
+		all, err := deliveries(rows)
+		if err != nil {
 			return err
+		}
+		for _, d := range all {
+			e := d.event(ctx, now, a, audit.DeliveryClose, audit.Success, "")
+			e.StatusDetail += ": dropped"
+			if err := audit.Append(ctx, tx, e); err != nil {
+				return err
+			}
+			if _, err := tx.NewRaw(`UPDATE trakr.outbox SET state = 'superseded', next_attempt_at = NULL, last_outcome = ?, closed_at = ? WHERE delivery_id = ?`, Dropped, now, d.ID.String()).Exec(ctx); err != nil {
+				return err
+			}
 		}
 		if err := forget(ctx, tx, d.Tenant); err != nil {
 			return err
@@ -427,16 +461,32 @@ func open(ctx context.Context, tx bun.Tx, id string) (Delivery, error) {
 	return d, err
 }
 
-// overtaker is the newest later delivery of the same tenant of which bytes may have left;
-// "" when there is none.
-func overtaker(ctx context.Context, tx bun.Tx, id string) (string, error) {
-	var later struct{ DeliveryID string }
-	err := pg.Map(tx.NewRaw(`SELECT l.delivery_id FROM trakr.outbox AS o JOIN trakr.outbox AS l ON l.tenant_id = o.tenant_id AND l.seq > o.seq AND l.attempts > 0
-		WHERE o.delivery_id = ? ORDER BY l.seq DESC LIMIT 1`, id).Scan(ctx, &later))
-	if errors.Is(err, pg.ErrNoRows) {
-		return "", nil
+// retriable refuses what trying again cannot help, and says what does.
+func retriable(ctx context.Context, tx bun.Tx, d Delivery) error {
+	var is struct{ Sendable bool }
+	if err := pg.Map(tx.NewRaw(`SELECT `+sendable+` AS sendable FROM trakr.outbox AS o WHERE o.delivery_id = ?`, d.ID.String()).Scan(ctx, &is)); err != nil {
+		return err
 	}
-	return later.DeliveryID, err
+	drop := "trakr outbox drop " + d.ID.String() + " --reason-ref TICKET"
+	if !is.Sendable {
+		return lifecycle.Fail(lifecycle.RequestConflict, "The guard refused this delivery when it was entered, so nothing of it was kept and there is nothing to send; its event in the audit says why. "+
+			"Drop it: "+drop+". To have the end service told, change the policy if it should release more, and have the installation tell us of its next change.")
+	}
+	var later struct {
+		DeliveryID string
+		State      State
+	}
+	err := pg.Map(tx.NewRaw(`SELECT l.delivery_id, l.state FROM trakr.outbox AS l WHERE l.tenant_id = ? AND l.seq > ? AND l.attempts > 0 ORDER BY l.seq DESC LIMIT 1`,
+		d.Tenant.String(), d.Seq).Scan(ctx, &later))
+	switch {
+	case errors.Is(err, pg.ErrNoRows):
+		return nil
+	case err != nil:
+		return err
+	case later.State == Waiting || later.State == Dead:
+		return lifecycle.Fail(lifecycle.RequestConflict, "A later delivery of this tenant was sent already and says all that this one does; this one is closed when that one is taken. Have that one tried again: trakr outbox retry "+later.DeliveryID)
+	}
+	return lifecycle.Fail(lifecycle.RequestConflict, "A later delivery of this tenant was sent and is over ("+string(later.State)+"), so this one is needless and is never sent. Drop it: "+drop)
 }
 
 // Get returns one delivery, or not-found.

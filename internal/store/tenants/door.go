@@ -46,11 +46,11 @@ type Door struct {
 func (d *Door) Telling(g *egress.Guard, entered func()) { d.tell, d.entered = g, entered }
 
 // announce enters that the end service is to be told.
-func (d *Door) announce(ctx context.Context, tx bun.Tx, k egress.Kind, id lifecycle.TenantID, values lifecycle.Values, now time.Time) error {
+func (d *Door) announce(ctx context.Context, tx bun.Tx, a lifecycle.Access, k egress.Kind, id lifecycle.TenantID, values lifecycle.Values, now time.Time) error {
 	if d.tell == nil {
 		return nil
 	}
-	return outbox.Announce(ctx, tx, d.tell, d.keys, k, id, values, now)
+	return outbox.Announce(ctx, tx, d.tell, d.keys, a, k, id, values, now)
 }
 
 // New returns a door. It refuses to exist without a log, keys or a policy, and

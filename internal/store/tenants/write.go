@@ -156,7 +156,7 @@ func (d *Door) install(ctx context.Context, a lifecycle.Access, values lifecycle
 		if _, err = tx.NewInsert().Model(&fields).Exec(ctx); err != nil {
 			return err
 		}
-		return d.announce(ctx, tx, egress.Installed, id, values, v.ReceivedAt)
+		return d.announce(ctx, tx, a, egress.Installed, id, values, v.ReceivedAt)
 	})
 	var refused Result
 	switch {
@@ -227,7 +227,7 @@ func (d *Door) update(ctx context.Context, a lifecycle.Access, id lifecycle.Tena
 		if err := exactlyOne(tx.NewUpdate().Model(&fields).WherePK().Exec(ctx)); err != nil {
 			return err
 		}
-		return d.announce(ctx, tx, egress.Changed, id, values, v.ReceivedAt)
+		return d.announce(ctx, tx, a, egress.Changed, id, values, v.ReceivedAt)
 	})
 	if err == nil && result == Applied {
 		d.entered()
