@@ -218,7 +218,7 @@ func bySweep(kind string, about func(FindingFacts) bool) func(*policy.Policy, Fa
 func nothingLikeContact(p *policy.Policy, f Facts) Bound {
 	b := bySweep("minimisation", func(x FindingFacts) bool { return x.Topic != OfPayloads })(p, f)
 	if b.State == True && f.Unjudged > 0 {
-		b.State, b.Why = NotVerified, "the values of "+plural(f.Unjudged, "tenant", "tenants")+" were stored before values were judged; each is judged when Bitbucket installs it again."
+		b.State, b.Why = NotVerified, "the values of "+plural(f.Unjudged, "tenant", "tenants")+" were stored before values were judged; each is judged when Bitbucket installs it again, and all are by: trakr keys rotate."
 	}
 	return b
 }

@@ -252,7 +252,7 @@ func (a *app) keysRotate() *cobra.Command {
 				return err
 			}
 			done, err := r.Run(ctx, why.access())
-			if errors.Is(err, rotation.ErrUnopened) || errors.Is(err, tenants.ErrStillSeals) {
+			if errors.Is(err, rotation.ErrUnopened) || errors.Is(err, rotation.ErrContact) || errors.Is(err, tenants.ErrStillSeals) {
 				fmt.Fprintln(a.err, "trakr:", err)
 				err = errFinding
 			}

@@ -135,13 +135,19 @@ type Done struct {
 	Messages  int             `json:"messages"`         // to the end service, sealed anew by this run
 	Unopened  int             `json:"unopened_tenants"` // with a value that opens with no key
 	Unread    int             `json:"unopened_messages"`
-	Destroyed bool            `json:"destroyed"`  // the old keys are gone, and that is on record
-	Handed    bool            `json:"handed_out"` // the keyring without the old keys was written elsewhere
+	Contact   int             `json:"tenants_with_contact_data"` // stored by a version that did not judge that
+	Destroyed bool            `json:"destroyed"`                 // the old keys are gone, and that is on record
+	Handed    bool            `json:"handed_out"`                // the keyring without the old keys was written elsewhere
 }
 
 // ErrUnopened means that values open with no key of the keyring. They stay as they
 // are, and so do all keys.
 var ErrUnopened = errors.New("values open with no key of the keyring; they were left as they are, and the old key is kept. Look for a change made around the service with: trakr audit verify")
+
+// ErrContact means that values look like contact data, which this version would not have
+// stored. They stay as they are, and so do all keys.
+var ErrContact = errors.New("values look like an e-mail address or a telephone number, which must not be kept; they were left as they are, and the old key is kept. " +
+	"The audit names the tenants (trakr audit list --action tenant.reencrypt --outcome failure): erase each by a deletion request, or have the app installed again there, and run this again")
 
 // Run rotates, or finishes what an earlier run began. Whenever it fails, every value
 // can be opened and running it again goes on.
@@ -249,7 +255,7 @@ const stubborn = time.Minute
 
 // reseal seals everything anew that the active key does not seal.
 func (r *Rotation) reseal(ctx context.Context, a lifecycle.Access, total int64, done *Done) error {
-	unopened := map[lifecycle.TenantID]bool{}
+	unopened, contact := map[lifecycle.TenantID]bool{}, map[lifecycle.TenantID]bool{}
 	err := r.everything(ctx, total, func() pass {
 		var after lifecycle.TenantID
 		return func(ctx context.Context) (batch, error) {
@@ -258,6 +264,10 @@ func (r *Rotation) reseal(ctx context.Context, a lifecycle.Access, total int64, 
 			for _, id := range b.Unopened {
 				unopened[id] = true
 			}
+			for _, id := range b.Contact {
+				contact[id] = true
+			}
+			done.Contact = len(contact)
 			done.Tenants, done.Values, done.Unopened = done.Tenants+b.Tenants, done.Values+b.Values, len(unopened)
 			return batch{over: after == lifecycle.TenantID{}, sealed: b.Values, busy: b.Busy}, err
 		}
@@ -277,6 +287,9 @@ func (r *Rotation) reseal(ctx context.Context, a lifecycle.Access, total int64, 
 	})
 	if err == nil && done.Unopened+done.Unread > 0 {
 		err = fmt.Errorf("%d tenants and %d messages: %w", done.Unopened, done.Unread, ErrUnopened)
+	}
+	if done.Contact > 0 {
+		err = errors.Join(err, fmt.Errorf("%d tenants: %w", done.Contact, ErrContact))
 	}
 	return err
 }

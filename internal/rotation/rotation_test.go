@@ -20,6 +20,7 @@ import (
 	"trakr/internal/rotation"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/holds"
+	"trakr/internal/store/inventory"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/tenants"
@@ -541,6 +542,46 @@ func TestAPayloadThatDoesNotOpenKeepsTheOldKey(t *testing.T) {
 	if done, err := p.rotate(""); err != nil || !done.Resumed || !done.Destroyed {
 		t.Errorf("%+v, %v", done, err)
 	}
+}
+
+// A rotation opens every value, and so judges those that an older version stored without
+// a look. What looks like contact data keeps the old key until its tenant is gone.
+func TestARotationJudgesWhatAnOlderVersionStored(t *testing.T) {
+	p := newPlace(t, 3)
+	v := storetest.Values("contact")
+	v[lifecycle.Username] = lifecycle.NewSecret("ada@example.com")
+	bad := p.Install(v, "as an older version would")
+	p.Exec(`UPDATE trakr.tenants SET updated_at = updated_at - interval '1 day'`)
+	unjudged := func() int64 {
+		t.Helper()
+		return storetest.Must(t)(inventory.New(p.DB).Unjudged(t.Context())).(int64)
+	}
+	if n := unjudged(); n != 4 {
+		t.Fatalf("%d tenants are not judged, want 4", n)
+	}
+	for range 2 {
+		done, err := p.rotate("")
+		if !errors.Is(err, rotation.ErrContact) || errors.Is(err, rotation.ErrUnopened) || done.Contact != 1 || done.Destroyed || strings.Contains(err.Error(), "ada@") {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		if n := unjudged(); n != 4 {
+			t.Errorf("%d tenants are not judged although one is bad", n)
+		}
+	}
+	if n := p.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'tenant.reencrypt' AND outcome = 'failure' AND status_detail = 'contact_data' AND tenant_id = $1`, bad.String()); n != 2 {
+		t.Errorf("%d events name the tenant, want 2", n)
+	}
+	if _, err := p.Erase(t.Context(), storetest.Ingress(), bad, tenants.Erasure{Trigger: lifecycle.TriggerUninstall, RequestedAt: p.Clock.Now(), Delivery: p.Delivery("gone")}); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := p.rotate(""); err != nil || !done.Destroyed {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	if n := unjudged(); n != 0 {
+		t.Errorf("%d tenants are not judged after a whole rotation", n)
+	}
+	storetest.Must(t)(p.Keys.Reload())
+	p.intact("judged")
 }
 
 // queue enters messages about a tenant, as an install would.

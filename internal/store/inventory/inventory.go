@@ -252,14 +252,17 @@ func (s *Store) Notices(ctx context.Context, asOf time.Time, longer time.Duratio
 // judged is the migration since which no value is stored that looks like contact data.
 const judged = 26
 
-// Unjudged counts the tenants whose values were last stored before that. The table of
+// Unjudged counts the tenants whose values were last stored before that. A rotation of
+// the field key that began since then and is finished has judged them all. The table of
 // versions has the local time of a session like this one, and a process that stores may
 // cut its clock to the second.
 func (s *Store) Unjudged(ctx context.Context) (int64, error) {
 	var row struct{ Unjudged int64 }
-	err := pg.Bun(s.db).NewRaw(`SELECT count(*) AS unjudged FROM trakr.tenants AS t WHERE t.state = 'live'
-		AND t.updated_at < (SELECT min(v.tstamp) AT TIME ZONE current_setting('TimeZone') - interval '1 second'
-			FROM trakr.schema_migrations AS v WHERE v.version_id = ? AND v.is_applied)`, judged).Scan(ctx, &row)
+	err := pg.Bun(s.db).NewRaw(`SELECT count(*) FILTER (WHERE t.updated_at < j.since - interval '1 second') AS unjudged
+		FROM trakr.tenants AS t, (SELECT min(v.tstamp) AT TIME ZONE current_setting('TimeZone') AS since FROM trakr.schema_migrations AS v WHERE v.version_id = ? AND v.is_applied) AS j
+		WHERE t.state = 'live' AND (EXISTS (SELECT FROM trakr.field_keys AS k WHERE k.state = 'retired')
+			OR NOT EXISTS (SELECT FROM trakr.field_keys AS k WHERE k.state = 'active' AND k.active_at > j.since)
+			OR NOT EXISTS (SELECT FROM trakr.field_keys AS k WHERE k.state = 'destroyed' AND k.destroyed_at > j.since))`, judged).Scan(ctx, &row)
 	if err != nil {
 		return 0, fmt.Errorf("counting values that nobody judged: %w", pg.Map(err))
 	}

@@ -10,6 +10,7 @@ import (
 
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
+	"trakr/internal/shape"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/internal/pg"
 )
@@ -22,6 +23,23 @@ type Resealed struct {
 	Busy    int // left alone, because somebody is changing them
 	// Unopened are tenants with a value that opens with no key. They stay as they are.
 	Unopened []lifecycle.TenantID
+	// Contact are tenants with a value that looks like contact data: one that a version
+	// stored which did not judge that. They stay as they are, too.
+	Contact []lifecycle.TenantID
+}
+
+// errContact means that a value looks like an e-mail address or a telephone number.
+var errContact = errors.New("a stored value looks like contact data")
+
+// notResealed are the errors about one tenant's values, and what the audit says of them.
+func notResealed(err error) (detail string, of bool) {
+	switch {
+	case errors.Is(err, keyring.ErrCannotOpen):
+		return "cannot_open", true
+	case errors.Is(err, errContact):
+		return "contact_data", true
+	}
+	return "", false
 }
 
 // resealAtOnce bounds one batch: its locks make callbacks of these tenants wait.
@@ -48,19 +66,23 @@ func (d *Door) Reseal(ctx context.Context, a lifecycle.Access, after lifecycle.T
 		return Resealed{}, err
 	}
 	out, err := d.resealBatch(ctx, a, active, all)
-	if errors.Is(err, keyring.ErrCannotOpen) {
-		// One of them cannot be opened: that must not stop the others.
+	if _, of := notResealed(err); of {
+		// One of them stays as it is: that must not stop the others.
 		out = Resealed{}
 		for _, id := range all {
 			one, err := d.resealBatch(ctx, a, active, []lifecycle.TenantID{id})
-			if errors.Is(err, keyring.ErrCannotOpen) {
-				one, err = Resealed{Unopened: []lifecycle.TenantID{id}}, d.unopened(ctx, a, active, id)
+			if detail, of := notResealed(err); of {
+				if errors.Is(err, errContact) {
+					out.Contact = append(out.Contact, id)
+				} else {
+					out.Unopened = append(out.Unopened, id)
+				}
+				one, err = Resealed{}, d.leftAsItIs(ctx, a, active, id, detail)
 			}
 			if err != nil {
 				return out, err
 			}
 			out.Tenants, out.Values, out.Busy = out.Tenants+one.Tenants, out.Values+one.Values, out.Busy+one.Busy
-			out.Unopened = append(out.Unopened, one.Unopened...)
 		}
 		err = nil
 	}
@@ -87,10 +109,10 @@ func tenantIDs(rows pgx.Rows) ([]lifecycle.TenantID, error) {
 	return out, pg.Map(err)
 }
 
-// unopened records that a tenant's values could not be sealed anew.
-func (d *Door) unopened(ctx context.Context, a lifecycle.Access, active keyring.KeyID, id lifecycle.TenantID) error {
+// leftAsItIs records that a tenant's values were not sealed anew, and why.
+func (d *Door) leftAsItIs(ctx context.Context, a lifecycle.Access, active keyring.KeyID, id lifecycle.TenantID, why string) error {
 	e := audit.New(ctx, d.log.Now(), a, audit.TenantReencrypt, audit.Failure)
-	e.TenantID, e.CorrelationID, e.StatusDetail = id, active.Rotation(), "cannot_open"
+	e.TenantID, e.CorrelationID, e.StatusDetail = id, active.Rotation(), why
 	return d.log.Record(ctx, e)
 }
 
@@ -156,6 +178,9 @@ func (d *Door) reseal(ctx context.Context, tx pgx.Tx, mine []lifecycle.TenantID,
 				if err != nil {
 					return err
 				}
+				if f != lifecycle.SharedSecret && shape.Contact(v.Reveal()) {
+					return errContact
+				}
 				if b, err = d.keys.Seal(id, f, v); err != nil {
 					return err
 				}
@@ -166,7 +191,7 @@ func (d *Door) reseal(ctx context.Context, tx pgx.Tx, mine []lifecycle.TenantID,
 		return nil
 	})
 	if err != nil {
-		if errors.Is(err, keyring.ErrCannotOpen) {
+		if _, of := notResealed(err); of {
 			return err
 		}
 		return audit.Unavailable(err)
