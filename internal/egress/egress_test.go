@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/url"
 	"slices"
@@ -399,4 +400,52 @@ func member(held lifecycle.Values, planted *rapid.Generator[string], depth int) 
 			rapid.Map(rapid.MapOfN(planted, below, 0, 3), func(m map[string]any) any { return m }))
 	}
 	return rapid.OneOf(kinds...)
+}
+
+// The number of a connection tells nothing, whatever a workspace is called; what else
+// holds a value does.
+func TestTheNumberOfAConnectionTellsNothing(t *testing.T) {
+	g := guard(t, declared(t))
+	for _, c := range []struct {
+		key, username string
+		leaves        bool
+	}{
+		{"connection:120245", "2024", true},
+		{"connection:2025", "2025", true},
+		{"connection:12345678", "12345678", true},
+		{"connection:a120245", "2024", false},
+		{"connection:2025/2025", "2025", false},
+		{"xconnection:2025", "2025", false},
+		{"custom-acmeteam-key", "acmeteam", false},
+	} {
+		held := values("number")
+		held[lifecycle.ClientKey], held[lifecycle.Username] = lifecycle.NewSecret(c.key), lifecycle.NewSecret(c.username)
+		_, err := g.Encode(event(g, egress.Installed, lifecycle.NewTenantID(), held), held)
+		if (err == nil) != c.leaves || err != nil && !errors.Is(err, egress.ErrRefused) {
+			t.Errorf("%s of %s: %v", c.key, c.username, err)
+		}
+	}
+}
+
+// A released value that is shaped like contact data leaves neither when it is entered nor
+// out of a queue that an earlier version filled.
+func TestContactDataNeverLeaves(t *testing.T) {
+	g, tenant := guard(t, declared(t)), lifecycle.NewTenantID()
+	held := values("contact")
+	b, err := g.Encode(event(g, egress.Installed, tenant, held), held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := held[lifecycle.ClientKey].Reveal()
+	for _, contact := range []string{"mrk.smith@example.com", "connection:+442079460958", "mrk.smith%40example.com", "mrk.smith%2540example.com", "+44 20 7946 0958"} {
+		held := values("contact")
+		held[lifecycle.ClientKey] = lifecycle.NewSecret(contact)
+		_, entered := g.Encode(event(g, egress.Installed, tenant, held), held)
+		_, queued := g.Review(bytes.Replace(b.Bytes(), []byte(key), []byte(contact), 1))
+		for _, err := range []error{entered, queued} {
+			if !errors.Is(err, egress.ErrRefused) || !strings.Contains(err.Error(), "the value of client_key is shaped like") || strings.Contains(err.Error(), contact) {
+				t.Errorf("%s: %v", contact, err)
+			}
+		}
+	}
 }

@@ -316,3 +316,86 @@ func TestADeadDeliveryIsDroppedByAPersonAndANoticeNever(t *testing.T) {
 		t.Errorf("a notice was dropped: %v", err)
 	}
 }
+
+// twoDead makes a tenant's install and its later change dead, both of them sent before.
+func (h *house) twoDead(name string) (id lifecycle.TenantID, first, second outbox.Delivery) {
+	h.t.Helper()
+	id = h.Install(storetest.Values(name), name)
+	h.dead(id)
+	h.update(id, storetest.Values(name), name+" again")
+	h.set(func(h *house) { h.status, h.only = http.StatusBadRequest, id.String() })
+	for range 24 * 6 {
+		h.Clock.Add(73 * time.Minute)
+		h.once()
+	}
+	h.set(func(h *house) { h.status, h.only = 0, "" })
+	of := h.of(id)
+	if of[1].State != outbox.Dead || of[2].State != outbox.Dead || of[2].Attempts == 0 {
+		h.t.Fatalf("%+v", of)
+	}
+	return id, of[1], of[2]
+}
+
+// What a dropped delivery overtook can never be sent: it goes with it, and nobody is sent
+// from one to the other.
+func TestADropClosesWhatItOvertook(t *testing.T) {
+	h := newHouse(t)
+	id, first, second := h.twoDead("circle")
+	if _, err := h.outbox.Retry(t.Context(), person, first.ID.String()); !errors.Is(err, lifecycle.RequestConflict) || !strings.Contains(err.Error(), "trakr outbox retry "+second.ID.String()) {
+		t.Errorf("while the later one is open: %v", err)
+	}
+	if _, err := h.outbox.Drop(t.Context(), person, second.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range h.of(id) {
+		if d.State != outbox.Superseded || d.LastOutcome != outbox.Dropped {
+			t.Errorf("%+v", d)
+		}
+	}
+	var dropped []string
+	for _, e := range h.Events() {
+		if e.Action == audit.DeliveryClose && e.ReasonRef == "OPS-12" {
+			dropped = append(dropped, e.RequestID+" "+e.StatusDetail)
+		}
+	}
+	if want := []string{first.ID.String() + " installed: dropped", second.ID.String() + " changed: dropped"}; !slices.Equal(dropped, want) {
+		t.Errorf("the log says %q, want %q", dropped, want)
+	}
+	if n, err := h.outbox.Counts(t.Context()); err != nil || n.Findings() != 0 || h.Int(`SELECT count(*) FROM trakr.outbox_payloads`) != 0 {
+		t.Errorf("%+v, %v", n, err)
+	}
+}
+
+// An earlier version closed the later one alone: the words name a way out that is one.
+func TestWhatWasOvertakenByOneThatIsOverCanBeDropped(t *testing.T) {
+	h := newHouse(t)
+	id, first, second := h.twoDead("left over")
+	h.Exec(`UPDATE trakr.outbox SET state = 'superseded', closed_at = now() WHERE delivery_id = $1`, second.ID.String())
+	_, err := h.outbox.Retry(t.Context(), person, first.ID.String())
+	if !errors.Is(err, lifecycle.RequestConflict) || !strings.Contains(err.Error(), "needless") || !strings.Contains(err.Error(), "trakr outbox drop "+first.ID.String()) || strings.Contains(err.Error(), second.ID.String()) {
+		t.Errorf("%v", err)
+	}
+	if _, err := h.outbox.Drop(t.Context(), person, first.ID.String()); err != nil || h.of(id)[1].State != outbox.Superseded {
+		t.Errorf("%+v, %v", h.of(id), err)
+	}
+}
+
+// Of what was never sent nothing was overtaken: an install that still waits is told,
+// though the change after it is dropped.
+func TestADropOfWhatWasNeverSentLeavesWhatCanBeSent(t *testing.T) {
+	h := newHouse(t)
+	v := storetest.Values("mrkwaits")
+	id := h.Install(v, "in")
+	v[lifecycle.Username] = lifecycle.NewSecret("mrkwaits")
+	h.update(id, v, "again")
+	if d := h.of(id); d[1].State != outbox.Waiting || d[2].State != outbox.Dead {
+		t.Fatalf("%+v", d)
+	}
+	if _, err := h.outbox.Drop(t.Context(), person, h.of(id)[2].ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	h.once()
+	if d := h.of(id); d[1].State != outbox.Acknowledged || d[2].State != outbox.Superseded || len(h.receiver.Holds(id.String(), "")) != 1 {
+		t.Errorf("%+v", d)
+	}
+}

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,5 +78,52 @@ func TestADeletionRequestWaitsForTheEndService(t *testing.T) {
 	got, err := certificate.Parse([]byte(c.body))
 	if err != nil || got.CertificateID != done.CertificateID || len(got.Recipients) != 1 || got.Recipients[0].AcknowledgedAt.IsZero() {
 		t.Errorf("%v: %s", err, c.body)
+	}
+}
+
+// The guard refuses what an install would tell the end service: Bitbucket hears that we
+// took it, nothing is sent, and the delivery is a finding.
+func TestAnInstallOfWhichNothingMayBeToldIsAnInstall(t *testing.T) {
+	w := newWorld(t)
+	g, err := egress.New(w.Policy, policy.ToEndService, "https://trakr.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Door.Telling(g, func() {})
+	o, err := outbox.New(w.DB, w.Log, w.Keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, y := invent("refused"), invent("taken")
+	x.key, x.username = "custom-zqmarkerzq-key", "zqmarkerzq"
+	y.key, y.username = "connection:120245", "2024"
+	refused, fine := w.install(x), w.install(y)
+	list, err := o.List(t.Context(), true, 10)
+	if err != nil || len(list) != 2 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, d := range list {
+		if id := d.Tenant.String(); id == refused && (d.State != outbox.Dead || d.LastOutcome != outbox.Refused) || id == fine && d.State != outbox.Waiting {
+			t.Errorf("%+v", d)
+		}
+	}
+	if n, err := o.Counts(t.Context()); err != nil || n.Findings() != 1 || w.Int(`SELECT count(*) FROM trakr.outbox_payloads WHERE tenant_id = $1`, refused) != 0 {
+		t.Errorf("%+v, %v", n, err)
+	}
+	if n := w.told(o, g); n != 1 {
+		t.Errorf("%d were told", n)
+	}
+	evidence := w.call(http.MethodGet, "/v1/audit/export?format=ndjson", w.token(lifecycle.RoleReviewer), nil).body
+	if !strings.Contains(evidence, "installed: refused by the guard: the value of client_key holds that of username") {
+		t.Error("the audit does not say why")
+	}
+	places := w.places(w.log)
+	places["evidence"] = []byte(evidence)
+	for what, where := range search(places, map[string]string{"username": "zqmarkerzq"}) {
+		t.Errorf("the %s lies in clear in %v", what, where)
+	}
+	w.Clock.Add(2 * time.Second)
+	if r := w.deliver(uninstalled, w.sign(x, uninstalled, x.secret), x.body("uninstalled", "")); r.status != http.StatusNoContent {
+		t.Errorf("uninstalled: %d %s", r.status, r.body)
 	}
 }

@@ -96,20 +96,21 @@ func TestWhatNobodySendsIsAFindingAfterFiveDays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	overdue := func() (found sweeps.Check, result sweeps.Result) {
+	look := func(column string) (found sweeps.Check, result sweeps.Result) {
 		t.Helper()
 		run, err := r.RunOnce(t.Context(), scheduler, sweep.Erasures, sweep.ByCommand)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range run.Checks {
-			if c.Table == "trakr.outbox" && c.Column == "overdue" {
+			if c.Table == "trakr.outbox" && c.Column == column {
 				return c, run.Result
 			}
 		}
 		t.Fatal("the pass does not look for what waits too long")
 		return
 	}
+	overdue := func() (sweeps.Check, sweeps.Result) { t.Helper(); return look("overdue") }
 	e.Install(storetest.Values("stays"), "a")
 	gone := e.Install(storetest.Values("gone"), "b")
 	if _, err := rig.Erase(t.Context(), storetest.Ingress(), gone, erasure.Order{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("bye")}); err != nil {
@@ -136,5 +137,15 @@ func TestWhatNobodySendsIsAFindingAfterFiveDays(t *testing.T) {
 	e.Clock.Add(time.Minute)
 	if c, _ := overdue(); c.Rows != 2 {
 		t.Errorf("after a retry: %+v", c)
+	}
+	// What the guard refuses is one at once.
+	if c, _ := look("dead letters"); c.Rows != 0 {
+		t.Errorf("before anything is dead: %+v", c)
+	}
+	v := storetest.Values("refused")
+	v[lifecycle.ClientKey], v[lifecycle.Username] = lifecycle.NewSecret("custom-acmeteam-key"), lifecycle.NewSecret("acmeteam")
+	e.Install(v, "c")
+	if c, _ := look("dead letters"); c.Rows != 1 || !c.Found() || !strings.Contains(c.Ground, "the guard refused them") {
+		t.Errorf("refused by the guard: %+v", c)
 	}
 }
