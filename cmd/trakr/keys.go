@@ -204,6 +204,8 @@ func (a *app) keysRotate() *cobra.Command {
 			"   what waits for the end service;\n" +
 			"4. has the database count that nothing is sealed with the old key, takes that out of the keyring, and\n" +
 			"   records it.\n" +
+			"Values that look like an e-mail address or a telephone number, which a version before this one may have stored,\n" +
+			"are left as they are, a finding: the audit names their tenants, and the old key stays until they are gone.\n" +
 			"Killed or failed anywhere, nothing is lost: run it again, and it finishes before anything else. The file is\n" +
 			"replaced whole, with owner and mode as they were.\n\n" +
 			"Services with copies of the keyring: after step 1 it stops and says so; hand them the new file, restart\n" +
