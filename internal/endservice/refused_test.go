@@ -161,12 +161,3 @@ func TestWhatAnEarlierVersionEnteredIsJudgedOnItsWayOut(t *testing.T) {
 		t.Error("the log holds a value")
 	}
 }
-
-// When the event of a refusal cannot be written, nothing is installed.
-func TestARefusalThatCannotBeRecordedRefusesTheInstall(t *testing.T) {
-	h := newHouse(t)
-	h.Exec(storetest.Breaks()["commit fails"])
-	if _, _, err := h.Door.Install(t.Context(), storetest.Ingress(), unsendable("unrecorded"), h.Delivery("in")); err == nil || h.Int(`SELECT count(*) FROM trakr.outbox`) != 0 {
-		t.Errorf("installed: %v", err)
-	}
-}

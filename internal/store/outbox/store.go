@@ -47,10 +47,6 @@ const (
 // never sent; it is closed when the later one is taken.
 const overtaken = `EXISTS (SELECT FROM trakr.outbox AS l WHERE l.tenant_id = o.tenant_id AND l.seq > o.seq AND l.attempts > 0)`
 
-// sendable is true of a delivery (o) of which there is something to send: its payload, or
-// the notice of an erasure, which has none.
-const sendable = `(o.kind = 'erased' OR EXISTS (SELECT FROM trakr.outbox_payloads AS p WHERE p.delivery_id = o.delivery_id))`
-
 // inOrder is true of a delivery (o) whose turn it is: it is not overtaken, none before it
 // is still to be sent, and none before it was closed since the time that is its argument,
 // now less Claim, while it was perhaps under way: that one could still arrive.
@@ -367,7 +363,7 @@ func (s *Store) RetryDead(ctx context.Context, a lifecycle.Access) ([]Delivery, 
 	done := []Delivery{}
 	for after := (Delivery{}); ; {
 		var rows []row
-		err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.outbox AS o WHERE o.state = 'dead' AND (o.tenant_id, o.seq) > (?::uuid, ?::bigint) AND NOT `+overtaken+` AND `+sendable+`
+		err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.outbox AS o WHERE o.state = 'dead' AND (o.tenant_id, o.seq) > (?::uuid, ?::bigint) AND NOT `+overtaken+`
 			ORDER BY o.tenant_id, o.seq LIMIT 200`, after.Tenant.String(), after.Seq).Scan(ctx, &rows))
 		if err != nil && !errors.Is(err, pg.ErrNoRows) {
 			return done, fmt.Errorf("listing dead deliveries: %w", err)
@@ -380,7 +376,7 @@ func (s *Store) RetryDead(ctx context.Context, a lifecycle.Access) ([]Delivery, 
 			after = d
 			again, err := s.Retry(ctx, a, d.ID.String())
 			switch {
-			case errors.Is(err, lifecycle.RequestConflict): // since it was listed, it was closed or overtaken
+			case errors.Is(err, lifecycle.RequestConflict): // there is nothing to send, or since it was listed it was closed or overtaken
 			case err != nil:
 				return done, err
 			default:
@@ -463,12 +459,12 @@ func open(ctx context.Context, tx bun.Tx, id string) (Delivery, error) {
 
 // retriable refuses what trying again cannot help, and says what does.
 func retriable(ctx context.Context, tx bun.Tx, d Delivery) error {
-	var is struct{ Sendable bool }
-	if err := pg.Map(tx.NewRaw(`SELECT `+sendable+` AS sendable FROM trakr.outbox AS o WHERE o.delivery_id = ?`, d.ID.String()).Scan(ctx, &is)); err != nil {
+	var kept struct{ Payload bool }
+	if err := pg.Map(tx.NewRaw(`SELECT EXISTS (SELECT FROM trakr.outbox_payloads WHERE delivery_id = ?) AS payload`, d.ID.String()).Scan(ctx, &kept)); err != nil {
 		return err
 	}
 	drop := "trakr outbox drop " + d.ID.String() + " --reason-ref TICKET"
-	if !is.Sendable {
+	if d.Kind != egress.Erased && !kept.Payload {
 		return lifecycle.Fail(lifecycle.RequestConflict, "The guard refused this delivery when it was entered, so nothing of it was kept and there is nothing to send; its event in the audit says why. "+
 			"Drop it: "+drop+". To have the end service told, change the policy if it should release more, and have the installation tell us of its next change.")
 	}
