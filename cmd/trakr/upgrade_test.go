@@ -13,7 +13,7 @@ import (
 )
 
 // A service of an older version runs on its private PostgreSQL. A command of this version
-// beside it changes none of its tables and says what to do; trakr migrate does it.
+// beside it changes none of its tables and says what to do; trakr migrate does it, too.
 func TestACommandLeavesTheTablesOfARunningServiceAsTheyAre(t *testing.T) {
 	m := newMachine(t)
 	older, err := devpg.Start(t.Context(), m.server())
@@ -30,7 +30,7 @@ func TestACommandLeavesTheTablesOfARunningServiceAsTheyAre(t *testing.T) {
 	_, err = store.MigrateFrom(t.Context(), older.URL(), before)
 	must(t, err)
 
-	if s := m.trakr(exitCannotTell, "sweep", "list"); !strings.Contains(s, "lacks 1 migration(s); run: trakr migrate") {
+	if s := m.trakr(exitCannotTell, "sweep", "list"); !strings.Contains(s, "lacks 1 migration(s): the service that runs on it is older") {
 		t.Error(s)
 	}
 	if s := m.trakr(exitClean, "migrate"); !strings.Contains(s, filepath.Base(names[len(names)-1])) {

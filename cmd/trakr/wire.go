@@ -373,7 +373,11 @@ func (b byProbe) EraseGone(ctx context.Context, a lifecycle.Access, id lifecycle
 
 func (s *service) schema(ctx context.Context) error {
 	pending, err := store.Pending(ctx, s.db)
-	if err == nil && len(pending) > 0 {
+	switch {
+	case err != nil || len(pending) == 0:
+	case s.postgres != nil && s.postgres.Attached():
+		return fmt.Errorf("the database lacks %d migration(s): the service that runs on it is older than this program; start this version of it instead, which applies them", len(pending))
+	default:
 		return fmt.Errorf("the database lacks %d migration(s); run: trakr migrate", len(pending))
 	}
 	return err
