@@ -537,11 +537,11 @@ func (s SecurityStatement) markdown() []byte {
 	m := plainMark.Replace
 	fmt.Fprintf(&b, "# %s: %s\n\n%s, as of %s. Contact: %s\n", m(s.Issuer), m(s.Title), m(s.App), s.AsOf, m(s.Contact))
 	for _, x := range s.Sentences {
-		at := x.VerifiedAt
-		if at == "" {
-			at = "never"
+		at := "never checked"
+		if x.VerifiedAt != "" {
+			at = "checked " + x.VerifiedAt
 		}
-		fmt.Fprintf(&b, "\n## %s\n\n**%s**, verified %s\n", m(x.Text), x.State.Spoken(), at)
+		fmt.Fprintf(&b, "\n## %s\n\n**%s**, %s\n", m(x.Text), x.State.Spoken(), at)
 		for i, c := range x.Checks {
 			if i == 0 {
 				b.WriteByte('\n')
