@@ -309,7 +309,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	scopes, err := location.Scopes(descriptor, s.policy)
+	asked, err := connect.Scopes(descriptor)
 	if err != nil {
 		return err
 	}
@@ -317,7 +317,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	s.reports = &location.Reporter{Running: s.door.Holders, Own: own.TalksTo, Policy: s.policy, Statement: s.statement, Scopes: scopes, Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
+	s.reports = &location.Reporter{Running: s.door.Holders, Own: own.TalksTo, Policy: s.policy, Statement: s.statement, Scopes: location.Scopes(asked, s.policy), Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
 		Jobs: s.jobNames(), Heartbeats: s.beats, Held: s.door.Held}
 	return nil
 }

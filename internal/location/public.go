@@ -2,7 +2,6 @@ package location
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"sync"
 	"time"
@@ -45,16 +44,10 @@ func (s *PublicStatement) Get(ctx context.Context) (reports.SecurityStatement, e
 	return *s.last, nil
 }
 
-// Scopes tells, of each scope a descriptor asks for, which call needs it.
-func Scopes(descriptor []byte, p *policy.Policy) ([]reports.ScopeFacts, error) {
-	var d struct {
-		Scopes []string `json:"scopes"`
-	}
-	if err := json.Unmarshal(descriptor, &d); err != nil {
-		return nil, fmt.Errorf("reading the descriptor: %w", err)
-	}
+// Scopes tells, of each scope that the descriptor asks for, which call needs it.
+func Scopes(asked []string, p *policy.Policy) []reports.ScopeFacts {
 	out := []reports.ScopeFacts{}
-	for _, name := range d.Scopes {
+	for _, name := range asked {
 		x := reports.ScopeFacts{Name: name}
 		switch name {
 		case "account":
@@ -64,5 +57,5 @@ func Scopes(descriptor []byte, p *policy.Policy) ([]reports.ScopeFacts, error) {
 		}
 		out = append(out, x)
 	}
-	return out, nil
+	return out
 }

@@ -393,7 +393,7 @@ func (w *reality) said() said {
 func (w *reality) judge(at time.Time) said {
 	w.t.Helper()
 	must := storetest.Must(w.t)
-	w.reporter.Scopes = must(location.Scopes(w.descriptor(), w.Policy)).([]reports.ScopeFacts)
+	w.reporter.Scopes = location.Scopes(must(connect.Scopes(w.descriptor())).([]string), w.Policy)
 	f := must(w.reporter.Facts(w.t.Context(), at)).(reports.Facts)
 	for i, c := range f.Controls {
 		if id, ok := strings.CutPrefix(c.ID, location.GuardControl); ok && slices.Contains(unflushed, id) {
