@@ -115,12 +115,21 @@ func (j *judgement) categories() {
 	}
 }
 
+// Forbidden is the category that a policy, or the code whatever it says, forbids and that
+// a category is or lies below; "" for none.
+func (p *Policy) Forbidden(category string) string {
+	for _, c := range distinct(append(slices.Clone(neverKept), p.ForbiddenCategories...)) {
+		if category == c || strings.HasPrefix(category, c+".") {
+			return c
+		}
+	}
+	return ""
+}
+
 // category: nothing forbidden, nor anything below it.
 func (j *judgement) category(at, category string) {
-	for _, c := range distinct(append(slices.Clone(neverKept), j.p.ForbiddenCategories...)) {
-		if category == c || strings.HasPrefix(category, c+".") {
-			j.fault(at, "data of the category %s must not be kept", c)
-		}
+	if c := j.p.Forbidden(category); c != "" {
+		j.fault(at, "data of the category %s must not be kept", c)
 	}
 }
 
