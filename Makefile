@@ -8,7 +8,7 @@ FUZZTIME ?= 10s
 PACKAGES := ./...
 # Nothing in these runs beside anything else (internal/imports_test.go sees to it): the
 # race detector would find nothing, and take ten times as long.
-PURE := trakr/internal/auditfile trakr/internal/certificate trakr/internal/merkle
+PURE := trakr/internal/proof/auditfile trakr/internal/proof/certificate trakr/internal/proof/merkle
 
 .DEFAULT_GOAL := help
 .PHONY: help build run demo test check fmt vet lint tidy fuzz fuzz-long bench cover clean postgres
@@ -49,7 +49,7 @@ tidy:
 	$(GO) mod verify
 
 fuzz: ## each fuzz target for $(FUZZTIME)
-	@for t in connect:FuzzToken connect:FuzzQSH connect:FuzzPayload merkle:FuzzParseCheckpoint merkle:FuzzOpen auditfile:FuzzParse auditfile:FuzzVerify certificate:FuzzVerify; do \
+	@for t in connect:FuzzToken connect:FuzzQSH connect:FuzzPayload proof/merkle:FuzzParseCheckpoint proof/merkle:FuzzOpen proof/auditfile:FuzzParse proof/auditfile:FuzzVerify proof/certificate:FuzzVerify; do \
 		$(GO) test ./internal/$${t%%:*} -run '^$$' -fuzz "^$${t##*:}$$" -fuzztime $(FUZZTIME) || exit 1; done
 	$(GO) test ./policy -run '^$$' -fuzz '^FuzzLoad$$' -fuzztime $(FUZZTIME)
 
@@ -57,7 +57,7 @@ fuzz-long: ## each fuzz target for an hour
 	$(MAKE) fuzz FUZZTIME=1h
 
 bench: ## figures of the audit and the orphan sweep as ratios from one run, also in bin/bench.md
-	@mkdir -p bin && $(GO) build -o bin/trakr-bench ./internal/bench && \
+	@mkdir -p bin && $(GO) build -o bin/trakr-bench ./cmd/trakr-bench && \
 	bin=$$(deploy/postgres-binaries.sh) && TRAKR_POSTGRES_BIN="$$bin" exec bin/trakr-bench $(BENCHFLAGS)
 
 clean: ## remove what was built; keeps ./data

@@ -13,7 +13,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
-	"trakr/internal/config"
+	"trakr/internal/platform/config"
 )
 
 // databaseURL stands for what a platform puts in: DigitalOcean's form.

@@ -56,7 +56,7 @@ found() {
 # newest_first: sorts paths such as /usr/lib/postgresql/15/bin, newest first.
 newest_first() { sed 's|.*[^0-9]\([0-9][0-9]*\)[0-9.]*/bin$|\1 &|' | sort -rn | sed 's/^[0-9]* //'; }
 
-# The places internal/devpg looks in.
+# The places internal/platform/devpg searches.
 search() {
 	if [ -n "${TRAKR_POSTGRES_SEARCH:-}" ]; then
 		printf '%s\n' "$TRAKR_POSTGRES_SEARCH" | tr ':' '\n'

@@ -22,16 +22,16 @@ import (
 // trailing slash allows what lies below.
 var only = map[string][]string{
 	"github.com/uptrace/bun":         {"trakr/internal/store/"},
-	"github.com/jackc/pgx":           {"trakr/internal/store/", "trakr/internal/devpg", "trakr/internal/bench"},
+	"github.com/jackc/pgx":           {"trakr/internal/store/", "trakr/internal/platform/devpg", "trakr/cmd/trakr-bench"},
 	"database/sql":                   {"trakr/internal/store/"},
 	"github.com/pressly/goose":       {"trakr/internal/store"},
 	"github.com/golang-jwt/jwt":      {"trakr/internal/connect", "trakr/internal/bitbucket"},
 	"github.com/robfig/cron":         {"trakr/internal/schedule/"},
 	"github.com/tink-crypto/tink-go": {"trakr/internal/keyring"},
-	"golang.org/x/mod":               {"trakr/internal/merkle", "trakr/internal/store/audit", "trakr/internal/certificate"},
-	"github.com/danielgtaylor/huma":  {"trakr/internal/httpapi", "trakr/internal/bench"},
+	"golang.org/x/mod":               {"trakr/internal/proof/merkle", "trakr/internal/store/audit", "trakr/internal/proof/certificate"},
+	"github.com/danielgtaylor/huma":  {"trakr/internal/httpapi", "trakr/cmd/trakr-bench"},
 	"github.com/spf13/cobra":         {"trakr/cmd/trakr"},
-	"trakr/internal/httpapi":         {"trakr/cmd/trakr", "trakr/internal/bench", "trakr/internal/selfscan"},
+	"trakr/internal/httpapi":         {"trakr/cmd/trakr", "trakr/cmd/trakr-bench", "trakr/internal/selfscan"},
 	"trakr/internal/store/storetest": {"trakr/internal/erasure/erasuretest"}, // tests only
 	"testing":                        {"trakr/internal/store/storetest", "trakr/internal/erasure/erasuretest"},
 }
@@ -39,8 +39,8 @@ var only = map[string][]string{
 // pure packages take their data as arguments: they open, call and store nothing.
 var pure = map[string][]string{
 	"trakr/internal/lifecycle": {"trakr/"},
-	"trakr/internal/merkle":    {"trakr/", "os", "net/http", "database/sql", "time"},
-	"trakr/internal/auditfile": {"trakr/internal/store", "os", "net/http", "database/sql"},
+	"trakr/internal/proof/merkle":    {"trakr/", "os", "net/http", "database/sql", "time"},
+	"trakr/internal/proof/auditfile": {"trakr/internal/store", "os", "net/http", "database/sql"},
 	"trakr/policy":             {"trakr/internal/store", "trakr/reports", "net/http", "database/sql"},
 	"trakr/reports":            {"trakr/internal/", "net/http", "os", "database/sql", "time/tzdata"},
 	"trakr/internal/connect":   {"trakr/internal/store", "trakr/internal/httpapi", "os"},

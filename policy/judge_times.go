@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"time"
 
-	"trakr/internal/schedule/occasion"
+	"trakr/internal/schedule/cronspec"
 )
 
 const day = 24 * time.Hour
@@ -194,13 +194,13 @@ const never = 400 * day
 // schedule: what the scheduler takes, and comes within a year. It returns the longest
 // time between two occasions; 0 when it is not sound.
 func (j *judgement) schedule(at, spec string) time.Duration {
-	s, err := occasion.Parse(spec)
+	s, err := cronspec.Parse(spec)
 	if err != nil {
 		j.fault(at, "%v", err)
 		return 0
 	}
 	// Any time will do; the answer must not depend on when it is asked.
-	rest := occasion.Longest(s, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+	rest := cronspec.Longest(s, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 	if rest > never {
 		j.fault(at, "the schedule %q does not come for %s on end", spec, inWords(rest))
 		return 0

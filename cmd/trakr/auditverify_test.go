@@ -11,7 +11,7 @@ import (
 
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"
 )

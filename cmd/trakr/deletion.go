@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"trakr/internal/deletion"
 	"trakr/internal/lifecycle"
+	deletionrequests "trakr/internal/requests"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/requests"
 	"trakr/internal/store/tenants"
@@ -28,10 +28,10 @@ func (a *app) deletionCommand() *cobra.Command {
 			"  trakr deletion list --overdue",
 	}
 	c.AddCommand(a.deletionRequest(), a.deletionList(), a.deletionShow(), a.deletionCertificate(), a.deletionDeny(), a.deletionHold(),
-		a.deletionAct("identify", "Say that the customer itself asked, where the policy wants that in a step of its own", lifecycle.CustomerRequestFulfilment, (*deletion.Service).Identify),
-		a.deletionAct("approve", "Approve a request that another person entered", lifecycle.CustomerRequestFulfilment, (*deletion.Service).Approve),
-		a.deletionAct("cancel", "Withdraw a request before its erasure begins", lifecycle.CustomerRequestFulfilment, (*deletion.Service).Cancel),
-		a.deletionAct("release", "Release every legal hold that keeps the request's tenant", lifecycle.LegalRequest, (*deletion.Service).Release))
+		a.deletionAct("identify", "Say that the customer itself asked, where the policy wants that in a step of its own", lifecycle.CustomerRequestFulfilment, (*deletionrequests.Service).Identify),
+		a.deletionAct("approve", "Approve a request that another person entered", lifecycle.CustomerRequestFulfilment, (*deletionrequests.Service).Approve),
+		a.deletionAct("cancel", "Withdraw a request before its erasure begins", lifecycle.CustomerRequestFulfilment, (*deletionrequests.Service).Cancel),
+		a.deletionAct("release", "Release every legal hold that keeps the request's tenant", lifecycle.LegalRequest, (*deletionrequests.Service).Release))
 	return c
 }
 
@@ -143,7 +143,7 @@ func (a *app) deletionShow() *cobra.Command {
 }
 
 // deletionAct is an act that needs nothing but the request.
-func (a *app) deletionAct(name, short string, code lifecycle.ReasonCode, do func(*deletion.Service, context.Context, lifecycle.Access, string) (requests.Request, error)) *cobra.Command {
+func (a *app) deletionAct(name, short string, code lifecycle.ReasonCode, do func(*deletionrequests.Service, context.Context, lifecycle.Access, string) (requests.Request, error)) *cobra.Command {
 	var why reasonFlags
 	c := &cobra.Command{
 		Use: name + " ID", Short: short, Args: cobra.ExactArgs(1),
@@ -168,7 +168,7 @@ func (a *app) deletionDeny() *cobra.Command {
 			return a.printDeletion(ctx, s, r, err)
 		}),
 	}
-	c.Flags().StringVar(&ground, "ground", "", deletion.Grounds())
+	c.Flags().StringVar(&ground, "ground", "", deletionrequests.Grounds())
 	why.register(c, lifecycle.CustomerRequestFulfilment)
 	return c
 }
@@ -261,7 +261,7 @@ func (a *app) printDeletion(ctx context.Context, s *service, r requests.Request,
 }
 
 // printRequest prints what is known of a request, one fact a line.
-func (a *app) printRequest(r deletion.Shown) error {
+func (a *app) printRequest(r deletionrequests.Shown) error {
 	return a.table("REQUEST\t"+r.ID, func(line func(...any)) {
 		line("state", r.State)
 		line("ticket", r.Ticket)

@@ -11,10 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"trakr/internal/config"
 	"trakr/internal/erasure"
-	"trakr/internal/ledger"
-	"trakr/internal/location"
+	"trakr/internal/erasure/ledger"
+	"trakr/internal/evidence"
+	"trakr/internal/platform/config"
 	"trakr/internal/schedule"
 	"trakr/internal/store"
 	"trakr/internal/store/guard"
@@ -137,7 +137,7 @@ func (a *app) examine(ctx context.Context) []finding {
 		found = append(found, finding{"what the database holds", "unknown", err.Error()})
 	}
 	for _, c := range facts.Controls {
-		if c.ID != "proof-of-possession" && !strings.HasPrefix(c.ID, location.GuardControl) {
+		if c.ID != "proof-of-possession" && !strings.HasPrefix(c.ID, evidence.GuardControl) {
 			found = append(found, finding{c.Title, c.State, c.Detail})
 		}
 	}

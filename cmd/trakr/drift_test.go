@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"trakr/internal/config"
 	"trakr/internal/lifecycle"
+	"trakr/internal/platform/config"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"

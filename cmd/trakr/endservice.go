@@ -11,13 +11,13 @@ import (
 	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel/metric"
 
+	"trakr/internal/delivery/endservice"
 	"trakr/internal/egress"
-	"trakr/internal/endservice"
-	"trakr/internal/leader"
+	"trakr/internal/egress/webhook"
 	"trakr/internal/lifecycle"
+	"trakr/internal/schedule/leader"
 	"trakr/internal/store"
 	"trakr/internal/store/outbox"
-	"trakr/internal/webhook"
 	"trakr/policy"
 )
 

@@ -10,10 +10,10 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"trakr/internal/erasure"
+	"trakr/internal/erasure/ledger"
 	"trakr/internal/keyring"
-	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 	"trakr/internal/sequencer"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/holds"

@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
-	"trakr/internal/certificate"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/certificate"
 	"trakr/internal/store/erasures"
 )
 

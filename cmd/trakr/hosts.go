@@ -9,10 +9,10 @@ import (
 	"golang.org/x/net/http/httpproxy"
 
 	"trakr/internal/bitbucket"
-	"trakr/internal/config"
 	"trakr/internal/drift"
 	"trakr/internal/egress"
 	"trakr/internal/lifecycle"
+	"trakr/internal/platform/config"
 	"trakr/internal/store"
 	"trakr/internal/store/tenants"
 	"trakr/policy"

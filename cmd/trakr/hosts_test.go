@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"trakr/internal/config"
-	"trakr/internal/devpg"
 	"trakr/internal/drift"
+	"trakr/internal/platform/config"
+	"trakr/internal/platform/devpg"
 	"trakr/internal/store"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/tenants"

@@ -7,15 +7,15 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 
+	"trakr/internal/egress/webhook"
 	"trakr/internal/httpapi"
-	"trakr/internal/leader"
 	"trakr/internal/lifecycle"
 	"trakr/internal/schedule"
+	"trakr/internal/schedule/leader"
 	"trakr/internal/store"
 	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
-	"trakr/internal/webhook"
 )
 
 // monthsAhead is how many months of the audit have their place made in advance: a

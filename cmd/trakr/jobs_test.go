@@ -13,12 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"trakr/internal/config"
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
+	"trakr/internal/platform/config"
+	"trakr/internal/platform/telemetry"
 	"trakr/internal/store/storetest"
 	"trakr/internal/sweep"
-	"trakr/internal/telemetry"
 	"trakr/reports"
 )
 

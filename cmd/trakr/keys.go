@@ -12,9 +12,9 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
-	"trakr/internal/config"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
+	"trakr/internal/platform/config"
 	"trakr/internal/rotation"
 	"trakr/internal/store"
 	"trakr/internal/store/tenants"

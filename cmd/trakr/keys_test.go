@@ -21,9 +21,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"trakr/internal/devpg"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
+	"trakr/internal/platform/devpg"
 	"trakr/internal/rotation"
 	"trakr/internal/store/storetest"
 )

@@ -15,8 +15,8 @@ import (
 
 	"trakr/deploy"
 	"trakr/internal/connect"
-	"trakr/internal/devpg"
 	"trakr/internal/lifecycle"
+	"trakr/internal/platform/devpg"
 )
 
 // A dump from before two erasures and a legal hold is restored on a new server: the

@@ -5,11 +5,11 @@ import (
 	"log/slog"
 	"net/url"
 
-	"trakr/internal/config"
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
+	"trakr/internal/platform/config"
+	"trakr/internal/platform/telemetry"
 	"trakr/internal/selfscan"
-	"trakr/internal/telemetry"
 )
 
 // selfScan runs Marketplace's requirements against the handlers that serve would run,

@@ -15,15 +15,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"trakr/internal/config"
+	"trakr/internal/evidence"
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
-	"trakr/internal/location"
+	"trakr/internal/platform/config"
+	"trakr/internal/platform/telemetry"
 	"trakr/internal/schedule"
 	"trakr/internal/sequencer"
 	"trakr/internal/store"
 	"trakr/internal/sweep"
-	"trakr/internal/telemetry"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -249,7 +249,7 @@ func (s *service) prover() httpapi.Prover {
 func (a *app) handlers(s *service, prover httpapi.Prover, tel *telemetry.Telemetry, seq *sequencer.Sequencer) (public, admin http.Handler, routes []httpapi.Route, err error) {
 	var statement func(context.Context) (reports.SecurityStatement, error)
 	if s.cfg.PublicStatement {
-		statement = (&location.PublicStatement{Reporter: s.reports}).Get
+		statement = (&evidence.PublicStatement{Reporter: s.reports}).Get
 	}
 	public, err = httpapi.NewPublic(httpapi.Public{Statement: statement, Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Eraser: s.eraser, Prover: prover,
 		TrustedProxies: s.cfg.TrustedProxies, Now: a.now, Log: s.log, Meter: tel.Meter, Observe: tel.ObserveStrangers})

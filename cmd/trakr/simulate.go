@@ -13,10 +13,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"trakr/internal/config"
+	"trakr/internal/egress/webhook"
 	"trakr/internal/lifecycle"
+	"trakr/internal/platform/config"
 	"trakr/internal/simulate"
-	"trakr/internal/webhook"
 )
 
 func (a *app) simulateCommand() *cobra.Command {

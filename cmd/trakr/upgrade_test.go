@@ -7,7 +7,7 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"trakr/internal/devpg"
+	"trakr/internal/platform/devpg"
 	"trakr/internal/store"
 	"trakr/migrations"
 )

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"trakr/internal/auditfile"
-	"trakr/internal/certificate"
+	"trakr/internal/proof/auditfile"
+	"trakr/internal/proof/certificate"
 )
 
 func (a *app) verifyCommand() *cobra.Command {

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"trakr/internal/certificate"
-	"trakr/internal/merkle"
+	"trakr/internal/proof/certificate"
+	"trakr/internal/proof/merkle"
 )
 
 // A customer gets a certificate in one of three forms and, by another way, the key.
@@ -36,7 +36,7 @@ func TestACustomerChecksACertificateOffline(t *testing.T) {
 	key := write("log.vkey", []byte(vkey+"\n"))
 	files := map[string][]byte{}
 	for _, state := range []string{"erased", "nothing_held"} {
-		b, err := os.ReadFile(filepath.Join("../../internal/certificate/testdata", state+".json"))
+		b, err := os.ReadFile(filepath.Join("../../internal/proof/certificate/testdata", state+".json"))
 		if err != nil {
 			t.Fatal(err)
 		}

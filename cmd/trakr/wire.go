@@ -20,25 +20,25 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"trakr/internal/bitbucket"
-	"trakr/internal/config"
 	"trakr/internal/connect"
-	"trakr/internal/deletion"
-	"trakr/internal/devpg"
 	"trakr/internal/drift"
 	"trakr/internal/egress"
 	"trakr/internal/erasure"
+	"trakr/internal/erasure/ledger"
+	"trakr/internal/evidence"
 	"trakr/internal/keyring"
-	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
-	"trakr/internal/location"
+	"trakr/internal/platform/config"
+	"trakr/internal/platform/devpg"
+	deletionrequests "trakr/internal/requests"
 	"trakr/internal/sequencer"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"
+	"trakr/internal/store/facts"
 	"trakr/internal/store/guard"
 	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/holds"
-	"trakr/internal/store/inventory"
 	"trakr/internal/store/liveness"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/requests"
@@ -84,11 +84,11 @@ type service struct {
 	eraser    *erasure.Eraser
 	replayed  erasure.Replayed     // what the ledger led to at the start
 	integrity *sweep.IntegrityPass // for its progress on a terminal
-	inventory *inventory.Store
+	inventory *facts.Store
 	tokens    *tokens.Store
-	reports   *location.Reporter
+	reports   *evidence.Reporter
 	client    *bitbucket.Client
-	deletions *deletion.Service
+	deletions *deletionrequests.Service
 	environ   []string
 	scheduled []drift.Job // what the running scheduler has; nil before
 
@@ -280,7 +280,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err := s.telling(); err != nil {
 		return err
 	}
-	s.inventory, s.tokens = inventory.New(s.db), tokens.New(s.db, now)
+	s.inventory, s.tokens = facts.New(s.db), tokens.New(s.db, now)
 	s.erasures = erasures.New(s.db, now)
 	if s.serving {
 		// After a long rest, or in a restored database, the running month may lack its
@@ -317,7 +317,7 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	s.reports = &location.Reporter{Running: s.door.Holders, Own: own.TalksTo, Policy: s.policy, Statement: s.statement, Scopes: location.Scopes(asked, s.policy), Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
+	s.reports = &evidence.Reporter{Running: s.door.Holders, Own: own.TalksTo, Policy: s.policy, Statement: s.statement, Scopes: evidence.Scopes(asked, s.policy), Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
 		Jobs: s.jobNames(), Heartbeats: s.beats, Held: s.door.Held}
 	return nil
 }
@@ -328,8 +328,8 @@ func (s *service) requests(now func() time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	s.deletions, err = deletion.New(deletion.Config{Requests: r, Holds: s.holds, Door: s.door, Sweeps: s.sweeps, Policy: s.policy, Log: s.log,
-		Erasures: &deletion.Eraser{Eraser: s.eraser, Store: s.erasures, Sweeps: s.sweeps, Runner: s.runner, Policy: s.policy, Now: now}})
+	s.deletions, err = deletionrequests.New(deletionrequests.Config{Requests: r, Holds: s.holds, Door: s.door, Sweeps: s.sweeps, Policy: s.policy, Log: s.log,
+		Erasures: &deletionrequests.Eraser{Eraser: s.eraser, Store: s.erasures, Sweeps: s.sweeps, Runner: s.runner, Policy: s.policy, Now: now}})
 	return err
 }
 

@@ -13,8 +13,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"trakr/internal/contactdata"
 	"trakr/internal/lifecycle"
-	"trakr/internal/shape"
 	"trakr/policy"
 )
 
@@ -259,7 +259,7 @@ func fullyDecoded(s string) (string, bool) {
 // as it stands or as it reads once decoded.
 func contact(s string) bool {
 	plain, decoded := fullyDecoded(s)
-	return shape.Contact(s) || decoded && shape.Contact(plain)
+	return contactdata.Contact(s) || decoded && contactdata.Contact(plain)
 }
 
 func printable(s string) bool {

@@ -31,9 +31,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"trakr/internal/contactdata"
+	"trakr/internal/egress/webhook"
 	"trakr/internal/lifecycle"
-	"trakr/internal/shape"
-	"trakr/internal/webhook"
 	"trakr/policy"
 )
 
@@ -224,7 +224,7 @@ func (g *Guard) allowed(k Kind, data map[string]string) error {
 			if !g.policy.Releases(f, g.to.To) {
 				return fmt.Errorf("the policy does not release %s to %s", f, g.to.To)
 			}
-			if slices.ContainsFunc(decoded(value), shape.Contact) {
+			if slices.ContainsFunc(decoded(value), contactdata.Contact) {
 				return fmt.Errorf("the value of %s is shaped like an e-mail address or a telephone number", f)
 			}
 			if f == lifecycle.ClientKey && !g.uuidMayLeave() && anyUUID.MatchString(value) {

@@ -11,9 +11,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"trakr/internal/certificate"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/certificate"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"
 	"trakr/policy"

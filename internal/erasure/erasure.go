@@ -17,8 +17,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"trakr/internal/erasure/ledger"
 	"trakr/internal/keyring"
-	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"

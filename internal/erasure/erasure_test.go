@@ -14,12 +14,12 @@ import (
 
 	"github.com/google/uuid"
 
-	"trakr/internal/certificate"
 	"trakr/internal/erasure"
 	"trakr/internal/erasure/erasuretest"
+	"trakr/internal/erasure/ledger"
 	"trakr/internal/keyring"
-	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/certificate"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"
 	"trakr/internal/store/storetest"

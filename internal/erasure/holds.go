@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"trakr/internal/erasure/ledger"
 	"trakr/internal/keyring"
-	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/holds"
 )

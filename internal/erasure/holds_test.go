@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 
 	"trakr/internal/erasure/erasuretest"
+	"trakr/internal/erasure/ledger"
 	"trakr/internal/keyring"
-	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/holds"

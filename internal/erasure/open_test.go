@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 
 	"trakr/internal/erasure"
+	"trakr/internal/erasure/ledger"
 	"trakr/internal/keyring"
-	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"

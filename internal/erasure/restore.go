@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 
+	"trakr/internal/erasure/ledger"
 	"trakr/internal/keyring"
-	"trakr/internal/ledger"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/erasures"
 )

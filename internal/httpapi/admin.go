@@ -15,8 +15,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
-	"trakr/internal/deletion"
 	"trakr/internal/lifecycle"
+	"trakr/internal/requests"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"
 	"trakr/internal/store/holds"
@@ -53,7 +53,7 @@ type Admin struct {
 	Bitbucket Bitbucket
 	Holds     *holds.Store
 	// Deletions answers customers' deletion requests.
-	Deletions *deletion.Service
+	Deletions *requests.Service
 	// Erasures and Certifier are of erasures whatever asked for them.
 	Erasures  *erasures.Store
 	Certifier Certifier

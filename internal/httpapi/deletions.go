@@ -6,8 +6,8 @@ import (
 	"net/http"
 	"time"
 
-	"trakr/internal/deletion"
 	"trakr/internal/lifecycle"
+	deletionrequests "trakr/internal/requests"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/requests"
 	"trakr/internal/store/tenants"
@@ -46,7 +46,7 @@ func (a *admin) deletionRoutes() {
 		Limit   int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	}
 	type requestsOut struct {
-		Requests []deletion.Listed `json:"requests" doc:"newest first"`
+		Requests []deletionrequests.Listed `json:"requests" doc:"newest first"`
 	}
 	add(a, http.MethodGet, "/v1/deletion-requests", "Customers' deletion requests", observers,
 		func(ctx context.Context, in *listIn) (*body[requestsOut], error) {
@@ -73,7 +73,7 @@ func (a *admin) deletionRoutes() {
 	}
 	type requestOut struct {
 		Status int
-		Body   deletion.Shown
+		Body   deletionrequests.Shown
 	}
 	show := func(ctx context.Context, r requests.Request, err error) (*requestOut, error) {
 		if err != nil {

@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"trakr/internal/certificate"
 	"trakr/internal/connect"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/certificate"
 	"trakr/internal/store/audit"
 )
 

@@ -7,8 +7,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"trakr/internal/certificate"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/certificate"
 	"trakr/internal/store/erasures"
 )
 

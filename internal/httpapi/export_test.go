@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"trakr/internal/auditfile"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/auditfile"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"
 )

@@ -19,19 +19,19 @@ import (
 
 	"trakr/internal/bitbucket"
 	"trakr/internal/connect"
-	"trakr/internal/deletion"
 	"trakr/internal/erasure/erasuretest"
+	"trakr/internal/evidence"
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
-	"trakr/internal/location"
-	"trakr/internal/store/inventory"
+	"trakr/internal/platform/telemetry"
+	deletionrequests "trakr/internal/requests"
+	"trakr/internal/store/facts"
 	"trakr/internal/store/requests"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tokens"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
-	"trakr/internal/telemetry"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -50,7 +50,7 @@ type world struct {
 	log           *syncBuffer
 	telemetry     *telemetry.Telemetry
 	ready         []httpapi.ReadyCheck
-	deletions     *deletion.Service
+	deletions     *deletionrequests.Service
 }
 
 // syncBuffer is a buffer that several goroutines write.
@@ -156,8 +156,8 @@ func newWorld(t *testing.T, change ...func(*policy.Policy)) *world {
 	w.eraser = erasuretest.New(t, w.Env)
 	said, err := policy.LoadStatement("", reports.Checks())
 	must(err)
-	reporter := &location.Reporter{Policy: w.Policy, Statement: said, Inventory: inventory.New(w.DB), Now: w.Clock.Now, Version: "test"}
-	handler, err := httpapi.NewPublic(httpapi.Public{Statement: (&location.PublicStatement{Reporter: reporter}).Get, Policy: w.Policy, BaseURL: base, Door: w.Door, Eraser: w.eraser.Eraser, Prover: prover, Now: w.Clock.Now,
+	reporter := &evidence.Reporter{Policy: w.Policy, Statement: said, Inventory: facts.New(w.DB), Now: w.Clock.Now, Version: "test"}
+	handler, err := httpapi.NewPublic(httpapi.Public{Statement: (&evidence.PublicStatement{Reporter: reporter}).Get, Policy: w.Policy, BaseURL: base, Door: w.Door, Eraser: w.eraser.Eraser, Prover: prover, Now: w.Clock.Now,
 		Log: w.telemetry.Logger, Meter: w.telemetry.Meter, Observe: w.telemetry.Observe})
 	must(err)
 	w.public.Config.Handler = handler
@@ -182,8 +182,8 @@ func newWorld(t *testing.T, change ...func(*policy.Policy)) *world {
 	held := w.eraser.Config.Holds
 	asked, err := requests.New(w.DB, w.Log)
 	must(err)
-	deletions, err := deletion.New(deletion.Config{Requests: asked, Holds: held, Door: w.Door, Sweeps: sweeps.New(w.DB), Policy: w.Policy, Log: w.telemetry.Logger,
-		Erasures: &deletion.Eraser{Eraser: w.eraser.Eraser, Store: w.eraser.Config.Erasures, Sweeps: sweeps.New(w.DB), Runner: runner, Policy: w.Policy, Now: w.Clock.Now}})
+	deletions, err := deletionrequests.New(deletionrequests.Config{Requests: asked, Holds: held, Door: w.Door, Sweeps: sweeps.New(w.DB), Policy: w.Policy, Log: w.telemetry.Logger,
+		Erasures: &deletionrequests.Eraser{Eraser: w.eraser.Eraser, Store: w.eraser.Config.Erasures, Sweeps: sweeps.New(w.DB), Runner: runner, Policy: w.Policy, Now: w.Clock.Now}})
 	must(err)
 	w.deletions = deletions
 	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Holds: held, Deletions: deletions, Erasures: w.eraser.Config.Erasures, Certifier: w.eraser.Eraser, Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),

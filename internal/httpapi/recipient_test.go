@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"trakr/internal/certificate"
 	"trakr/internal/egress"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/certificate"
 	"trakr/internal/store/outbox"
 	"trakr/policy"
 )

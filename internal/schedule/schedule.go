@@ -19,7 +19,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"trakr/internal/lifecycle"
-	"trakr/internal/schedule/occasion"
+	"trakr/internal/schedule/cronspec"
 	"trakr/internal/store/heartbeats"
 )
 
@@ -104,14 +104,14 @@ func New(c Config, jobs ...Job) (*Scheduler, error) {
 	}
 	s := &Scheduler{c: c, halt: make(chan struct{}), cron: cron.New(cron.WithLocation(time.UTC), cron.WithLogger(cron.DiscardLogger))}
 	for _, j := range jobs {
-		when, err := occasion.Parse(j.Spec)
+		when, err := cronspec.Parse(j.Spec)
 		if err != nil {
 			return nil, fmt.Errorf("scheduling %s: %w", j.Name, err)
 		}
 		if j.Timeout == 0 {
 			j.Timeout = DefaultTimeout
 		}
-		interval := occasion.Longest(when, c.Now())
+		interval := cronspec.Longest(when, c.Now())
 		x := &job{Job: j, when: when, interval: interval, jitter: Jitter(interval)}
 		s.jobs = append(s.jobs, x)
 		s.cron.Schedule(when, cron.FuncJob(func() { s.trigger(x) }))

@@ -5,16 +5,16 @@ import (
 
 	"github.com/robfig/cron/v3"
 
-	"trakr/internal/schedule/occasion"
+	"trakr/internal/schedule/cronspec"
 )
 
 // Interval returns the longest time between two of the occasions that come after now.
 func Interval(spec string, now time.Time) (time.Duration, error) {
-	s, err := occasion.Parse(spec)
+	s, err := cronspec.Parse(spec)
 	if err != nil {
 		return 0, err
 	}
-	return occasion.Longest(s, now), nil
+	return cronspec.Longest(s, now), nil
 }
 
 // previous is the newest occasion not after now.

@@ -15,8 +15,8 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 
-	"trakr/internal/leader"
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
+	"trakr/internal/schedule/leader"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 )

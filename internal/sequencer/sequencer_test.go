@@ -18,7 +18,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"trakr/internal/keyring"
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 	"trakr/internal/sequencer"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"trakr/internal/webhook"
+	"trakr/internal/egress/webhook"
 )
 
 // Receiver is a small end service, for reference: it takes the events that the service

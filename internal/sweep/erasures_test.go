@@ -8,11 +8,11 @@ import (
 
 	"github.com/google/uuid"
 
-	"trakr/internal/certificate"
 	"trakr/internal/egress"
 	"trakr/internal/erasure"
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/certificate"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/guard"

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"trakr/internal/contactdata"
 	"trakr/internal/lifecycle"
-	"trakr/internal/shape"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
@@ -115,8 +115,8 @@ func TestWhatIsShapedLikeAPhoneAndWhatIsNot(t *testing.T) {
 		e.Exec(`UPDATE public.odd SET v = $1`, v)
 		both := e.Int(`SELECT emails + 10 * phones FROM door.count_shaped('public', 'odd', NULL, NULL, NULL, NULL)`)
 		mails, phones := both%10, both/10
-		if shape.Email(v) != (want[0] == 1) || shape.Phone(v) != (want[1] == 1) {
-			t.Errorf("%q: what comes in is judged otherwise: %v %v", v, shape.Email(v), shape.Phone(v))
+		if contactdata.Email(v) != (want[0] == 1) || contactdata.Phone(v) != (want[1] == 1) {
+			t.Errorf("%q: what comes in is judged otherwise: %v %v", v, contactdata.Email(v), contactdata.Phone(v))
 		}
 		if mails != int64(want[0]) || phones != int64(want[1]) {
 			t.Errorf("%q: %d e-mail addresses, %d telephone numbers; want %v", v, mails, phones, want)
@@ -128,7 +128,7 @@ func TestWhatIsShapedLikeAPhoneAndWhatIsNot(t *testing.T) {
 // which mean the same to both, also in texts that nobody thought of.
 func TestBothJudgeByTheSameShapes(t *testing.T) {
 	e := storetest.New(t)
-	if got := string(e.Bytes(`SELECT convert_to(email || E'\n' || phone, 'UTF8') FROM door.value_shapes()`)); got != shape.EmailPattern+"\n"+shape.PhonePattern {
+	if got := string(e.Bytes(`SELECT convert_to(email || E'\n' || phone, 'UTF8') FROM door.value_shapes()`)); got != contactdata.EmailPattern+"\n"+contactdata.PhonePattern {
 		t.Fatalf("the database looks for other shapes:\n%s", got)
 	}
 	parts := []string{"+", "0", "00", "1", "20", "44", "212", "555", "0958", "7946", "1234567", "-", ".", " ", "/", "(", ")", ":", ",", "=", "_", "a", "Z", "ë", "ж", "@", "%40", "%",
@@ -141,10 +141,10 @@ func TestBothJudgeByTheSameShapes(t *testing.T) {
 			texts[i] += parts[random.IntN(len(parts))]
 		}
 		want[i] = '0'
-		if shape.Email(texts[i]) {
+		if contactdata.Email(texts[i]) {
 			want[i], found[0] = want[i]+1, found[0]+1
 		}
-		if shape.Phone(texts[i]) {
+		if contactdata.Phone(texts[i]) {
 			want[i], found[1] = want[i]+2, found[1]+1
 		}
 	}

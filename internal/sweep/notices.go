@@ -8,8 +8,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"trakr/internal/egress/webhook"
 	"trakr/internal/store/sweeps"
-	"trakr/internal/webhook"
 )
 
 // EventType begins the type of each event about a finding; the transition follows.

@@ -13,10 +13,10 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"trakr/internal/egress/webhook"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
-	"trakr/internal/webhook"
 )
 
 // receiver is the other end of the webhook.

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"trakr/internal/erasure"
-	"trakr/internal/ledger"
+	"trakr/internal/erasure/ledger"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/erasures"
 	"trakr/internal/store/holds"

@@ -4,8 +4,8 @@ import (
 	"strconv"
 	"time"
 
-	"trakr/internal/jcs"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/jcs"
 )
 
 // TimeForm is how times stand in records: UTC, always six decimals.

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"trakr/internal/lifecycle"
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"

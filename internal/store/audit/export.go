@@ -18,9 +18,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"trakr/internal/auditfile"
 	"trakr/internal/lifecycle"
-	"trakr/internal/merkle"
+	"trakr/internal/proof/auditfile"
+	"trakr/internal/proof/merkle"
 	"trakr/internal/store/internal/pg"
 )
 

@@ -16,8 +16,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"trakr/internal/auditfile"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/auditfile"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"

@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"trakr/internal/lifecycle"
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 	"trakr/internal/store/internal/pg"
 )
 

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"trakr/internal/lifecycle"
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 	"trakr/internal/store/internal/pg"
 )
 

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/storetest"
 )

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 	"trakr/internal/store/guard"
 	"trakr/internal/store/internal/pg"
 )

@@ -14,7 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"trakr/internal/jcs"
+	"trakr/internal/proof/jcs"
 )
 
 // form is how a column stands in the wire's binary format.

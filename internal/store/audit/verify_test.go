@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
-	"trakr/internal/devpg"
+	"trakr/internal/platform/devpg"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/guard"

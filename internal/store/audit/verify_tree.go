@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 )
 
 // segment holds the leaves since the last root that could be compared: as they are

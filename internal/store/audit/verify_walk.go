@@ -10,7 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"trakr/internal/merkle"
+	"trakr/internal/proof/merkle"
 )
 
 // verifying is one run of Verify.

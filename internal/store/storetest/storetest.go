@@ -21,9 +21,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"trakr/internal/devpg"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
+	"trakr/internal/platform/devpg"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"

@@ -8,9 +8,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"trakr/internal/contactdata"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
-	"trakr/internal/shape"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/internal/pg"
 )
@@ -178,7 +178,7 @@ func (d *Door) reseal(ctx context.Context, tx pgx.Tx, mine []lifecycle.TenantID,
 				if err != nil {
 					return err
 				}
-				if f != lifecycle.SharedSecret && shape.Contact(v.Reveal()) {
+				if f != lifecycle.SharedSecret && contactdata.Contact(v.Reveal()) {
 					return errContact
 				}
 				if b, err = d.keys.Seal(id, f, v); err != nil {

@@ -1,0 +1,107 @@
+package evidence_test
+
+import (
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"trakr/internal/store/storetest"
+	"trakr/internal/store/tenants"
+	"trakr/policy"
+	"trakr/reports"
+)
+
+// What is judged are the services that the database knows to run, by its own clock,
+// and never the settings of whoever asks.
+func TestOnlyWhatRunningServicesPutDownIsJudged(t *testing.T) {
+	e := storetest.New(t)
+	must := storetest.Must(t)
+	r := reporter(t, e)
+	r.Statement = must(policy.LoadStatement("", reports.Checks())).(*policy.SecurityStatement)
+	r.Running = e.Door.Holders
+	r.Own = []tenants.Party{{Setting: "HTTPS_PROXY", To: "proxy", Host: "proxy.example.net"}, {Setting: "TRAKR_DATABASE_URL", To: tenants.ToDatabase, Host: "db.example.net"}}
+
+	said := func() (facts reports.Facts, states map[string]reports.Truth) {
+		t.Helper()
+		f, err := r.Facts(t.Context(), time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		states = map[string]reports.Truth{}
+		for _, s := range reports.SecurityStatementOf(e.Policy, r.Statement, f, "test").Sentences {
+			for _, c := range s.Checks {
+				if c.ID == "hosts" || c.ID == "policy" {
+					states[c.ID] = c.State
+				}
+			}
+		}
+		return f, states
+	}
+	hold := func(id uuid.UUID, acts tenants.Acts) {
+		t.Helper()
+		must(0, tenants.HoldKeys(t.Context(), e.DB, id, e.Keys, acts))
+	}
+	want := func(when string, services int, hosts, acts reports.Truth) reports.Facts {
+		t.Helper()
+		f, states := said()
+		if f.Services != services || !maps.Equal(states, map[string]reports.Truth{"hosts": hosts, "policy": acts}) {
+			t.Errorf("%s: %d services, %v", when, f.Services, states)
+		}
+		return f
+	}
+
+	// None runs: nothing is known of it, and this process's own proxy is not its. Where this
+	// process reached the database, it lies.
+	f := want("none runs", 0, reports.NotVerified, reports.NotVerified)
+	if f.Hosts != nil || len(f.Databases) != 1 || f.Databases[0].Host != "db.example.net" || f.Databases[0].Declared {
+		t.Errorf("%+v", f)
+	}
+
+	const host = "db-postgresql-nyc3-12345-do-user-1234567-0.c.db.ondigitalocean.com"
+	sound := tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: []tenants.Party{{Setting: "TRAKR_BITBUCKET_API_URL", To: "bitbucket", Host: "api.bitbucket.org"},
+		{Setting: "TRAKR_DATABASE_URL", To: tenants.ToDatabase, Host: host}}}
+	one, two := uuid.New(), uuid.New()
+	hold(one, sound)
+	hold(two, sound)
+	f = want("two replicas", 2, reports.True, reports.True)
+	if len(f.Hosts) != 2 || len(f.Databases) != 1 || f.Databases[0].Host != host || !f.Databases[0].Declared {
+		t.Errorf("%+v", f)
+	}
+
+	for name, c := range map[string]struct {
+		acts         tenants.Acts
+		hosts, acts2 reports.Truth
+	}{
+		"a proxy":             {tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: append(sound.TalksTo, tenants.Party{Setting: "HTTPS_PROXY", To: "proxy", Host: "proxy.example.net"})}, reports.False, reports.True},
+		"another database":    {tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: append(sound.TalksTo, tenants.Party{Setting: "TRAKR_DATABASE_URL", To: tenants.ToDatabase, Host: "203.0.113.9"})}, reports.False, reports.True},
+		"a later destination": {tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: append(sound.TalksTo, tenants.Party{Setting: "TRAKR_X_URL", To: "x", Host: "api.bitbucket.org"})}, reports.False, reports.True},
+		"no host":             {tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: append(sound.TalksTo, tenants.Party{Setting: "TRAKR_X_URL", To: "bitbucket"})}, reports.False, reports.True},
+		"another policy":      {tenants.Acts{PolicyHash: strings.Repeat("ab", 32), TalksTo: sound.TalksTo}, reports.True, reports.NotVerified},
+		"an older version":    {tenants.Acts{}, reports.NotVerified, reports.NotVerified},
+	} {
+		hold(two, c.acts)
+		want(name, 2, c.hosts, c.acts2)
+	}
+	// Half a minute without a word, by the database's clock, and it does not run.
+	e.Exec(`UPDATE trakr.key_holders SET seen_at = clock_timestamp() - interval '29 seconds' WHERE instance_id = $1::text::uuid`, two.String())
+	if f, _ := said(); f.Services != 2 {
+		t.Errorf("after 29 seconds: %d", f.Services)
+	}
+	e.Exec(`UPDATE trakr.key_holders SET seen_at = clock_timestamp() - interval '31 seconds' WHERE instance_id = $1::text::uuid`, two.String())
+	want("one was not seen for half a minute", 1, reports.True, reports.True)
+	// A day later nothing is left of it.
+	e.Exec(`UPDATE trakr.key_holders SET seen_at = clock_timestamp() - interval '25 hours' WHERE instance_id = $1::text::uuid`, two.String())
+	hold(one, sound)
+	if n := e.Int(`SELECT count(*) FROM trakr.key_holders`); n != 1 {
+		t.Errorf("%d rows", n)
+	}
+	must(0, tenants.LeaveKeys(t.Context(), e.DB, one))
+	want("it left", 0, reports.NotVerified, reports.NotVerified)
+	// Whoever writes there by hand cannot leave a list without its others.
+	if err := e.TryExec(`INSERT INTO trakr.key_holders (instance_id, key_ids, settings) VALUES (gen_random_uuid(), '{}', '{X}')`); err == nil {
+		t.Error("a setting without its host was taken")
+	}
+}

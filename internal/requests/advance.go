@@ -1,0 +1,271 @@
+package requests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/requests"
+	"trakr/policy"
+)
+
+// Run advances every open request; what is to be verified is counted by one sweep for
+// all. One that fails does not hold up the others, and one that waits for something
+// expected is no failure: its state and its holds show it.
+func (s *Service) Run(ctx context.Context, requestID string) error {
+	var failed []error
+	advance := func(r requests.Request, p *pass) {
+		_, err := s.advance(ctx, machine(lifecycle.Access{RequestID: requestID}, r), r.ID, p)
+		switch {
+		case err == nil:
+		case expected(err):
+			s.c.Log.WarnContext(ctx, "a deletion request waits for its next pass", "correlation_id", r.ID, "error", err)
+		default:
+			failed = append(failed, fmt.Errorf("deletion request %s: %w", r.ID, err))
+		}
+	}
+	first, second := &pass{later: true}, &pass{}
+	err := s.c.Requests.EachOpen(ctx, func(r requests.Request) error {
+		advance(r, first)
+		return ctx.Err()
+	})
+	for _, r := range first.left {
+		if ctx.Err() != nil {
+			break
+		}
+		advance(r, second)
+	}
+	return errors.Join(append(failed, err, ctx.Err())...)
+}
+
+// expected reports whether an error only says that a request has to wait.
+func expected(err error) bool {
+	return errors.Is(err, ErrRemains) || errors.Is(err, ErrWaits) || errors.Is(err, lifecycle.OnHold)
+}
+
+// pass is what the requests of one pass share.
+type pass struct {
+	later bool               // leave what is to be verified
+	left  []requests.Request // those left
+	run   string             // the sweep that counted, once there is one
+	err   error              // or why there is none
+	swept bool
+}
+
+// sweep runs the sweep at the first call.
+func (p *pass) sweep(ctx context.Context, a lifecycle.Access, e Erasures) (string, error) {
+	if !p.swept {
+		p.swept = true
+		p.run, p.err = e.Sweep(ctx, a)
+	}
+	return p.run, p.err
+}
+
+// atOnce bounds the moves of one Advance; the longest way has fewer.
+const atOnce = 16
+
+// Advance takes every step of a request that can be taken now. Two at once do no
+// harm: each move is made from the state it was judged by, on a locked row.
+func (s *Service) Advance(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
+	return s.advance(ctx, a, id, &pass{})
+}
+
+func (s *Service) advance(ctx context.Context, a lifecycle.Access, id string, p *pass) (requests.Request, error) {
+	r, err := s.c.Requests.Get(ctx, id)
+	for range atOnce {
+		if err != nil || !r.State.Open() {
+			return r, err
+		}
+		before := r.State
+		if r, err = s.c.Requests.Move(ctx, a, id, s.settle); err == nil && r.State == before {
+			r, err = s.act(ctx, a, r, p)
+		}
+		if err != nil || r.State == before {
+			return r, err
+		}
+		err = s.c.After(r.State)
+	}
+	return r, err
+}
+
+// settle makes the moves that need nothing but a look: a hold comes or goes, the
+// erasure was begun by another trigger, a time has come.
+func (s *Service) settle(r *requests.Request, f requests.Facts) error {
+	held := func() {
+		from := r.State
+		if from == requests.Failed {
+			from = requests.InProgress
+		}
+		r.State, r.HeldFrom = requests.OnHold, &from
+	}
+	switch r.State {
+	case requests.Received:
+		switch {
+		case r.TenantID == nil: // see act
+		case f.Begun:
+			r.State = requests.InProgress
+		default:
+			r.State = requests.IdentityCheck
+		}
+	case requests.IdentityCheck, requests.AwaitingApproval, requests.Approved:
+		switch {
+		case f.Held:
+			held()
+		case f.Begun:
+			r.State = requests.InProgress
+		case r.State == requests.IdentityCheck && s.c.Policy.DeletionRequests.IdentityCheck == policy.IdentityByTicket:
+			r.State = requests.AwaitingApproval
+		case r.State == requests.Approved && !f.Now.Before(*r.NotBefore):
+			r.State = requests.InProgress
+		}
+	case requests.InProgress:
+		if f.Held && !f.Erased {
+			held()
+		}
+	case requests.Failed:
+		switch {
+		case f.Held && !f.Erased:
+			held()
+		case !f.Now.Before(*r.RetryAt):
+			r.State = requests.InProgress
+		}
+	case requests.OnHold:
+		switch {
+		case f.Held && !f.Erased:
+		case f.Begun:
+			r.State, r.HeldFrom = requests.InProgress, nil
+		default:
+			r.State, r.HeldFrom = *r.HeldFrom, nil
+		}
+	}
+	return nil
+}
+
+// act does what a state asks for, and moves the request by how it ended.
+func (s *Service) act(ctx context.Context, a lifecycle.Access, r requests.Request, p *pass) (requests.Request, error) {
+	switch {
+	case r.State == requests.Received && r.TenantID == nil:
+		// A crash after the certificate was issued: it is found by the request's id.
+		id, err := s.c.Erasures.NothingHeld(ctx, a, r)
+		if err != nil {
+			return r, fmt.Errorf("certifying that nothing is held: %w", err)
+		}
+		return s.move(ctx, a, r, func(r *requests.Request, _ requests.Facts) {
+			r.State, r.CertificateID = requests.CompletedNothingHeld, &id
+		})
+	case r.State == requests.InProgress:
+		return s.erase(ctx, a, r)
+	case r.State == requests.Verifying, r.State == requests.PartiallyCompleted, r.State == requests.AwaitingRecipient:
+		if p.later {
+			p.left = append(p.left, r)
+			return r, nil
+		}
+		return s.finish(ctx, a, r, p)
+	}
+	return r, nil
+}
+
+// erase orders the one erasure. A crash after it and before the move: the erasure is
+// ordered again, which is a success, and its id is the same.
+func (s *Service) erase(ctx context.Context, a lifecycle.Access, r requests.Request) (requests.Request, error) {
+	id, err := s.c.Erasures.Erase(ctx, a, r.Tenant(), Order{RequestID: r.ID, RequestedAt: r.SubmittedTime})
+	var e Erasure
+	if err == nil {
+		e, err = s.c.Erasures.Get(ctx, id)
+	}
+	cause := err
+	r, err = s.move(ctx, a, r, func(r *requests.Request, f requests.Facts) {
+		if id != "" {
+			r.ErasureID = &id
+		}
+		from := requests.InProgress
+		switch {
+		case errors.Is(cause, lifecycle.OnHold):
+			r.State, r.HeldFrom = requests.OnHold, &from
+		case cause != nil:
+			retry := f.Now.Add(backoff(r.Attempts))
+			r.State, r.RetryAt, r.Attempts = requests.Failed, &retry, r.Attempts+1
+		default:
+			r.State, r.RetryAt = requests.Verifying, nil
+			e.note(r)
+		}
+	})
+	if cause != nil && !errors.Is(cause, lifecycle.OnHold) {
+		err = errors.Join(fmt.Errorf("erasing: %w", cause), err)
+	}
+	return r, err
+}
+
+// finish has what is deleted verified and certified, and looks how far that came.
+func (s *Service) finish(ctx context.Context, a lifecycle.Access, r requests.Request, p *pass) (requests.Request, error) {
+	if r.ErasureID == nil {
+		return r, errors.New("a request is verified without an erasure")
+	}
+	e, err := s.c.Erasures.Get(ctx, *r.ErasureID)
+	if err != nil {
+		return r, err
+	}
+	var cause error
+	// What is verified and only waits for the end service needs no sweep to say so.
+	if e.CertificateID == "" && (e.VerifiedAt.IsZero() || !e.AwaitsRecipient) {
+		var run string
+		if run, cause = p.sweep(ctx, a, s.c.Erasures); cause == nil {
+			cause = s.c.Erasures.Finish(ctx, a, *r.ErasureID, run)
+		}
+		if e, err = s.c.Erasures.Get(ctx, *r.ErasureID); err != nil {
+			return r, errors.Join(cause, err)
+		}
+	}
+	r, err = s.move(ctx, a, r, func(r *requests.Request, _ requests.Facts) {
+		switch to := e.State(); {
+		case errors.Is(cause, ErrRemains) && r.State != requests.PartiallyCompleted:
+			r.State = requests.PartiallyCompleted
+		case errors.Is(cause, ErrRemains):
+		case r.State == requests.PartiallyCompleted && e.CertificateID != "":
+			r.State = requests.Verifying // and completed by the next step
+		case r.State == requests.Verifying && (to == requests.AwaitingRecipient || to == requests.Completed), r.State == requests.AwaitingRecipient && to == requests.Completed:
+			r.State = to
+		}
+		e.note(r)
+	})
+	if cause != nil {
+		err = errors.Join(fmt.Errorf("finishing an erasure: %w", cause), err)
+	}
+	return r, err
+}
+
+// note enters what is known of the erasure.
+func (e Erasure) note(r *requests.Request) {
+	for _, t := range []struct {
+		from time.Time
+		to   **time.Time
+	}{{e.DeletedAt, &r.DeletedLiveAt}, {e.VerifiedAt, &r.VerifiedAt}, {e.BackupsClearAfter, &r.BackupsClearAfter}} {
+		if !t.from.IsZero() {
+			at := t.from.UTC()
+			*t.to = &at
+		}
+	}
+	if e.CertificateID != "" {
+		id := e.CertificateID
+		r.CertificateID = &id
+	}
+}
+
+// move applies a change when the request is still where it was seen; else somebody
+// else moved it, and there is nothing left to do.
+func (s *Service) move(ctx context.Context, a lifecycle.Access, seen requests.Request, change func(*requests.Request, requests.Facts)) (requests.Request, error) {
+	return s.c.Requests.Move(ctx, a, seen.ID, func(r *requests.Request, f requests.Facts) error {
+		if r.State == seen.State {
+			change(r, f)
+		}
+		return nil
+	})
+}
+
+// backoff is how long a failed request rests: a minute, then twice as long each time,
+// at most an hour.
+func backoff(attempts int) time.Duration {
+	return min(time.Minute<<min(attempts, 6), time.Hour)
+}

@@ -1,0 +1,350 @@
+// Package deletion carries a customer's request that its data be deleted from the
+// ticket to the certificate: somebody enters it, a second person approves it, after a
+// cooling-off the one erasure is ordered, verified and certified.
+//
+// A request is a row of states (store/requests). People move it by Request, Identify,
+// Approve, Deny, Cancel, Hold and Release; everything else is done by Advance, which a
+// job calls every minute and every act of a person at its end. Each move is one
+// transaction, and each step between two of them can be taken again: a crash anywhere
+// is made up by the next pass.
+//
+// It deletes nothing itself and knows no SQL.
+package requests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"trakr/internal/lifecycle"
+	"trakr/internal/store/holds"
+	"trakr/internal/store/requests"
+	"trakr/internal/store/sweeps"
+	"trakr/internal/store/tenants"
+	"trakr/policy"
+)
+
+// Erasures is the one erasure, whatever its trigger.
+type Erasures interface {
+	// Erase begins a tenant's erasure for a request, or takes up the one under way,
+	// and goes on until its values are gone; one that is done is a success. An
+	// on-hold error says that a legal hold keeps the values. The id may come with an
+	// error, when the erasure has begun and waits.
+	Erase(ctx context.Context, a lifecycle.Access, tenant lifecycle.TenantID, o Order) (erasureID string, err error)
+	// Finish verifies and certifies what is deleted. ErrRemains says that rows were
+	// found, ErrWaits that it cannot be told yet; both are looked at again at the next call.
+	// It rests on a sweep's run that began after the deletion.
+	Finish(ctx context.Context, a lifecycle.Access, erasureID, run string) error
+	// Sweep runs one pass of the sweep that counts, for all erasures. ErrWaits says
+	// that one is running now.
+	Sweep(ctx context.Context, a lifecycle.Access) (run string, err error)
+	// Get returns an erasure, Of that of a tenant; both can be not-found.
+	Get(ctx context.Context, erasureID string) (Erasure, error)
+	Of(ctx context.Context, tenant lifecycle.TenantID) (Erasure, error)
+	// NothingHeld issues the certificate that nothing was held of what a request is
+	// about, once a request.
+	NothingHeld(ctx context.Context, a lifecycle.Access, r requests.Request) (certificateID string, err error)
+	// Certificate renders the certificate of an erasure, or of a request that has none,
+	// as json, html or pdf, after it has recorded that it hands it out.
+	Certificate(ctx context.Context, a lifecycle.Access, id, format string) (content []byte, contentType string, err error)
+}
+
+// Expected ends of a step, after which a request waits for the next pass.
+var (
+	// ErrRemains means that rows of an erased tenant were found.
+	ErrRemains = errors.New("rows of the tenant remain")
+	// ErrWaits means that nothing is wrong with the request: what it rests on is not
+	// there yet.
+	ErrWaits = errors.New("what the request rests on is not there yet")
+)
+
+// Order is the request that an erasure fulfils.
+type Order struct {
+	RequestID   string
+	RequestedAt time.Time // by the customer
+}
+
+// Erasure is how far an erasure has come; a zero time is a step not taken.
+type Erasure struct {
+	ID                string
+	DeletedAt         time.Time // gone from live stores
+	VerifiedAt        time.Time
+	BackupsClearAfter time.Time
+	CertificateID     string
+	AwaitsRecipient   bool // the end service has yet to acknowledge
+}
+
+// State is the erasure in the words of a request.
+func (e Erasure) State() requests.State {
+	switch {
+	case e.CertificateID != "" && !e.AwaitsRecipient:
+		return requests.Completed
+	case e.AwaitsRecipient && !e.VerifiedAt.IsZero():
+		return requests.AwaitingRecipient
+	case !e.DeletedAt.IsZero():
+		return requests.Verifying
+	}
+	return requests.InProgress
+}
+
+// Config is what a Service works with.
+type Config struct {
+	Requests *requests.Store
+	Holds    *holds.Store
+	Door     *tenants.Door
+	Sweeps   *sweeps.Store
+	Policy   *policy.Policy
+	Erasures Erasures
+	Log      *slog.Logger
+
+	// After is called when a request has come into a state, for tests that stop there.
+	After func(requests.State) error
+}
+
+// Service answers deletion requests. It is safe for concurrent use.
+type Service struct{ c Config }
+
+// New returns a service.
+func New(c Config) (*Service, error) {
+	if c.Requests == nil || c.Holds == nil || c.Door == nil || c.Sweeps == nil || c.Policy == nil || c.Erasures == nil || c.Log == nil {
+		return nil, errors.New("deletion requests need their store, holds, the door, sweeps, a policy, the erasure and a log")
+	}
+	if c.After == nil {
+		c.After = func(requests.State) error { return nil }
+	}
+	return &Service{c}, nil
+}
+
+// Request enters a customer's request. The subject is looked up (audited, by keyed
+// digest) and not kept. Where a tenant is known it waits for its approval; where its
+// erasure has begun already, or is done, the request follows that one; where nothing
+// is held it is completed with a certificate of its own. Submitted is when the
+// customer asked; zero is now.
+func (s *Service) Request(ctx context.Context, a lifecycle.Access, subject tenants.Subject, submitted time.Time) (requests.Request, error) {
+	if err := person(a); err != nil {
+		return requests.Request{}, err
+	}
+	now := s.c.Requests.Now()
+	if submitted.IsZero() {
+		submitted = now
+	}
+	if submitted.After(now) || now.Sub(submitted) > longAgo {
+		return requests.Request{}, lifecycle.Fail(lifecycle.RequestInvalid, "The customer asked at some time of the past year.", lifecycle.At("/submitted_time", "out of range"))
+	}
+	o := requests.Order{Submitted: submitted, Due: submitted.Add(s.c.Policy.DeletionRequests.Due.Duration())}
+	t, err := s.c.Door.Lookup(ctx, a, subject)
+	switch {
+	case errors.Is(err, lifecycle.TenantUnknown):
+		if o.Digests, err = s.c.Door.Digests(subject); err != nil {
+			return requests.Request{}, err
+		}
+	case err != nil:
+		return requests.Request{}, err
+	default:
+		o.Tenant = t.ID
+	}
+	if err := s.oneInstallation(ctx, subject); err != nil {
+		return requests.Request{}, err
+	}
+	r, err := s.c.Requests.Receive(ctx, a, o)
+	if err != nil {
+		return r, err
+	}
+	return s.soon(ctx, a, r)
+}
+
+// oneInstallation refuses a workspace that is installed more than once here: a request
+// is about one tenant, and must not end as completed while another one stays.
+func (s *Service) oneInstallation(ctx context.Context, subject tenants.Subject) error {
+	if subject.WorkspaceUUID.Empty() {
+		return nil
+	}
+	all, err := s.c.Door.Installations(ctx, subject)
+	if err != nil || len(all) <= 1 {
+		return err
+	}
+	var ids []string
+	for _, id := range all {
+		ids = append(ids, id.String())
+	}
+	return lifecycle.Fail(lifecycle.RequestConflict, "This workspace is installed more than once here (tenants "+strings.Join(ids, ", ")+
+		"); enter a request for each by its client key, which an audited read of each tenant shows.")
+}
+
+// longAgo is how old a customer's request may be when it is entered.
+const longAgo = 366 * 24 * time.Hour
+
+// Identify says that the customer itself asked, where the policy wants that said in a
+// step of its own.
+func (s *Service) Identify(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
+	return s.decide(ctx, a, id, func(r *requests.Request, f requests.Facts) error {
+		if r.State != requests.IdentityCheck {
+			return s.conflict(*r, "Only a request whose identity check is open can be confirmed")
+		}
+		r.State = requests.AwaitingApproval
+		return nil
+	})
+}
+
+// Approve lets a request be carried out after the cooling-off. It takes another
+// person than the one who entered it.
+func (s *Service) Approve(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
+	return s.decide(ctx, a, id, func(r *requests.Request, f requests.Facts) error {
+		switch {
+		case f.Held && r.State.Open():
+			return f.Hold.Refusal()
+		case r.State != requests.AwaitingApproval:
+			return s.conflict(*r, "Only a request that awaits its approval can be approved")
+		case r.RequestedBy == a.Caller.ID:
+			return lifecycle.Fail(lifecycle.SamePerson, "Whoever entered a request cannot approve it: a second person must.")
+		}
+		until := f.Now.Add(s.c.Policy.DeletionRequests.CoolingOff.Duration())
+		r.State, r.ApprovedBy, r.ApprovedAt, r.NotBefore = requests.Approved, &a.Caller.ID, &f.Now, &until
+		return nil
+	})
+}
+
+// Deny ends a request that was not approved yet, on a ground.
+func (s *Service) Deny(ctx context.Context, a lifecycle.Access, id string, ground requests.Ground) (requests.Request, error) {
+	if !slices.Contains(requests.Grounds(), ground) {
+		return requests.Request{}, lifecycle.Fail(lifecycle.RequestInvalid, "A denial names its ground: "+Grounds()+".", lifecycle.At("/ground", "unknown ground"))
+	}
+	return s.decide(ctx, a, id, func(r *requests.Request, f requests.Facts) error {
+		if !in(*r, requests.IdentityCheck, requests.AwaitingApproval) {
+			return s.conflict(*r, "Only a request that is not approved yet can be denied")
+		}
+		r.State, r.Ground, r.HeldFrom = requests.Denied, &ground, nil
+		return nil
+	})
+}
+
+// Cancel withdraws a request before anything is deleted: during the cooling-off too.
+func (s *Service) Cancel(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
+	return s.decide(ctx, a, id, func(r *requests.Request, f requests.Facts) error {
+		if f.Begun || !in(*r, requests.Received, requests.IdentityCheck, requests.AwaitingApproval, requests.Approved) {
+			return s.conflict(*r, "Only a request whose erasure has not begun can be cancelled")
+		}
+		r.State, r.HeldFrom = requests.Cancelled, nil
+		return nil
+	})
+}
+
+// in reports whether a request is, or was before a hold, in one of the states.
+func in(r requests.Request, states ...requests.State) bool {
+	return slices.Contains(states, r.State) || (r.State == requests.OnHold && slices.Contains(states, *r.HeldFrom))
+}
+
+// Hold places a legal hold on the tenant of an open request, which waits from then on.
+func (s *Service) Hold(ctx context.Context, a lifecycle.Access, id string, ground holds.Ground, until time.Time) (requests.Request, error) {
+	r, err := s.c.Requests.Get(ctx, id)
+	if err != nil {
+		return r, err
+	}
+	if !r.State.Open() || r.TenantID == nil {
+		return r, s.conflict(r, "Only an open request can be put on hold")
+	}
+	if _, err := s.c.Holds.Place(ctx, onTicket(a, r), holds.Order{Tenant: r.Tenant(), Ground: ground, Until: until}); err != nil {
+		return r, err
+	}
+	return s.soon(ctx, machine(a, r), r)
+}
+
+// Release ends every hold that keeps the tenant of a request; the request goes on
+// where it was.
+func (s *Service) Release(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
+	r, err := s.c.Requests.Get(ctx, id)
+	if err != nil {
+		return r, err
+	}
+	var active []holds.Hold
+	if r.TenantID != nil {
+		if active, err = s.c.Holds.List(ctx, r.Tenant(), s.c.Requests.Now()); err != nil {
+			return r, err
+		}
+	}
+	if len(active) == 0 {
+		return r, s.conflict(r, "No legal hold keeps the tenant of this request")
+	}
+	for _, h := range active {
+		if _, err := s.c.Holds.Release(ctx, onTicket(a, r), h.ID); err != nil {
+			return r, err
+		}
+	}
+	return s.soon(ctx, machine(a, r), r)
+}
+
+// decide is one move by a person, after which the machine does what it can at once.
+func (s *Service) decide(ctx context.Context, a lifecycle.Access, id string, judge func(*requests.Request, requests.Facts) error) (requests.Request, error) {
+	r, err := s.c.Requests.Get(ctx, id)
+	if err != nil {
+		return r, err
+	}
+	a = onTicket(a, r)
+	if err := person(a); err != nil {
+		return r, err
+	}
+	if r, err = s.c.Requests.Move(ctx, a, id, judge); err != nil {
+		return r, err
+	}
+	return s.soon(ctx, machine(a, r), r)
+}
+
+// soon goes on with a request at once. What fails is the job's to repeat: the
+// person's own act is done.
+func (s *Service) soon(ctx context.Context, a lifecycle.Access, r requests.Request) (requests.Request, error) {
+	if err := s.c.After(r.State); err != nil {
+		return r, err
+	}
+	later, err := s.Advance(ctx, a, r.ID)
+	if err != nil {
+		s.c.Log.WarnContext(ctx, "a deletion request waits for its next pass", "correlation_id", r.ID, "error", err)
+	}
+	if later.ID == "" {
+		return r, nil
+	}
+	return later, nil
+}
+
+// person refuses who is none, or names no ticket.
+func person(a lifecycle.Access) error {
+	if err := a.Check(); err != nil {
+		return err
+	}
+	if !a.Caller.Type.Person() {
+		return lifecycle.Fail(lifecycle.Forbidden, "Deletion requests are decided by people.")
+	}
+	return nil
+}
+
+// onTicket lets a person act for the request's own ticket when they name no other.
+func onTicket(a lifecycle.Access, r requests.Request) lifecycle.Access {
+	if a.Reason.Ref == "" {
+		a.Reason.Ref = r.Ticket
+	}
+	return a
+}
+
+// machine is the service itself, acting for a request. Who set it in motion stands in
+// the moves before.
+func machine(a lifecycle.Access, r requests.Request) lifecycle.Access {
+	return lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "deletion requests", Role: lifecycle.RoleScheduler},
+		Reason: lifecycle.Reason{Code: lifecycle.CustomerRequestFulfilment, Ref: r.Ticket}, RequestID: a.RequestID, CorrelationID: r.ID}
+}
+
+// conflict says why a request in its state cannot do what was asked.
+func (s *Service) conflict(r requests.Request, rule string) error {
+	return lifecycle.Fail(lifecycle.RequestConflict, fmt.Sprintf("%s; this one is %s.", rule, r.State), lifecycle.Existing(r.ID))
+}
+
+// Grounds lists the grounds of a denial, for people.
+func Grounds() string {
+	var all []string
+	for _, g := range requests.Grounds() {
+		all = append(all, string(g))
+	}
+	return strings.Join(all, ", ")
+}
