@@ -38,12 +38,12 @@ var only = map[string][]string{
 
 // pure packages take their data as arguments: they open, call and store nothing.
 var pure = map[string][]string{
-	"trakr/internal/lifecycle": {"trakr/"},
+	"trakr/internal/lifecycle":       {"trakr/"},
 	"trakr/internal/proof/merkle":    {"trakr/", "os", "net/http", "database/sql", "time"},
 	"trakr/internal/proof/auditfile": {"trakr/internal/store", "os", "net/http", "database/sql"},
-	"trakr/policy":             {"trakr/internal/store", "trakr/reports", "net/http", "database/sql"},
-	"trakr/reports":            {"trakr/internal/", "net/http", "os", "database/sql", "time/tzdata"},
-	"trakr/internal/connect":   {"trakr/internal/store", "trakr/internal/httpapi", "os"},
+	"trakr/policy":                   {"trakr/internal/store", "trakr/reports", "net/http", "database/sql"},
+	"trakr/reports":                  {"trakr/internal/", "net/http", "os", "database/sql", "time/tzdata"},
+	"trakr/internal/connect":         {"trakr/internal/store", "trakr/internal/httpapi", "os"},
 }
 
 // words is the package of the domain's words, which is pure itself.

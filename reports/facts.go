@@ -34,12 +34,12 @@ type Facts struct {
 	RequestsLeftOut bool           // there are more than the list has
 	Holds           []HoldFacts    // legal holds in force, newest first
 
-	Disclosures []DisclosureFacts // of the time Lately before AsOf; nil when the log could not be asked
-	Scopes      []ScopeFacts      // that the descriptor asks for; nil when that is not known
-	Unjudged    int64             // tenants whose values were stored by a version that did not judge what they look like
-	HeldOff     []HeldFacts       // values of fields that the policy switches off; nil when they were not counted
-	Unknown     *UnknownFacts     // installations that Bitbucket does not know any more; nil when they were not counted
-	Notices     *NoticeFacts      // of erasures, to the end service; nil when that is not known
+	Disclosures []DisclosureFacts  // of the time Lately before AsOf; nil when the log could not be asked
+	Scopes      []ScopeFacts       // that the descriptor asks for; nil when that is not known
+	Unjudged    int64              // tenants whose values were stored by a version that did not judge what they look like
+	SwitchedOff []SwitchedOffFacts // values of fields that the policy switches off; nil when they were not counted
+	Unknown     *UnknownFacts      // installations that Bitbucket does not know any more; nil when they were not counted
+	Notices     *NoticeFacts       // of erasures, to the end service; nil when that is not known
 
 	Services    int         // that run
 	OtherPolicy int         // of these, the ones that act by another policy than the report is made with
@@ -48,8 +48,8 @@ type Facts struct {
 	Databases   []HostFacts // where they reach the database; when none runs, where this report's maker did
 }
 
-// HeldFacts is how many values are stored of a field that the policy switches off.
-type HeldFacts struct {
+// SwitchedOffFacts is how many values are stored of a field that the policy switches off.
+type SwitchedOffFacts struct {
 	Field lifecycle.Field
 	Rows  int64
 }

@@ -151,7 +151,7 @@ func storedTypes(p *policy.Policy, f Facts) []string {
 	for _, h := range p.Holdings() {
 		out = append(out, h.Spoken())
 	}
-	for _, h := range f.HeldOff {
+	for _, h := range f.SwitchedOff {
 		if r, ok := p.Field(h.Field); ok && r.Off && h.Rows > 0 {
 			out = append(out, r.Label+" (switched off, and still stored)")
 		}

@@ -113,12 +113,12 @@ func fieldsKept(p *policy.Policy, f Facts) Bound {
 			continue
 		}
 		off++
-		i := slices.IndexFunc(f.HeldOff, func(h HeldFacts) bool { return h.Field == x.Name })
+		i := slices.IndexFunc(f.SwitchedOff, func(h SwitchedOffFacts) bool { return h.Field == x.Name })
 		switch {
 		case i < 0:
 			return f.seen(NotVerified, "the field %s is switched off, and it could not be told whether values of it are stored.", x.Name)
-		case f.HeldOff[i].Rows > 0:
-			return f.seen(False, "the field %s is switched off, and %s of it stored.", x.Name, plural(f.HeldOff[i].Rows, "value is", "values are"))
+		case f.SwitchedOff[i].Rows > 0:
+			return f.seen(False, "the field %s is switched off, and %s of it stored.", x.Name, plural(f.SwitchedOff[i].Rows, "value is", "values are"))
 		}
 	}
 	if off > 0 {

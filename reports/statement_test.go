@@ -38,7 +38,7 @@ func sound(p *policy.Policy) reports.Facts {
 	f.Disclosures = []reports.DisclosureFacts{{To: policy.ToBitbucket, Recipient: "api.bitbucket.org", Field: "client_key", Events: 40},
 		{To: policy.ToBitbucket, Recipient: "api.bitbucket.org", Field: "shared_secret", Events: 40},
 		{To: policy.ToEndService, Recipient: "api.trakr.example.com", Field: "client_key", Events: 41}}
-	f.HeldOff, f.Notices, f.Unknown = []reports.HeldFacts{}, &reports.NoticeFacts{Open: 1}, &reports.UnknownFacts{}
+	f.SwitchedOff, f.Notices, f.Unknown = []reports.SwitchedOffFacts{}, &reports.NoticeFacts{Open: 1}, &reports.UnknownFacts{}
 	f.Hosts = []reports.HostFacts{{Setting: "TRAKR_BITBUCKET_API_URL", Host: "api.bitbucket.org", Declared: true}, {Setting: "TRAKR_END_SERVICE_URL", Host: "api.trakr.example.com", Declared: true}}
 	f.Scopes = []reports.ScopeFacts{{Name: "account", NeededBy: "callbacks"}, {Name: "webhook", NeededBy: "GET /2.0/workspaces/{workspace}/hooks"}}
 	return f
@@ -104,9 +104,9 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		"an undeclared table":   {nil, func(f *reports.Facts) { f.Tables = append(f.Tables, reports.TableFacts{Name: "public.copies"}) }, m{"kept": no, "no-contact-data": no}, "dataAccessAndStorage.typesOfDataStored"},
 		"a value like e-mail":   {nil, func(f *reports.Facts) { found(f, "minimisation", "trakr.legal_holds", "ground") }, m{"kept": no, "no-contact-data": no}, "logDetails.logEndUserData"},
 		"minimisation overdue":  {nil, func(f *reports.Facts) { sweepOf(f, "minimisation").Overdue = true }, m{"kept": unknown, "no-contact-data": unknown, "checked": no}, "logDetails.logEndUserData"},
-		"a stored switched-off": {off, func(f *reports.Facts) { f.HeldOff = []reports.HeldFacts{{Field: "username", Rows: 6}} }, m{"kept": no}, "dataAccessAndStorage.typesOfDataStored"},
-		"none of it stored":     {off, func(f *reports.Facts) { f.HeldOff = []reports.HeldFacts{{Field: "username"}} }, m{}, ""},
-		"nobody counted it":     {off, func(f *reports.Facts) { f.HeldOff = nil }, m{"kept": unknown}, ""},
+		"a stored switched-off": {off, func(f *reports.Facts) { f.SwitchedOff = []reports.SwitchedOffFacts{{Field: "username", Rows: 6}} }, m{"kept": no}, "dataAccessAndStorage.typesOfDataStored"},
+		"none of it stored":     {off, func(f *reports.Facts) { f.SwitchedOff = []reports.SwitchedOffFacts{{Field: "username"}} }, m{}, ""},
+		"nobody counted it":     {off, func(f *reports.Facts) { f.SwitchedOff = nil }, m{"kept": unknown}, ""},
 		"a new payload member": {nil, func(f *reports.Facts) {
 			found(f, "minimisation", "trakr.audit_events", "payload key x")
 			f.OpenFindings[len(f.OpenFindings)-1].Topic = reports.OfPayloads

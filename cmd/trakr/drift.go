@@ -7,6 +7,7 @@ import (
 	"trakr/internal/drift"
 	"trakr/internal/egress"
 	"trakr/internal/schedule"
+	"trakr/internal/store/instances"
 )
 
 // settled are the facts that need no database: what the settings and the descriptor
@@ -46,7 +47,7 @@ func (s *service) facts(ctx context.Context) (drift.Facts, error) {
 		return f, err
 	}
 	if !s.serving {
-		running, err := s.door.Holders(ctx)
+		running, err := instances.New(s.db).List(ctx)
 		if err != nil {
 			return f, err
 		}
@@ -57,7 +58,7 @@ func (s *service) facts(ctx context.Context) (drift.Facts, error) {
 	if f.Tables, err = s.sweeps.Catalog(ctx); err != nil {
 		return f, err
 	}
-	f.Held, err = s.door.Held(ctx)
+	f.SwitchedOff, err = s.door.CountSwitchedOff(ctx)
 	return f, err
 }
 

@@ -10,8 +10,7 @@ import (
 
 	"trakr/internal/httpapi"
 	"trakr/internal/keyring"
-	"trakr/internal/store"
-	"trakr/internal/store/tenants"
+	"trakr/internal/store/instances"
 )
 
 // holdEvery is how often a service says which field keys it holds and what it acts by,
@@ -20,11 +19,11 @@ const holdEvery = 2 * time.Second
 
 // holding keeps a running service's keys up to date, and known to whoever rotates them.
 type holding struct {
-	db       *store.DB
-	keys     *keyring.Keyring
-	log      *slog.Logger
-	instance uuid.UUID
-	acts     tenants.Acts
+	instances *instances.Store
+	keys      *keyring.Keyring
+	log       *slog.Logger
+	instance  uuid.UUID
+	facts     instances.Facts
 
 	mu  sync.Mutex
 	err error // of the last time
@@ -32,12 +31,12 @@ type holding struct {
 
 // holdKeys begins it. A service that cannot do it does not serve.
 func holdKeys(ctx context.Context, s *service) (*holding, error) {
-	acts, err := s.acts()
+	facts, err := s.instanceFacts()
 	if err != nil {
 		return nil, err
 	}
-	h := &holding{db: s.db, keys: s.keys, log: s.log, instance: uuid.New(), acts: acts}
-	return h, tenants.HoldKeys(ctx, h.db, h.instance, h.keys, h.acts)
+	h := &holding{instances: instances.New(s.db), keys: s.keys, log: s.log, instance: uuid.New(), facts: facts}
+	return h, h.instances.Record(ctx, h.instance, h.keys, h.facts)
 }
 
 // run goes on with it until ctx ends.
@@ -51,7 +50,7 @@ func (h *holding) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		sealing := h.keys.Sealing()
-		err := tenants.HoldKeys(ctx, h.db, h.instance, h.keys, h.acts)
+		err := h.instances.Record(ctx, h.instance, h.keys, h.facts)
 		h.mu.Lock()
 		before := h.err
 		h.err = err
@@ -80,7 +79,7 @@ func (h *holding) ready() httpapi.ReadyCheck {
 func (h *holding) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := tenants.LeaveKeys(ctx, h.db, h.instance); err != nil {
+	if err := h.instances.Leave(ctx, h.instance); err != nil {
 		h.log.Warn("leaving without a word", "error", err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/platform/config"
 	"trakr/internal/store"
-	"trakr/internal/store/tenants"
+	"trakr/internal/store/instances"
 	"trakr/policy"
 )
 
@@ -131,33 +131,33 @@ func databases(cfg config.Config) ([]drift.Database, error) {
 
 // parties are the same as a running service puts them down: hosts, and nothing else of
 // an address.
-func parties(to []drift.Endpoint, at []drift.Database) []tenants.Party {
-	var out []tenants.Party
+func parties(to []drift.Endpoint, at []drift.Database) []instances.Destination {
+	var out []instances.Destination
 	for _, e := range to {
-		out = append(out, tenants.Party{Setting: e.Setting, To: string(e.To), Host: egress.HostOf(e.Address)})
+		out = append(out, instances.Destination{Setting: e.Setting, Name: string(e.To), Host: egress.HostOf(e.Address)})
 	}
 	for _, d := range at {
-		out = append(out, tenants.Party{Setting: d.Setting, To: tenants.ToDatabase, Host: d.Host})
+		out = append(out, instances.Destination{Setting: d.Setting, Name: instances.Database, Host: d.Host})
 	}
 	return out
 }
 
 // said is what running services have put down.
-func said(running []tenants.Holder) (to []drift.Endpoint, at []drift.Database) {
+func said(running []instances.Instance) (to []drift.Endpoint, at []drift.Database) {
 	for _, h := range running {
-		for _, p := range h.TalksTo {
-			if p.To == tenants.ToDatabase {
+		for _, p := range h.Destinations {
+			if p.Name == instances.Database {
 				at = append(at, drift.Database{Setting: p.Setting, Host: p.Host})
 				continue
 			}
-			to = append(to, drift.Endpoint{Setting: p.Setting, To: policy.Destination(p.To), Address: "https://" + net.JoinHostPort(p.Host, "443")})
+			to = append(to, drift.Endpoint{Setting: p.Setting, To: policy.Destination(p.Name), Address: "https://" + net.JoinHostPort(p.Host, "443")})
 		}
 	}
 	return to, at
 }
 
-// acts is what this service says that it acts by.
-func (s *service) acts() (tenants.Acts, error) {
+// instanceFacts are what this service records of itself.
+func (s *service) instanceFacts() (instances.Facts, error) {
 	to, at, err := talksTo(s.cfg, s.environ)
-	return tenants.Acts{PolicyHash: s.policy.Hash(), TalksTo: parties(to, at)}, err
+	return instances.Facts{PolicyHash: s.policy.Hash(), Destinations: parties(to, at)}, err
 }

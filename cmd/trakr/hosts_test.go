@@ -19,8 +19,8 @@ import (
 	"trakr/internal/platform/config"
 	"trakr/internal/platform/devpg"
 	"trakr/internal/store"
+	"trakr/internal/store/instances"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/tenants"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -56,7 +56,7 @@ func TestAProxyIsOneOfThoseTheServiceTalksTo(t *testing.T) {
 		}
 		var got []string
 		for _, p := range parties(to, at) {
-			if p.To == string(policy.ToProxy) {
+			if p.Name == string(policy.ToProxy) {
 				got = append(got, p.Setting+" "+p.Host)
 			}
 			if strings.Contains(fmt.Sprint(p), "MARKER") {
@@ -74,7 +74,7 @@ func TestWhatIsPutDownIsReadBack(t *testing.T) {
 	to := []drift.Endpoint{{Setting: "TRAKR_WEBHOOK_URL", To: policy.ToFindings, Address: "https://u:p@hooks.example.net:8443/x?y"}, {Setting: "OTEL_EXPORTER_OTLP_ENDPOINT", To: policy.ToTelemetry, Address: "http://[2001:db8::1]:4318"}}
 	at := []drift.Database{{Setting: "TRAKR_DATABASE_URL", Host: "db.example.net"}, {Setting: "TRAKR_DATA_DIR"}}
 	put := parties(to, at)
-	to2, at2 := said([]tenants.Holder{{Acts: tenants.Acts{TalksTo: put}}})
+	to2, at2 := said([]instances.Instance{{Facts: instances.Facts{Destinations: put}}})
 	if again := parties(to2, at2); !slices.Equal(again, put) || len(put) != 4 {
 		t.Errorf("%v, was %v", again, put)
 	}
@@ -175,10 +175,10 @@ func TestTheServiceThatRunsIsJudgedAndNotWhoeverAsks(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	service, _ := m.serve()
-	var shown struct{ Services []tenants.Holder }
+	var shown struct{ Services []instances.Instance }
 	m.jsonOf(&shown, "keys", "show", "--json")
 	if len(shown.Services) != 1 || shown.Services[0].PolicyHash != storetest.Must(t)(policy.Default()).(*policy.Policy).Hash() ||
-		!slices.Equal(shown.Services[0].TalksTo, []tenants.Party{{Setting: "TRAKR_BITBUCKET_API_URL", To: "bitbucket", Host: "127.0.0.1"}, {Setting: "TRAKR_DATA_DIR", To: tenants.ToDatabase}}) {
+		!slices.Equal(shown.Services[0].Destinations, []instances.Destination{{Setting: "TRAKR_BITBUCKET_API_URL", Name: "bitbucket", Host: "127.0.0.1"}, {Setting: "TRAKR_DATA_DIR", Name: instances.Database}}) {
 		t.Errorf("%+v", shown)
 	}
 	_, before, why := m.judged()

@@ -17,6 +17,7 @@ import (
 	"trakr/internal/platform/config"
 	"trakr/internal/rotation"
 	"trakr/internal/store"
+	"trakr/internal/store/instances"
 	"trakr/internal/store/tenants"
 )
 
@@ -117,17 +118,17 @@ func (a *app) keysShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			holders, err := s.door.Holders(ctx)
+			running, err := instances.New(s.db).List(ctx)
 			if err != nil {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"field_keys": keys, "services": holders, "wrapped_by": s.cfg.KeysWrap})
+				return a.printJSON(map[string]any{"field_keys": keys, "services": running, "wrapped_by": s.cfg.KeysWrap})
 			}
 			if err := a.table("KEY\tSTATE\tIN THE KEYRING\tVALUES\tACTIVE SINCE", func(line func(...any)) {
 				for _, k := range keys {
 					held := "no"
-					if k.Held {
+					if k.InKeyring {
 						held = "yes"
 					}
 					line(k.ID, k.State, held, k.Values, orDash(k.ActiveAt))
@@ -137,8 +138,8 @@ func (a *app) keysShow() *cobra.Command {
 			}
 			fmt.Fprintln(a.out)
 			return a.table("RUNNING SERVICE\tHOLDS\tSEEN", func(line func(...any)) {
-				for _, h := range holders {
-					line(h.InstanceID, h.KeyIDs, h.SeenAt)
+				for _, h := range running {
+					line(h.ID, h.KeyIDs, h.SeenAt)
 				}
 			})
 		}),
@@ -227,7 +228,7 @@ func (a *app) keysRotate() *cobra.Command {
 				return errors.New("another `trakr keys rotate` is running; wait for its end")
 			}
 			defer lease.Release()
-			c := rotation.Config{Door: s.door, Outbox: s.outbox, Keys: s.keys, Source: keySource(s.cfg), Wait: wait, After: afterStep,
+			c := rotation.Config{Door: s.door, Instances: instances.New(s.db), Outbox: s.outbox, Keys: s.keys, Source: keySource(s.cfg), Wait: wait, After: afterStep,
 				Say: func(string) {}, Progress: func(int64, int64) {}}
 			if !a.json {
 				c.Say, c.Progress = func(line string) { fmt.Fprintln(a.err, line) }, a.resealing()
@@ -254,7 +255,7 @@ func (a *app) keysRotate() *cobra.Command {
 				return err
 			}
 			done, err := r.Run(ctx, why.access())
-			if errors.Is(err, rotation.ErrUnopened) || errors.Is(err, rotation.ErrContact) || errors.Is(err, tenants.ErrStillSeals) {
+			if errors.Is(err, rotation.ErrUnopened) || errors.Is(err, rotation.ErrContact) || errors.Is(err, tenants.ErrKeyInUse) {
 				fmt.Fprintln(a.err, "trakr:", err)
 				err = errFinding
 			}

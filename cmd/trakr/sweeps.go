@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/instances"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 )
@@ -71,7 +72,7 @@ func (a *app) sweepRunCommand() *cobra.Command {
 // asTheServices refuses to put down what this command finds where a service runs that
 // acts by another policy: it would close that one's findings, or open ones about nothing.
 func (s *service) asTheServices(ctx context.Context) error {
-	running, err := s.door.Holders(ctx)
+	running, err := instances.New(s.db).List(ctx)
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ import (
 	"trakr/internal/store/guard"
 	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/holds"
+	"trakr/internal/store/instances"
 	"trakr/internal/store/liveness"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/requests"
@@ -313,12 +314,12 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	own, err := s.acts()
+	own, err := s.instanceFacts()
 	if err != nil {
 		return err
 	}
-	s.reports = &evidence.Reporter{Running: s.door.Holders, Own: own.TalksTo, Policy: s.policy, Statement: s.statement, Scopes: evidence.Scopes(asked, s.policy), Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
-		Jobs: s.jobNames(), Heartbeats: s.beats, Held: s.door.Held}
+	s.reports = &evidence.Reporter{Running: instances.New(s.db).List, Own: own.Destinations, Policy: s.policy, Statement: s.statement, Scopes: evidence.Scopes(asked, s.policy), Inventory: s.inventory, Sweeps: s.runner, Now: now, Version: toolVersion(), SkipProof: s.cfg.DevSkipProof,
+		Jobs: s.jobNames(), Heartbeats: s.beats, SwitchedOff: s.door.CountSwitchedOff}
 	return nil
 }
 

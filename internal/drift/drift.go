@@ -33,13 +33,13 @@ func Kinds() []Kind { return []Kind{Catalog, Scope, Host, Schedule, Field} }
 
 // Facts are what runs. A part that is nil was not looked at and is not compared.
 type Facts struct {
-	Tables    map[string][]string // columns of every table, by policy.TableName
-	Scopes    []string            // of the descriptor that is served
-	Endpoints []Endpoint          // what the settings name
-	Databases []Database          // where the database is reached
-	Jobs      []Job               // what is scheduled
-	Sweeps    []string            // kinds of sweep that this version has
-	Held      map[lifecycle.Field]int64
+	Tables      map[string][]string // columns of every table, by policy.TableName
+	Scopes      []string            // of the descriptor that is served
+	Endpoints   []Endpoint          // what the settings name
+	Databases   []Database          // where the database is reached
+	Jobs        []Job               // what is scheduled
+	Sweeps      []string            // kinds of sweep that this version has
+	SwitchedOff map[lifecycle.Field]int64
 }
 
 // Endpoint is an address that a setting names.
@@ -95,7 +95,7 @@ func Compare(p *policy.Policy, f Facts, declared HostCheck) []Difference {
 	out = append(out, hosts(p, f, declared)...)
 	out = append(out, schedules(p, f.Jobs)...)
 	out = append(out, sweeps(p, f.Sweeps)...)
-	return append(out, held(p, f.Held)...)
+	return append(out, switchedOff(p, f.SwitchedOff)...)
 }
 
 // Refusal is the reason not to start, or nil.
@@ -253,7 +253,7 @@ func sweeps(p *policy.Policy, kinds []string) []Difference {
 	return out
 }
 
-func held(p *policy.Policy, values map[lifecycle.Field]int64) []Difference {
+func switchedOff(p *policy.Policy, values map[lifecycle.Field]int64) []Difference {
 	var out []Difference
 	for _, f := range slices.Sorted(maps.Keys(values)) {
 		if n := values[f]; n > 0 && !p.Keeps(f) {

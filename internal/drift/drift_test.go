@@ -19,7 +19,7 @@ func agreed(t *testing.T) (*policy.Policy, drift.Facts) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := drift.Facts{Tables: map[string][]string{}, Held: map[lifecycle.Field]int64{}, Scopes: []string{}}
+	f := drift.Facts{Tables: map[string][]string{}, SwitchedOff: map[lifecycle.Field]int64{}, Scopes: []string{}}
 	for _, s := range p.Stores {
 		for _, table := range s.Tables {
 			f.Tables[table.Name] = slices.Clone(table.Columns)
@@ -98,7 +98,7 @@ func TestEachDifferenceIsNamedWithAWayOut(t *testing.T) {
 		"a sweep of no time": {func(p *policy.Policy, f *drift.Facts) { p.Sweeps, f.Jobs = p.Sweeps[1:], f.Jobs[1:] }, "schedule sweep orphans: the policy does not say when it runs", true},
 		"a sweep of none":    {func(_ *policy.Policy, f *drift.Facts) { f.Sweeps = f.Sweeps[1:] }, "schedule sweep orphans: the policy promises this sweep, and this version has none", true},
 		"a value held": {func(p *policy.Policy, f *drift.Facts) {
-			p.Fields[3].Off, f.Held = true, map[lifecycle.Field]int64{lifecycle.Username: 3}
+			p.Fields[3].Off, f.SwitchedOff = true, map[lifecycle.Field]int64{lifecycle.Username: 3}
 		},
 			"field username: the policy switches it off, and values of it are still stored", false},
 	} {

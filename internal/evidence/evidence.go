@@ -18,8 +18,8 @@ import (
 	"trakr/internal/store/facts"
 	"trakr/internal/store/guard"
 	"trakr/internal/store/heartbeats"
+	"trakr/internal/store/instances"
 	"trakr/internal/store/requests"
-	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 	"trakr/policy"
 	"trakr/reports"
@@ -39,12 +39,12 @@ type Reporter struct {
 	Jobs       []string
 	Heartbeats Heartbeats // may be nil when there are no Jobs
 	// Running tells which services run and what they act by; nil when that is not known.
-	Running func(ctx context.Context) ([]tenants.Holder, error)
-	Own     []tenants.Party      // whom this process's own settings name
-	Scopes  []reports.ScopeFacts // that the descriptor asks for
-	// Held counts the values of fields that the policy switches off; nil when it cannot
+	Running func(ctx context.Context) ([]instances.Instance, error)
+	Own     []instances.Destination // whom this process's own settings name
+	Scopes  []reports.ScopeFacts    // that the descriptor asks for
+	// SwitchedOff counts the values of fields that the policy switches off; nil when it cannot
 	// be asked.
-	Held func(ctx context.Context) (map[lifecycle.Field]int64, error)
+	SwitchedOff func(ctx context.Context) (map[lifecycle.Field]int64, error)
 }
 
 // recent is how far back a report may speak of what can be seen only while it is made.
@@ -205,15 +205,15 @@ func (r *Reporter) lifecycleFacts(ctx context.Context, asOf time.Time, f *report
 		return err
 	}
 	f.Unknown = unknown
-	if r.Held != nil {
-		stored, err := r.Held(ctx)
+	if r.SwitchedOff != nil {
+		stored, err := r.SwitchedOff(ctx)
 		if err != nil {
 			return err
 		}
-		f.HeldOff = []reports.HeldFacts{}
+		f.SwitchedOff = []reports.SwitchedOffFacts{}
 		for _, rule := range r.Policy.Fields {
 			if rows, ok := stored[rule.Name]; ok {
-				f.HeldOff = append(f.HeldOff, reports.HeldFacts{Field: rule.Name, Rows: rows})
+				f.SwitchedOff = append(f.SwitchedOff, reports.SwitchedOffFacts{Field: rule.Name, Rows: rows})
 			}
 		}
 	}

@@ -32,6 +32,7 @@ import (
 	"trakr/internal/store/facts"
 	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/holds"
+	"trakr/internal/store/instances"
 	"trakr/internal/store/liveness"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/requests"
@@ -56,16 +57,16 @@ type reality struct {
 	deletions *deletionrequests.Service
 	seq       *audit.Sequencer
 
-	instance  uuid.UUID            // of the running service
-	parties   []tenants.Party      // whom its settings name
-	actsBy    string               // the hash of its policy
-	away      bool                 // no service runs
-	served    *policy.Policy       // what the descriptor is made of
-	still     []string             // jobs that do not run any more
-	sinkFails error                // the checkpoints kept elsewhere cannot be read
-	bitbucket *played              // who is asked about each installation
-	alive     []lifecycle.TenantID // the first is never touched
-	left      lifecycle.TenantID   // was erased
+	instance  uuid.UUID               // of the running service
+	parties   []instances.Destination // whom its settings name
+	actsBy    string                  // the hash of its policy
+	away      bool                    // no service runs
+	served    *policy.Policy          // what the descriptor is made of
+	still     []string                // jobs that do not run any more
+	sinkFails error                   // the checkpoints kept elsewhere cannot be read
+	bitbucket *played                 // who is asked about each installation
+	alive     []lifecycle.TenantID    // the first is never touched
+	left      lifecycle.TenantID      // was erased
 	values    map[lifecycle.TenantID]lifecycle.Values
 }
 
@@ -117,8 +118,8 @@ func newReality(t *testing.T) *reality {
 	w := &reality{Env: e, t: t, bitbucket: &played{}, values: map[lifecycle.TenantID]lifecycle.Values{}}
 	w.declare()
 	w.served = w.policy()
-	w.instance, w.parties = uuid.New(), []tenants.Party{{Setting: "TRAKR_BITBUCKET_API_URL", To: string(policy.ToBitbucket), Host: "api.bitbucket.org"},
-		{Setting: "TRAKR_END_SERVICE_URL", To: string(policy.ToEndService), Host: endService}, database("nyc3")}
+	w.instance, w.parties = uuid.New(), []instances.Destination{{Setting: "TRAKR_BITBUCKET_API_URL", Name: string(policy.ToBitbucket), Host: "api.bitbucket.org"},
+		{Setting: "TRAKR_END_SERVICE_URL", Name: string(policy.ToEndService), Host: endService}, database("nyc3")}
 	srv := httptest.NewServer(w.bitbucket)
 	t.Cleanup(srv.Close)
 	client := must(bitbucket.New(bitbucket.Config{Origin: srv.URL, AppKey: e.Policy.App.Key, Resource: e.Policy.App.Proof.Resource, Now: time.Now, Tracer: noop.NewTracerProvider()})).(*bitbucket.Client)
@@ -130,7 +131,7 @@ func newReality(t *testing.T) *reality {
 		sweep.NewLiveness(liveness.New(e.DB), e.Policy, e.Door, client, w), sweep.NewRetention(w.sweeps, e.Policy, e.Door),
 		flushing{sweep.NewIntegrity(e.DB, e.Log, w.sweeps, w.kept), t}, sweep.NewMinimisation(w.sweeps, e.Policy),
 		sweep.NewDrift(e.Policy, egress.Host, w.running))).(*sweep.Runner)
-	w.reporter = &evidence.Reporter{Policy: e.Policy, Inventory: facts.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats, Held: e.Door.Held, Running: e.Door.Holders,
+	w.reporter = &evidence.Reporter{Policy: e.Policy, Inventory: facts.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats, SwitchedOff: e.Door.CountSwitchedOff, Running: instances.New(e.DB).List,
 		Statement: must(policy.LoadStatement("", reports.Checks())).(*policy.SecurityStatement)}
 	w.deletions = must(deletionrequests.New(deletionrequests.Config{Requests: must(requests.New(e.DB, e.Log)).(*requests.Store), Holds: w.rig.Config.Holds, Door: e.Door, Sweeps: w.sweeps, Policy: e.Policy,
 		Log: slog.New(slog.DiscardHandler), Erasures: &deletionrequests.Eraser{Eraser: w.rig.Eraser, Store: w.rig.Config.Erasures, Sweeps: w.sweeps, Runner: runner, Policy: e.Policy, Now: e.Clock.Now}})).(*deletionrequests.Service)
@@ -157,8 +158,8 @@ func (w *reality) uninstall(id lifecycle.TenantID, at time.Time, delay error) {
 }
 
 // database is the setting of a database in some region.
-func database(region string) tenants.Party {
-	return tenants.Party{Setting: "TRAKR_DATABASE_URL", To: tenants.ToDatabase, Host: "db-postgresql-" + region + "-12345-do-user-1-0.db.ondigitalocean.com"}
+func database(region string) instances.Destination {
+	return instances.Destination{Setting: "TRAKR_DATABASE_URL", Name: instances.Database, Host: "db-postgresql-" + region + "-12345-do-user-1-0.db.ondigitalocean.com"}
 }
 
 // policy loads the built-in policy with some words replaced, as a file of it would be.
@@ -208,10 +209,10 @@ func (w *reality) EraseGone(ctx context.Context, a lifecycle.Access, id lifecycl
 func (w *reality) running(ctx context.Context) (f drift.Facts, err error) {
 	f = drift.Facts{Sweeps: w.reporter.Sweeps.Kinds()}
 	for _, x := range w.parties {
-		if x.To == tenants.ToDatabase {
+		if x.Name == instances.Database {
 			f.Databases = append(f.Databases, drift.Database{Setting: x.Setting, Host: x.Host})
 		} else {
-			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: x.Setting, To: policy.Destination(x.To), Address: "https://" + x.Host})
+			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: x.Setting, To: policy.Destination(x.Name), Address: "https://" + x.Host})
 		}
 	}
 	for name, spec := range w.jobs() {
@@ -223,7 +224,7 @@ func (w *reality) running(ctx context.Context) (f drift.Facts, err error) {
 	if f.Tables, err = w.sweeps.Catalog(ctx); err != nil {
 		return f, err
 	}
-	f.Held, err = w.Door.Held(ctx)
+	f.SwitchedOff, err = w.Door.CountSwitchedOff(ctx)
 	return f, err
 }
 
@@ -367,9 +368,9 @@ type states = map[string]reports.Truth
 func (w *reality) said() said {
 	w.t.Helper()
 	w.beat(w.now(), slices.DeleteFunc(slices.Clone(w.reporter.Jobs), func(job string) bool { return slices.Contains(w.still, job) })...)
-	err := tenants.LeaveKeys(w.t.Context(), w.DB, w.instance)
+	err := instances.New(w.DB).Leave(w.t.Context(), w.instance)
 	if !w.away {
-		err = tenants.HoldKeys(w.t.Context(), w.DB, w.instance, w.Keys, tenants.Acts{PolicyHash: w.actsBy, TalksTo: w.parties})
+		err = instances.New(w.DB).Record(w.t.Context(), w.instance, w.Keys, instances.Facts{PolicyHash: w.actsBy, Destinations: w.parties})
 	}
 	if err != nil {
 		w.t.Fatal(err)

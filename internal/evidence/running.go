@@ -5,7 +5,7 @@ import (
 	"net"
 
 	"trakr/internal/egress"
-	"trakr/internal/store/tenants"
+	"trakr/internal/store/instances"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -16,7 +16,7 @@ import (
 // runs is the database's host that at which this process reached it: it can contradict
 // the policy all the same.
 func (r *Reporter) running(ctx context.Context, f *reports.Facts) error {
-	var running []tenants.Holder
+	var running []instances.Instance
 	if r.Running != nil {
 		var err error
 		if running, err = r.Running(ctx); err != nil {
@@ -28,10 +28,10 @@ func (r *Reporter) running(ctx context.Context, f *reports.Facts) error {
 		if h.PolicyHash != r.Policy.Hash() {
 			f.OtherPolicy++
 		}
-		if len(h.TalksTo) == 0 { // of a version that does not say it
+		if len(h.Destinations) == 0 { // of a version that does not say it
 			f.Silent++
 		}
-		for _, p := range h.TalksTo {
+		for _, p := range h.Destinations {
 			f.Hosts = add(f.Hosts, hostFacts(r.Policy, p))
 		}
 	}
@@ -59,12 +59,12 @@ func add(list []reports.HostFacts, h reports.HostFacts) []reports.HostFacts {
 	return append(list, h)
 }
 
-func hostFacts(p *policy.Policy, x tenants.Party) reports.HostFacts {
-	h := reports.HostFacts{Setting: x.Setting, Host: policy.HostName(x.Host), Database: x.To == tenants.ToDatabase}
+func hostFacts(p *policy.Policy, x instances.Destination) reports.HostFacts {
+	h := reports.HostFacts{Setting: x.Setting, Host: policy.HostName(x.Host), Database: x.Name == instances.Database}
 	if h.Database {
 		h.Declared = p.DatabaseHost(x.Host)
 	} else {
-		h.Declared = egress.Host(p, policy.Destination(x.To), "https://"+net.JoinHostPort(x.Host, "443")) == nil
+		h.Declared = egress.Host(p, policy.Destination(x.Name), "https://"+net.JoinHostPort(x.Host, "443")) == nil
 	}
 	return h
 }

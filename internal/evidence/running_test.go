@@ -8,8 +8,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"trakr/internal/store/instances"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/tenants"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -21,8 +21,8 @@ func TestOnlyWhatRunningServicesPutDownIsJudged(t *testing.T) {
 	must := storetest.Must(t)
 	r := reporter(t, e)
 	r.Statement = must(policy.LoadStatement("", reports.Checks())).(*policy.SecurityStatement)
-	r.Running = e.Door.Holders
-	r.Own = []tenants.Party{{Setting: "HTTPS_PROXY", To: "proxy", Host: "proxy.example.net"}, {Setting: "TRAKR_DATABASE_URL", To: tenants.ToDatabase, Host: "db.example.net"}}
+	r.Running = instances.New(e.DB).List
+	r.Own = []instances.Destination{{Setting: "HTTPS_PROXY", Name: "proxy", Host: "proxy.example.net"}, {Setting: "TRAKR_DATABASE_URL", Name: instances.Database, Host: "db.example.net"}}
 
 	said := func() (facts reports.Facts, states map[string]reports.Truth) {
 		t.Helper()
@@ -40,9 +40,9 @@ func TestOnlyWhatRunningServicesPutDownIsJudged(t *testing.T) {
 		}
 		return f, states
 	}
-	hold := func(id uuid.UUID, acts tenants.Acts) {
+	hold := func(id uuid.UUID, acts instances.Facts) {
 		t.Helper()
-		must(0, tenants.HoldKeys(t.Context(), e.DB, id, e.Keys, acts))
+		must(0, instances.New(e.DB).Record(t.Context(), id, e.Keys, acts))
 	}
 	want := func(when string, services int, hosts, acts reports.Truth) reports.Facts {
 		t.Helper()
@@ -61,8 +61,8 @@ func TestOnlyWhatRunningServicesPutDownIsJudged(t *testing.T) {
 	}
 
 	const host = "db-postgresql-nyc3-12345-do-user-1234567-0.c.db.ondigitalocean.com"
-	sound := tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: []tenants.Party{{Setting: "TRAKR_BITBUCKET_API_URL", To: "bitbucket", Host: "api.bitbucket.org"},
-		{Setting: "TRAKR_DATABASE_URL", To: tenants.ToDatabase, Host: host}}}
+	sound := instances.Facts{PolicyHash: e.Policy.Hash(), Destinations: []instances.Destination{{Setting: "TRAKR_BITBUCKET_API_URL", Name: "bitbucket", Host: "api.bitbucket.org"},
+		{Setting: "TRAKR_DATABASE_URL", Name: instances.Database, Host: host}}}
 	one, two := uuid.New(), uuid.New()
 	hold(one, sound)
 	hold(two, sound)
@@ -72,15 +72,15 @@ func TestOnlyWhatRunningServicesPutDownIsJudged(t *testing.T) {
 	}
 
 	for name, c := range map[string]struct {
-		acts         tenants.Acts
+		acts         instances.Facts
 		hosts, acts2 reports.Truth
 	}{
-		"a proxy":             {tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: append(sound.TalksTo, tenants.Party{Setting: "HTTPS_PROXY", To: "proxy", Host: "proxy.example.net"})}, reports.False, reports.True},
-		"another database":    {tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: append(sound.TalksTo, tenants.Party{Setting: "TRAKR_DATABASE_URL", To: tenants.ToDatabase, Host: "203.0.113.9"})}, reports.False, reports.True},
-		"a later destination": {tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: append(sound.TalksTo, tenants.Party{Setting: "TRAKR_X_URL", To: "x", Host: "api.bitbucket.org"})}, reports.False, reports.True},
-		"no host":             {tenants.Acts{PolicyHash: e.Policy.Hash(), TalksTo: append(sound.TalksTo, tenants.Party{Setting: "TRAKR_X_URL", To: "bitbucket"})}, reports.False, reports.True},
-		"another policy":      {tenants.Acts{PolicyHash: strings.Repeat("ab", 32), TalksTo: sound.TalksTo}, reports.True, reports.NotVerified},
-		"an older version":    {tenants.Acts{}, reports.NotVerified, reports.NotVerified},
+		"a proxy":             {instances.Facts{PolicyHash: e.Policy.Hash(), Destinations: append(sound.Destinations, instances.Destination{Setting: "HTTPS_PROXY", Name: "proxy", Host: "proxy.example.net"})}, reports.False, reports.True},
+		"another database":    {instances.Facts{PolicyHash: e.Policy.Hash(), Destinations: append(sound.Destinations, instances.Destination{Setting: "TRAKR_DATABASE_URL", Name: instances.Database, Host: "203.0.113.9"})}, reports.False, reports.True},
+		"a later destination": {instances.Facts{PolicyHash: e.Policy.Hash(), Destinations: append(sound.Destinations, instances.Destination{Setting: "TRAKR_X_URL", Name: "x", Host: "api.bitbucket.org"})}, reports.False, reports.True},
+		"no host":             {instances.Facts{PolicyHash: e.Policy.Hash(), Destinations: append(sound.Destinations, instances.Destination{Setting: "TRAKR_X_URL", Name: "bitbucket"})}, reports.False, reports.True},
+		"another policy":      {instances.Facts{PolicyHash: strings.Repeat("ab", 32), Destinations: sound.Destinations}, reports.True, reports.NotVerified},
+		"an older version":    {instances.Facts{}, reports.NotVerified, reports.NotVerified},
 	} {
 		hold(two, c.acts)
 		want(name, 2, c.hosts, c.acts2)
@@ -98,7 +98,7 @@ func TestOnlyWhatRunningServicesPutDownIsJudged(t *testing.T) {
 	if n := e.Int(`SELECT count(*) FROM trakr.key_holders`); n != 1 {
 		t.Errorf("%d rows", n)
 	}
-	must(0, tenants.LeaveKeys(t.Context(), e.DB, one))
+	must(0, instances.New(e.DB).Leave(t.Context(), one))
 	want("it left", 0, reports.NotVerified, reports.NotVerified)
 	// Whoever writes there by hand cannot leave a list without its others.
 	if err := e.TryExec(`INSERT INTO trakr.key_holders (instance_id, key_ids, settings) VALUES (gen_random_uuid(), '{}', '{X}')`); err == nil {

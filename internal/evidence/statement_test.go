@@ -9,8 +9,8 @@ import (
 
 	"trakr/internal/drift"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/instances"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 	"trakr/policy"
 	"trakr/reports"
@@ -133,7 +133,7 @@ func (w *reality) stories() []story {
 		{"one more field may go to the end service, which no policy file may declare", func() { w.release(policy.ToBitbucket, policy.ToEndService) },
 			states{"egress": no}, states{"use": no}, nil, func() { w.declare() }},
 		{"a host that nobody declared", func() {
-			w.parties = append(w.parties, tenants.Party{Setting: "TRAKR_WEBHOOK_URL", To: string(policy.ToFindings), Host: "hooks.example.net"})
+			w.parties = append(w.parties, instances.Destination{Setting: "TRAKR_WEBHOOK_URL", Name: string(policy.ToFindings), Host: "hooks.example.net"})
 		}, states{"hosts": no}, states{"use": no}, thirdParties, func() { w.parties = w.parties[:3] }},
 
 		// access

@@ -22,16 +22,18 @@ import (
 
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/instances"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/tenants"
 )
 
 // Config is what a rotation works with.
 type Config struct {
-	Door   *tenants.Door
-	Outbox *outbox.Store
-	Keys   *keyring.Keyring // the door's and the outbox's
-	Source keyring.Source   // where it is kept
+	Door      *tenants.Door
+	Instances *instances.Store
+	Outbox    *outbox.Store
+	Keys      *keyring.Keyring // the door's and the outbox's
+	Source    keyring.Source   // where it is kept
 	// Out takes the keyring without the old key where it is not changed in place; nil
 	// where it is.
 	Out func(stored []byte) error
@@ -60,8 +62,8 @@ type Rotation struct{ c Config }
 
 // New returns a rotation.
 func New(c Config) (*Rotation, error) {
-	if c.Door == nil || c.Outbox == nil || c.Keys == nil || c.Say == nil || c.Progress == nil {
-		return nil, errors.New("a rotation needs a door, an outbox, their keyring, and somebody to talk to")
+	if c.Door == nil || c.Instances == nil || c.Outbox == nil || c.Keys == nil || c.Say == nil || c.Progress == nil {
+		return nil, errors.New("a rotation needs a door, the instances, an outbox, their keyring, and somebody to talk to")
 	}
 	if c.After == nil {
 		c.After = func(string) {}
@@ -112,13 +114,13 @@ func (r *Rotation) Plan(ctx context.Context) (Plan, error) {
 	} else {
 		p.New = p.Active
 	}
-	holders, err := r.c.Door.Holders(ctx)
+	running, err := r.c.Instances.List(ctx)
 	if err != nil {
 		return p, err
 	}
-	p.Services = len(holders)
-	for _, h := range holders {
-		if !h.Holds(p.New) {
+	p.Services = len(running)
+	for _, h := range running {
+		if !h.HasKey(p.New) {
 			p.Behind++
 		}
 	}
@@ -206,7 +208,7 @@ func (r *Rotation) replaceKey(ctx context.Context, a lifecycle.Access, done *Don
 		return err
 	}
 	err := r.c.Door.ActivateKey(ctx, a, done.Active)
-	if errors.Is(err, tenants.ErrNotHeld) { // one that has just started
+	if errors.Is(err, tenants.ErrInstanceLacksKey) { // one that has just started
 		if err = r.held(ctx, done.Active); err == nil {
 			err = r.c.Door.ActivateKey(ctx, a, done.Active)
 		}
@@ -222,13 +224,13 @@ func (r *Rotation) replaceKey(ctx context.Context, a lifecycle.Access, done *Don
 // held waits until every running service holds the new key.
 func (r *Rotation) held(ctx context.Context, id keyring.KeyID) error {
 	for begin, said := time.Now(), false; ; {
-		holders, err := r.c.Door.Holders(ctx)
+		running, err := r.c.Instances.List(ctx)
 		if err != nil {
 			return err
 		}
 		behind := 0
-		for _, h := range holders {
-			if !h.Holds(id) {
+		for _, h := range running {
+			if !h.HasKey(id) {
 				behind++
 			}
 		}
@@ -237,11 +239,11 @@ func (r *Rotation) held(ctx context.Context, id keyring.KeyID) error {
 		}
 		if time.Since(begin) >= r.c.Wait {
 			return fmt.Errorf("%d of %d running services do not hold the new key %s, so values are still sealed with the old one and nothing is lost. "+
-				"Give them this keyring (TRAKR_KEYS; one that is given as text or as a copy needs a restart) and run this again", behind, len(holders), id)
+				"Give them this keyring (TRAKR_KEYS; one that is given as text or as a copy needs a restart) and run this again", behind, len(running), id)
 		}
 		if !said {
 			said = true
-			r.c.Say(fmt.Sprintf("waiting for %d of %d running services to hold key %s", behind, len(holders), id))
+			r.c.Say(fmt.Sprintf("waiting for %d of %d running services to hold key %s", behind, len(running), id))
 		}
 		if err := rest(ctx, 200*time.Millisecond); err != nil {
 			return err
@@ -349,9 +351,9 @@ func (r *Rotation) destroy(ctx context.Context, a lifecycle.Access, done *Done) 
 			continue
 		}
 		if k.Values > 0 {
-			return fmt.Errorf("%d values need key %s, so it is kept. Nothing is lost: run this again: %w", k.Values, k.ID, tenants.ErrStillSeals)
+			return fmt.Errorf("%d values need key %s, so it is kept. Nothing is lost: run this again: %w", k.Values, k.ID, tenants.ErrKeyInUse)
 		}
-		held = held || k.Held
+		held = held || k.InKeyring
 	}
 	if held && r.c.Out != nil {
 		b, err := r.c.Source.Changed(keyring.KeepFieldKey(done.Active))

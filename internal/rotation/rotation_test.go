@@ -21,6 +21,7 @@ import (
 	"trakr/internal/store/audit"
 	"trakr/internal/store/facts"
 	"trakr/internal/store/holds"
+	"trakr/internal/store/instances"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/tenants"
@@ -96,7 +97,7 @@ var errKilled = errors.New("killed")
 func (p *place) rotate(killAt string, change ...func(*rotation.Config)) (done rotation.Done, err error) {
 	p.T.Helper()
 	door, keys := p.replica(p.path)
-	c := rotation.Config{Door: door, Outbox: p.outbox(keys), Keys: keys, Source: keyring.Source{At: p.path}, Say: func(s string) { p.said = append(p.said, s) }, Progress: func(int64, int64) {},
+	c := rotation.Config{Door: door, Instances: instances.New(p.DB), Outbox: p.outbox(keys), Keys: keys, Source: keyring.Source{At: p.path}, Say: func(s string) { p.said = append(p.said, s) }, Progress: func(int64, int64) {},
 		After: func(step string) {
 			if step == killAt {
 				panic(errKilled)
@@ -164,7 +165,7 @@ func (p *place) states() string {
 	p.T.Helper()
 	var out []string
 	for _, k := range storetest.Must(p.T)(p.Door.FieldKeys(p.T.Context())).([]tenants.FieldKey) {
-		out = append(out, fmt.Sprintf("%s held=%v sealed=%v", k.State, k.Held, k.Values > 0))
+		out = append(out, fmt.Sprintf("%s held=%v sealed=%v", k.State, k.InKeyring, k.Values > 0))
 	}
 	return strings.Join(out, ", ")
 }
@@ -251,7 +252,7 @@ func TestAServiceWithACopyOfTheKeyringIsWaitedFor(t *testing.T) {
 	copied := p.copy("copy.json")
 	door, keys := p.replica(copied)
 	instance := uuid.New()
-	if err := tenants.HoldKeys(t.Context(), p.DB, instance, keys, tenants.Acts{}); err != nil {
+	if err := instances.New(p.DB).Record(t.Context(), instance, keys, instances.Facts{}); err != nil {
 		t.Fatal(err)
 	}
 	old := keys.Sealing()
@@ -265,14 +266,14 @@ func TestAServiceWithACopyOfTheKeyringIsWaitedFor(t *testing.T) {
 	// The database itself refuses the wrong order.
 	ahead, _ := p.replica(p.path)
 	staged := storetest.Must(t)(keyring.Load(p.path)).(*keyring.Keyring).FieldKeys()
-	if err := ahead.ActivateKey(t.Context(), operator(), staged[len(staged)-1]); !errors.Is(err, tenants.ErrNotHeld) {
+	if err := ahead.ActivateKey(t.Context(), operator(), staged[len(staged)-1]); !errors.Is(err, tenants.ErrInstanceLacksKey) {
 		t.Errorf("activated past a running service: %v", err)
 	}
 	// Handed over, it is held within seconds, and the rotation goes on with the same key.
 	if err := os.WriteFile(copied, p.file(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := tenants.HoldKeys(t.Context(), p.DB, instance, keys, tenants.Acts{}); err != nil {
+	if err := instances.New(p.DB).Record(t.Context(), instance, keys, instances.Facts{}); err != nil {
 		t.Fatal(err)
 	}
 	done, err := p.rotate(rotation.Activate)
@@ -306,7 +307,7 @@ func TestAServiceWithACopyOfTheKeyringIsWaitedFor(t *testing.T) {
 	stale := filepath.Join(p.Dir, "stale.json")
 	storetest.Must(t)(0, os.WriteFile(stale, p.file(), 0o600))
 	late, lateKeys := p.replica(stale)
-	if err := tenants.LeaveKeys(t.Context(), p.DB, instance); err != nil {
+	if err := instances.New(p.DB).Leave(t.Context(), instance); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.rotate(""); err != nil {
@@ -318,7 +319,7 @@ func TestAServiceWithACopyOfTheKeyringIsWaitedFor(t *testing.T) {
 	if _, _, err := late.Install(t.Context(), storetest.Ingress(), storetest.Values("late"), p.Delivery("late")); !errors.Is(err, lifecycle.KeysOutdated) {
 		t.Errorf("installing without the key: %v, want keys-outdated", err)
 	}
-	if err := tenants.HoldKeys(t.Context(), p.DB, uuid.New(), lateKeys, tenants.Acts{}); !errors.As(err, new(*keyring.MissingKey)) {
+	if err := instances.New(p.DB).Record(t.Context(), uuid.New(), lateKeys, instances.Facts{}); !errors.As(err, new(*keyring.MissingKey)) {
 		t.Errorf("holding without the key: %v", err)
 	}
 	storetest.Must(t)(0, os.WriteFile(stale, p.file(), 0o600))
@@ -346,7 +347,7 @@ func TestAKeyringInTheEnvironmentIsRotatedByHandingItOver(t *testing.T) {
 	handed := ""
 	run := func(out bool) (rotation.Done, error) {
 		door, keys := p.replica(text)
-		c := rotation.Config{Door: door, Outbox: p.outbox(keys), Keys: keys, Source: keyring.Source{At: text}, Say: func(string) {}, Progress: func(int64, int64) {}}
+		c := rotation.Config{Door: door, Instances: instances.New(p.DB), Outbox: p.outbox(keys), Keys: keys, Source: keyring.Source{At: text}, Say: func(string) {}, Progress: func(int64, int64) {}}
 		if out {
 			c.Out = func(b []byte) error { handed = string(b); return nil }
 		}

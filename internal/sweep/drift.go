@@ -69,7 +69,7 @@ func compared(k drift.Kind, f drift.Facts, now time.Time) sweeps.Check {
 	case drift.Schedule:
 		looked, n, what = f.Jobs != nil, len(f.Jobs), "scheduled jobs were compared"
 	case drift.Field:
-		n, what = len(f.Held), "fields that are off were counted"
+		n, what = len(f.SwitchedOff), "fields that are off were counted"
 	}
 	if !looked {
 		c.Disposition, c.Ground = sweeps.Unjudged, "it could not be seen"

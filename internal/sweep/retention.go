@@ -29,10 +29,10 @@ type RetentionPass struct {
 
 // Values is the door, as far as it removes what is switched off.
 type Values interface {
-	// Held counts the values that are stored of each field that is off.
-	Held(ctx context.Context) (map[lifecycle.Field]int64, error)
-	// RemoveOff removes them, and returns of how many tenants; some may have to stay.
-	RemoveOff(ctx context.Context, a lifecycle.Access) (tenants int64, err error)
+	// CountSwitchedOff counts the values that are stored of each field that is off.
+	CountSwitchedOff(ctx context.Context) (map[lifecycle.Field]int64, error)
+	// RemoveSwitchedOff removes them, and returns of how many tenants; some may have to stay.
+	RemoveSwitchedOff(ctx context.Context, a lifecycle.Access) (tenants int64, err error)
 }
 
 // NewRetention returns the pass.
@@ -90,16 +90,16 @@ const valuesTable = "trakr.tenant_fields"
 // switchedOff removes, or in a dry run counts, the values of fields that are off. What
 // stays is held by the law, or on its way out with its tenant.
 func (p *RetentionPass) switchedOff(ctx context.Context, o Order) ([]sweeps.Check, error) {
-	before, err := p.values.Held(ctx)
+	before, err := p.values.CountSwitchedOff(ctx)
 	if err != nil || len(before) == 0 {
 		return nil, err
 	}
 	after := before
 	if !o.DryRun {
-		if _, err := p.values.RemoveOff(ctx, o.Access); err != nil {
+		if _, err := p.values.RemoveSwitchedOff(ctx, o.Access); err != nil {
 			return nil, err
 		}
-		if after, err = p.values.Held(ctx); err != nil {
+		if after, err = p.values.CountSwitchedOff(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -7,9 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/uptrace/bun"
-	"github.com/uptrace/bun/dialect/pgdialect"
 
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
@@ -38,46 +36,18 @@ const (
 type FieldKey struct {
 	ID          keyring.KeyID `json:"key_id"`
 	State       KeyState      `json:"state"`
-	Held        bool          `json:"held"`   // by the keyring at hand
+	InKeyring   bool          `json:"held"`
 	Values      int64         `json:"values"` // sealed with it
 	ActiveAt    *time.Time    `json:"active_at,omitempty"`
 	RetiredAt   *time.Time    `json:"retired_at,omitempty"`
 	DestroyedAt *time.Time    `json:"destroyed_at,omitempty"`
 }
 
-// Holder is a running service, the field keys it holds and what it acts by.
-type Holder struct {
-	InstanceID uuid.UUID       `json:"instance_id"`
-	KeyIDs     []keyring.KeyID `json:"key_ids"`
-	Acts
-	SeenAt time.Time `json:"seen_at"`
-}
-
-// Acts is what a service says that it acts by. It holds no value of a tenant, and of an
-// address nothing but the host.
-type Acts struct {
-	PolicyHash string  `json:"policy_hash"` // "" from a version that does not say it
-	TalksTo    []Party `json:"talks_to"`    // whom its settings name
-}
-
-// Party is one host that a setting names.
-type Party struct {
-	Setting string `json:"setting"` // e.g. "TRAKR_WEBHOOK_URL"
-	To      string `json:"to"`      // a policy.Destination, or ToDatabase
-	Host    string `json:"host"`    // of a database "": a unix socket of its machine
-}
-
-// ToDatabase is where a database is reached.
-const ToDatabase = "database"
-
-// Holds reports whether the service holds a key.
-func (h Holder) Holds(id keyring.KeyID) bool { return slices.Contains(h.KeyIDs, id) }
-
 // The states of SQL that the functions of the keys end with.
 const (
-	notActive  = "TK423" // a value is sealed with a key that is not the active one
-	notHeld    = "TK424" // a service runs that does not hold the key
-	stillSeals = "TK425" // values are sealed with the key
+	notActive = "TK423" // a value is sealed with a key that is not the active one
+	lacksKey  = "TK424" // an instance runs that does not have the key
+	keyInUse  = "TK425" // values are sealed with the key
 )
 
 // keysLock is what every writer of values shares and whoever activates a key has alone.
@@ -140,83 +110,14 @@ func bindFieldKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring) err
 	return nil
 }
 
-// HoldKeys says that a running service is there, which field keys it holds and what it
-// acts by, after it took over what changed in its keyring. It is an error when the keyring lacks the
-// active key: then the service can neither seal nor open.
-func HoldKeys(ctx context.Context, db *store.DB, instance uuid.UUID, keys *keyring.Keyring, acts Acts) error {
-	var settings, destinations, hosts []string
-	for _, p := range acts.TalksTo {
-		settings, destinations, hosts = append(settings, p.Setting), append(destinations, p.To), append(hosts, p.Host)
-	}
-	_, reload := keys.Reload()
-	err := pg.InTx(ctx, db, func(ctx context.Context, tx bun.Tx) error {
-		// Whoever makes a key active either sees this service, or is seen by it.
-		if _, err := tx.NewRaw(keysLock).Exec(ctx); err != nil {
-			return err
-		}
-		if _, err := useActive(ctx, tx, keys); err != nil {
-			return err
-		}
-		ids := make([]int64, 0, 2)
-		for _, id := range keys.FieldKeys() {
-			ids = append(ids, int64(id))
-		}
-		_, err := tx.NewRaw(`INSERT INTO trakr.key_holders (instance_id, key_ids, policy_hash, settings, destinations, hosts) VALUES (?, ?, ?, ?, ?, ?)
-			ON CONFLICT (instance_id) DO UPDATE SET key_ids = excluded.key_ids, policy_hash = excluded.policy_hash, settings = excluded.settings,
-				destinations = excluded.destinations, hosts = excluded.hosts, seen_at = clock_timestamp()`,
-			instance.String(), pgdialect.Array(ids), acts.PolicyHash, textArray(settings), textArray(destinations), textArray(hosts)).Exec(ctx)
-		if err != nil {
-			return err
-		}
-		_, err = tx.NewRaw(`DELETE FROM trakr.key_holders WHERE seen_at < clock_timestamp() - interval '1 day'`).Exec(ctx)
+// FollowActiveKey makes a keyring encrypt with the database's active key, in a transaction
+// that no key is activated beside. A keyring that lacks the key is *keyring.MissingKey.
+func FollowActiveKey(ctx context.Context, tx bun.Tx, keys *keyring.Keyring) error {
+	if _, err := tx.NewRaw(keysLock).Exec(ctx); err != nil {
 		return err
-	})
-	if err = errors.Join(err, reload); err != nil {
-		return fmt.Errorf("holding the field keys: %w", err)
 	}
-	return nil
-}
-
-// textArray is a list as PostgreSQL takes it; one of none is empty, not NULL.
-func textArray(list []string) any { return pgdialect.Array(append([]string{}, list...)) }
-
-// LeaveKeys says that a service ends.
-func LeaveKeys(ctx context.Context, db *store.DB, instance uuid.UUID) error {
-	_, err := pg.Bun(db).NewRaw(`DELETE FROM trakr.key_holders WHERE instance_id = ?`, instance.String()).Exec(ctx)
-	return pg.Map(err)
-}
-
-// Holders lists the services that run, by the database's clock.
-func (d *Door) Holders(ctx context.Context) ([]Holder, error) {
-	var rows []struct {
-		InstanceID string
-		KeyIDs     []int64 `bun:"key_ids,array"`
-		SeenAt     time.Time
-		PolicyHash string
-
-		Settings, Destinations, Hosts []string `bun:",array"`
-	}
-	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT instance_id, key_ids, seen_at, policy_hash, settings, destinations, hosts FROM trakr.key_holders
-		WHERE seen_at > clock_timestamp() - interval '30 seconds' ORDER BY instance_id LIMIT 1000`).Scan(ctx, &rows))
-	if err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("listing the running services: %w", err)
-	}
-	out := make([]Holder, 0, len(rows))
-	for _, r := range rows {
-		h := Holder{SeenAt: r.SeenAt.UTC(), KeyIDs: make([]keyring.KeyID, 0, len(r.KeyIDs))}
-		if h.InstanceID, err = uuid.Parse(r.InstanceID); err != nil {
-			return nil, fmt.Errorf("listing the running services: %w", err)
-		}
-		for _, id := range r.KeyIDs {
-			h.KeyIDs = append(h.KeyIDs, keyring.KeyID(id))
-		}
-		h.PolicyHash, h.TalksTo = r.PolicyHash, make([]Party, len(r.Settings))
-		for i := range r.Settings { // a constraint has all three as long
-			h.TalksTo[i] = Party{r.Settings[i], r.Destinations[i], r.Hosts[i]}
-		}
-		out = append(out, h)
-	}
-	return out, nil
+	_, err := useActive(ctx, tx, keys)
+	return err
 }
 
 // FieldKeys lists every field key that the keyring holds or the database knows, in the
@@ -238,7 +139,7 @@ func (d *Door) FieldKeys(ctx context.Context) ([]FieldKey, error) {
 	held := d.keys.FieldKeys()
 	var out []FieldKey
 	add := func(k FieldKey) {
-		k.Held, k.Values = slices.Contains(held, k.ID), sealed[k.ID]
+		k.InKeyring, k.Values = slices.Contains(held, k.ID), sealed[k.ID]
 		delete(sealed, k.ID)
 		out = append(out, k)
 	}
@@ -280,12 +181,12 @@ func countSealed(ctx context.Context, db *store.DB) (map[keyring.KeyID]int64, er
 	return out, nil
 }
 
-// ErrNotHeld means that a service runs which does not hold the key that was to be
-// made active: it could not open what others seal.
-var ErrNotHeld = errors.New("a service runs that does not hold the new key")
+// ErrInstanceLacksKey means that an instance runs without the key that was to be made
+// active: it could not decrypt what the others encrypt.
+var ErrInstanceLacksKey = errors.New("a running service does not have the new key")
 
 // ActivateKey makes a key of the keyring the one that seals, and retires the one before:
-// from the commit on no value can be written with that any more. It is ErrNotHeld
+// from the commit on no value can be written with that any more. It is ErrInstanceLacksKey
 // while a running service lacks the key.
 func (d *Door) ActivateKey(ctx context.Context, a lifecycle.Access, id keyring.KeyID) error {
 	if err := a.CheckReason(); err != nil {
@@ -299,8 +200,8 @@ func (d *Door) ActivateKey(ctx context.Context, a lifecycle.Access, id keyring.K
 	// It waits for the callbacks under way, and those that come wait for it: not so
 	// long that one of them would fail.
 	err := d.alone(ctx, `SELECT door.activate_field_key(?, ?)`, e.Record(), int64(id))
-	if pg.State(err) == notHeld {
-		return ErrNotHeld
+	if pg.State(err) == lacksKey {
+		return ErrInstanceLacksKey
 	}
 	if err != nil {
 		return fmt.Errorf("making the key active: %w", err)
@@ -308,10 +209,10 @@ func (d *Door) ActivateKey(ctx context.Context, a lifecycle.Access, id keyring.K
 	return d.keys.Use(id)
 }
 
-// ErrStillSeals means that values are sealed with a key that was to be destroyed.
-var ErrStillSeals = errors.New("values are still sealed with the key")
+// ErrKeyInUse means that values are sealed with a key that was to be destroyed.
+var ErrKeyInUse = errors.New("values are still sealed with the key")
 
-// DestroyKey notes that a retired key is gone from the keyring. It is ErrStillSeals,
+// DestroyKey notes that a retired key is gone from the keyring. It is ErrKeyInUse,
 // and nothing changes, while the database holds a value that it sealed.
 func (d *Door) DestroyKey(ctx context.Context, a lifecycle.Access, id keyring.KeyID) error {
 	if err := a.CheckReason(); err != nil {
@@ -320,8 +221,8 @@ func (d *Door) DestroyKey(ctx context.Context, a lifecycle.Access, id keyring.Ke
 	e := audit.New(ctx, d.log.Now(), a, audit.KeyDestroy, audit.Success)
 	e.CorrelationID = id.Rotation()
 	err := d.alone(ctx, `SELECT door.destroy_field_key(?, ?)`, e.Record(), int64(id))
-	if pg.State(err) == stillSeals {
-		return ErrStillSeals
+	if pg.State(err) == keyInUse {
+		return ErrKeyInUse
 	}
 	if err != nil {
 		return fmt.Errorf("noting that the key is destroyed: %w", err)

@@ -13,11 +13,11 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// offAtOnce bounds one transaction of RemoveOff.
+// offAtOnce bounds one transaction of RemoveSwitchedOff.
 const offAtOnce = 200
 
-// Off lists the fields that the policy switches off.
-func (d *Door) Off() []lifecycle.Field {
+// SwitchedOff lists the fields that the policy switches off.
+func (d *Door) SwitchedOff() []lifecycle.Field {
 	var out []lifecycle.Field
 	for _, r := range d.policy.Fields {
 		if r.Off {
@@ -27,10 +27,10 @@ func (d *Door) Off() []lifecycle.Field {
 	return out
 }
 
-// Held counts the values that are stored of fields that the policy switches off: of
+// CountSwitchedOff counts the values that are stored of fields that the policy switches off: of
 // each such field, zero included. No value is read.
-func (d *Door) Held(ctx context.Context) (map[lifecycle.Field]int64, error) {
-	off := d.Off()
+func (d *Door) CountSwitchedOff(ctx context.Context) (map[lifecycle.Field]int64, error) {
+	off := d.SwitchedOff()
 	out := make(map[lifecycle.Field]int64, len(off))
 	if len(off) == 0 {
 		return out, nil
@@ -57,35 +57,35 @@ func (d *Door) Held(ctx context.Context) (map[lifecycle.Field]int64, error) {
 	return out, nil
 }
 
-// RemoveOff removes the values of fields that the policy switches off, of every live
+// RemoveSwitchedOff removes the values of fields that the policy switches off, of every live
 // tenant without a legal hold, in batches; each tenant's event is committed with it.
 // It returns how many tenants lost a value. An erasure under way takes its own.
 //
 // A crash between two batches leaves the rest to the next call.
-func (d *Door) RemoveOff(ctx context.Context, a lifecycle.Access) (tenants int64, err error) {
+func (d *Door) RemoveSwitchedOff(ctx context.Context, a lifecycle.Access) (tenants int64, err error) {
 	if err := a.Check(); err != nil {
 		return 0, err
 	}
-	off := d.Off()
+	off := d.SwitchedOff()
 	if len(off) == 0 {
 		return 0, nil
 	}
 	var after *string
 	for {
-		holders, err := d.holders(ctx, off, after)
-		if err != nil || len(holders) == 0 {
+		page, err := d.withValues(ctx, off, after)
+		if err != nil || len(page) == 0 {
 			return tenants, err
 		}
-		n, err := d.removeOff(ctx, a, off, holders)
+		n, err := d.removeOff(ctx, a, off, page)
 		if tenants += n; err != nil {
 			return tenants, fmt.Errorf("removing values of fields that are off: %w", err)
 		}
-		after = &holders[len(holders)-1]
+		after = &page[len(page)-1]
 	}
 }
 
-// holders lists the next tenants that have such a value.
-func (d *Door) holders(ctx context.Context, off []lifecycle.Field, after *string) ([]string, error) {
+// withValues lists the next tenants that have such a value.
+func (d *Door) withValues(ctx context.Context, off []lifecycle.Field, after *string) ([]string, error) {
 	var out []string
 	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT h::text FROM door.holders(?, ?::uuid, ?) AS h`, pgdialect.Array(off), after, offAtOnce).Scan(ctx, &out))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
@@ -94,13 +94,13 @@ func (d *Door) holders(ctx context.Context, off []lifecycle.Field, after *string
 	return out, nil
 }
 
-func (d *Door) removeOff(ctx context.Context, a lifecycle.Access, off []lifecycle.Field, holders []string) (n int64, err error) {
+func (d *Door) removeOff(ctx context.Context, a lifecycle.Access, off []lifecycle.Field, tenants []string) (n int64, err error) {
 	err = pg.InTx(ctx, d.db, func(ctx context.Context, tx bun.Tx) error {
 		// The registry's rows are locked as by an install, which writes the values anew.
 		var live []string
 		err := pg.Map(tx.NewRaw(`SELECT t.tenant_id::text FROM trakr.tenants AS t WHERE t.tenant_id IN (?) AND t.state = ?
 			AND NOT EXISTS (SELECT FROM trakr.legal_holds AS h WHERE h.tenant_id = t.tenant_id AND h.released_at IS NULL AND h.until > now())
-			ORDER BY t.tenant_id FOR UPDATE OF t`, bun.List(holders), string(lifecycle.Live)).Scan(ctx, &live))
+			ORDER BY t.tenant_id FOR UPDATE OF t`, bun.List(tenants), string(lifecycle.Live)).Scan(ctx, &live))
 		if errors.Is(err, pg.ErrNoRows) || (err == nil && len(live) == 0) {
 			return nil // held by the law, or on their way out
 		}

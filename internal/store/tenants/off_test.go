@@ -47,7 +47,7 @@ func TestAFieldThatIsOffIsNeitherStoredNorReleased(t *testing.T) {
 			t.Errorf("%s says that the username was written", ev.Action)
 		}
 	}
-	if held, err := e.Door.Held(t.Context()); err != nil || len(held) != 1 || held[lifecycle.Username] != 0 {
+	if held, err := e.Door.CountSwitchedOff(t.Context()); err != nil || len(held) != 1 || held[lifecycle.Username] != 0 {
 		t.Errorf("held: %v %v", held, err)
 	}
 }
@@ -70,20 +70,20 @@ func TestWhatIsSwitchedOffIsRemovedAndRecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 	// With nothing off nothing happens.
-	if n, err := e.Door.RemoveOff(t.Context(), sweeper()); n != 0 || err != nil {
+	if n, err := e.Door.RemoveSwitchedOff(t.Context(), sweeper()); n != 0 || err != nil {
 		t.Errorf("with all fields on: %d %v", n, err)
 	}
 
 	off(e, lifecycle.Username, lifecycle.AvatarURL)
-	if held, err := e.Door.Held(t.Context()); err != nil || held[lifecycle.Username] != 6 || held[lifecycle.AvatarURL] != 6 {
+	if held, err := e.Door.CountSwitchedOff(t.Context()); err != nil || held[lifecycle.Username] != 6 || held[lifecycle.AvatarURL] != 6 {
 		t.Errorf("held before: %v %v", held, err)
 	}
 	person := sweeper()
 	person.Caller = lifecycle.Caller{Type: lifecycle.ActorOperator, ID: "uid:0", Role: lifecycle.RoleOperator}
-	if _, err := e.Door.RemoveOff(t.Context(), person); !errors.Is(err, lifecycle.ReasonRequired) {
+	if _, err := e.Door.RemoveSwitchedOff(t.Context(), person); !errors.Is(err, lifecycle.ReasonRequired) {
 		t.Errorf("a person without a ticket: %v", err)
 	}
-	if n, err := e.Door.RemoveOff(t.Context(), sweeper()); n != 4 || err != nil {
+	if n, err := e.Door.RemoveSwitchedOff(t.Context(), sweeper()); n != 4 || err != nil {
 		t.Errorf("removed of %d tenants, %v; want 4", n, err)
 	}
 	for _, id := range append(many, first) {
@@ -106,10 +106,10 @@ func TestWhatIsSwitchedOffIsRemovedAndRecorded(t *testing.T) {
 	if _, err := kept.Release(t.Context(), lawyer, hold.ID); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := e.Door.RemoveOff(t.Context(), sweeper()); n != 1 || err != nil {
+	if n, err := e.Door.RemoveSwitchedOff(t.Context(), sweeper()); n != 1 || err != nil {
 		t.Errorf("after the hold: %d %v", n, err)
 	}
-	if n, err := e.Door.RemoveOff(t.Context(), sweeper()); n != 0 || err != nil {
+	if n, err := e.Door.RemoveSwitchedOff(t.Context(), sweeper()); n != 0 || err != nil {
 		t.Errorf("once more: %d %v", n, err)
 	}
 }
