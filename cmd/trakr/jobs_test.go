@@ -205,7 +205,7 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 			t.Errorf("job %s: %q", name, red["job "+name])
 		}
 	}
-	kinds := len(sweepKinds())
+	kinds := len(sweep.Kinds())
 	if red["sweep orphans"] == "" || len(red) != kinds+len(h.service.jobNames()) {
 		t.Errorf("red: %v", red)
 	}

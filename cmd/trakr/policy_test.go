@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"trakr/internal/sweep"
 	"trakr/policy"
 )
 
@@ -123,7 +124,7 @@ func TestTheStatementIsCheckedWithThePolicy(t *testing.T) {
 
 // A kind of sweep that the policy does not bound, or that nothing runs, fails here.
 func TestThePolicyKnowsEachSweepThatThereIs(t *testing.T) {
-	if got, want := policy.SweepKinds(), sweepKinds(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
+	if got, want := policy.SweepKinds(), sweep.Kinds(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
 		t.Errorf("the policy bounds %v, and there are %v", got, want)
 	}
 }

@@ -25,13 +25,8 @@ func (a *app) sweepRunCommand() *cobra.Command {
 	var dry bool
 	why := reasonFlags{code: string(lifecycle.SystemSweep)}
 	run := &cobra.Command{
-		Use: "run KIND", Short: "Run a sweep now; exits 1 when it finds something", Args: cobra.ExactArgs(1), ValidArgs: sweepKinds(),
-		Long: "Runs one pass of a sweep and stores what it counted, zero included. KIND is one of: " + strings.Join(sweepKinds(), ", ") + ".\n" +
-			"orphans is blind when the canary, which the running service plants every ten minutes, is not among what it sees;\n" +
-			"retention removes what is past its period; integrity verifies the audit from where the last pass ended, all of it\n" +
-			"once a week, and the database's guards; minimisation looks for values shaped like an e-mail address or a telephone\n" +
-			"number, for columns that nobody declared, for large objects, and for members of Bitbucket's payloads never seen\n" +
-			"before; what is sealed it does not search.\n" +
+		Use: "run KIND", Short: "Run a sweep now; exits 1 when it finds something", Args: cobra.ExactArgs(1), ValidArgs: sweep.Kinds(),
+		Long: "Runs one pass of a sweep and stores what it counted, zero included. KIND is one of:\n" + kindsOfSweep() +
 			"A kind that deletes or erases is a dry run unless --dry-run=false is given; the scheduled passes act. A person who\n" +
 			"has it act gives a ticket, which is recorded with what goes.\n" +
 			"A dry run opens and resolves no finding. Beside a service that acts by another policy only a dry run is made. Exits 0 clean, 1 findings, 3 cannot tell.",
@@ -39,7 +34,7 @@ func (a *app) sweepRunCommand() *cobra.Command {
 			"  trakr sweep run retention --dry-run=false --reason-ref OPS-12",
 	}
 	run.RunE = a.with(func(ctx context.Context, s *service, args []string) error {
-		var opts []sweep.Option
+		opts := []sweep.Option{sweep.ReportProgress(a.verifyProgress())}
 		if run.Flags().Changed("dry-run") {
 			opts = append(opts, sweep.DryRun(dry))
 		}
@@ -48,7 +43,6 @@ func (a *app) sweepRunCommand() *cobra.Command {
 				return err
 			}
 		}
-		s.integrity.Progress = a.verifyProgress()
 		r, err := s.runner.RunOnce(ctx, why.access(), args[0], sweep.ByCommand, opts...)
 		if err != nil {
 			return err
@@ -67,6 +61,15 @@ func (a *app) sweepRunCommand() *cobra.Command {
 	run.Flags().BoolVar(&dry, "dry-run", false, "look and change nothing (default true for a kind that deletes or erases)")
 	why.ticket(run)
 	return run
+}
+
+// kindsOfSweep lists each kind with what it does.
+func kindsOfSweep() string {
+	var b strings.Builder
+	for _, k := range sweep.Kinds() {
+		fmt.Fprintf(&b, "  %-12s  %s\n", k, sweep.About(k))
+	}
+	return b.String()
 }
 
 // asTheServices refuses to put down what this command finds where a service runs that

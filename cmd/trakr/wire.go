@@ -83,8 +83,7 @@ type service struct {
 	holds     *holds.Store
 	ledger    ledger.Ledger
 	eraser    *erasure.Eraser
-	replayed  erasure.Replayed     // what the ledger led to at the start
-	integrity *sweep.IntegrityPass // for its progress on a terminal
+	replayed  erasure.Replayed // what the ledger led to at the start
 	inventory *facts.Store
 	tokens    *tokens.Store
 	reports   *evidence.Reporter
@@ -297,9 +296,6 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if s.client, err = s.bitbucket(now); err != nil {
 		return err
 	}
-	s.integrity = sweep.NewIntegrity(s.db, s.audit, s.sweeps, func(_ context.Context, all bool) ([]audit.Outside, error) {
-		return sinkCheckpoints(s.cfg.CheckpointFile, all)
-	})
 	if s.runner, err = sweep.New(s.db, s.policy, now, s.log, s.passes()...); err != nil {
 		return err
 	}
@@ -334,20 +330,13 @@ func (s *service) requests(now func() time.Time) (err error) {
 	return err
 }
 
-// passes are the kinds of sweep there are. Making one only keeps what it is given.
+// passes returns one pass of each kind of sweep.
 func (s *service) passes() []sweep.Pass {
-	return []sweep.Pass{sweep.NewOrphans(s.sweeps, s.policy), sweep.NewErasures(s.eraser, s.policy).Telling(s.outbox),
-		sweep.NewLiveness(liveness.New(s.db), s.policy, s.door, s.client, byProbe{s.eraser}), sweep.NewRetention(s.sweeps, s.policy, s.door),
-		s.integrity, sweep.NewMinimisation(s.sweeps, s.policy), sweep.NewDrift(s.policy, egress.Host, s.facts)}
-}
-
-// sweepKinds lists them for help and completion.
-func sweepKinds() []string {
-	var out []string
-	for _, p := range new(service).passes() {
-		out = append(out, p.Kind())
-	}
-	return out
+	return sweep.Passes(sweep.Parts{DB: s.db, Policy: s.policy, Log: s.audit, Sweeps: s.sweeps, Outbox: s.outbox, Liveness: liveness.New(s.db),
+		Eraser: s.eraser, Bitbucket: s.client, Door: s.door, Running: s.facts,
+		Outside: func(_ context.Context, all bool) ([]audit.Outside, error) {
+			return sinkCheckpoints(s.cfg.CheckpointFile, all)
+		}})
 }
 
 // bitbucket is the client of the configured API.
@@ -357,19 +346,6 @@ func (s *service) bitbucket(now func() time.Time) (*bitbucket.Client, error) {
 		tracer = noop.NewTracerProvider()
 	}
 	return bitbucket.New(bitbucket.Config{Origin: s.cfg.BitbucketAPIURL, AppKey: s.policy.App.Key, Resource: s.policy.App.Proof.Resource, Now: now, Tracer: tracer})
-}
-
-// byProbe erases what Bitbucket no longer knows.
-type byProbe struct{ eraser *erasure.Eraser }
-
-// EraseGone implements sweep.Eraser. One that is begun is finished by the erasures
-// sweep; only a legal hold is told.
-func (b byProbe) EraseGone(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, x sweep.Gone) error {
-	out, err := b.eraser.Erase(ctx, a, id, erasure.Order{Trigger: lifecycle.TriggerProbe, RequestedAt: x.At, Delivery: tenants.Delivery{Version: x.Version}})
-	if err == nil && errors.Is(out.Delay, lifecycle.OnHold) {
-		err = out.Delay
-	}
-	return err
 }
 
 func (s *service) schema(ctx context.Context) error {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"trakr/internal/egress"
 	"trakr/internal/lifecycle"
 	"trakr/policy"
 )
@@ -84,15 +85,11 @@ func (d Difference) String() string {
 	return string(d.Kind) + " " + d.Name() + ": " + d.What + ". Way out: " + d.WayOut
 }
 
-// HostCheck refuses an address whose host the policy does not declare for a
-// destination. Its error tells the host and the way out, nothing else of the address.
-type HostCheck func(p *policy.Policy, to policy.Destination, address string) error
-
 // Compare tells every difference, in a fixed order.
-func Compare(p *policy.Policy, f Facts, declared HostCheck) []Difference {
+func Compare(p *policy.Policy, f Facts) []Difference {
 	out := catalog(p, f.Tables)
 	out = append(out, scopes(p, f.Scopes)...)
-	out = append(out, hosts(p, f, declared)...)
+	out = append(out, hosts(p, f)...)
 	out = append(out, schedules(p, f.Jobs)...)
 	out = append(out, sweeps(p, f.Sweeps)...)
 	return append(out, switchedOff(p, f.SwitchedOff)...)
@@ -169,7 +166,7 @@ func scopes(p *policy.Policy, asked []string) []Difference {
 
 // hosts compares whom the settings name. A setting with several hosts, or that several
 // replicas have otherwise, is one difference.
-func hosts(p *policy.Policy, f Facts, declared HostCheck) []Difference {
+func hosts(p *policy.Policy, f Facts) []Difference {
 	var out []Difference
 	differs := func(d Difference) {
 		i := slices.IndexFunc(out, func(x Difference) bool { return x.Subject == d.Subject })
@@ -181,7 +178,7 @@ func hosts(p *policy.Policy, f Facts, declared HostCheck) []Difference {
 		}
 	}
 	for _, e := range f.Endpoints {
-		if err := declared(p, e.To, e.Address); err != nil {
+		if err := egress.Host(p, e.To, e.Address); err != nil {
 			differs(Difference{Kind: Host, Subject: e.Setting, Refuses: true, What: err.Error(),
 				WayOut: "declare the host under egress, to: " + string(e.To) + ", with what goes there, or unset " + e.Setting})
 		}

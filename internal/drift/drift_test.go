@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"trakr/internal/drift"
-	"trakr/internal/egress"
 	"trakr/internal/lifecycle"
 	"trakr/policy"
 )
@@ -41,7 +40,7 @@ func agreed(t *testing.T) (*policy.Policy, drift.Facts) {
 }
 
 func compare(p *policy.Policy, f drift.Facts) []drift.Difference {
-	return drift.Compare(p, f, egress.Host)
+	return drift.Compare(p, f)
 }
 
 func TestAServiceThatIsWhatItsPolicySaysHasNoDifference(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"trakr/internal/evidence"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/facts"
+	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
@@ -32,7 +33,7 @@ var reviewer = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorSt
 
 func reporter(t *testing.T, e *storetest.Env) *evidence.Reporter {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))...)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +144,7 @@ func statement(t *testing.T, d reports.Document, beginning string) reports.State
 
 func sweepNow(t *testing.T, e *storetest.Env) {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, time.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy))...)
+	r, err := sweep.New(e.DB, e.Policy, time.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,7 @@ import (
 	"trakr/internal/platform/telemetry"
 	deletionrequests "trakr/internal/requests"
 	"trakr/internal/store/facts"
+	"trakr/internal/store/outbox"
 	"trakr/internal/store/requests"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
@@ -166,7 +167,7 @@ func newWorld(t *testing.T, change ...func(*policy.Policy)) *world {
 	if err := sweeps.New(w.DB).PlantCanary(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweeptest.Fill(w.Policy, sweep.NewOrphans(sweeps.New(w.DB), w.Policy), sweep.NewErasures(w.eraser.Eraser, w.Policy))...)
+	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweeptest.Fill(w.Policy, sweep.NewOrphans(sweeps.New(w.DB), w.Policy), sweep.NewErasures(w.eraser.Eraser, w.Policy, storetest.Must(t)(outbox.New(w.DB, w.Log, w.Keys)).(*outbox.Store)))...)
 	must(err)
 	reporter.Sweeps = runner
 	w.tokens = tokens.New(w.DB, w.Clock.Now)

@@ -10,28 +10,24 @@ import (
 	"trakr/policy"
 )
 
-// Drift is the kind that compares what runs with what the policy declares.
-const Drift = "drift"
-
 // DriftPass looks for tables, columns, scopes, hosts and jobs that the policy does not
 // declare, and for values of fields that it switches off. It is the comparison that
 // the start makes, made again while the service runs.
 type DriftPass struct {
-	policy   *policy.Policy
-	facts    func(ctx context.Context) (drift.Facts, error)
-	declared drift.HostCheck
+	policy *policy.Policy
+	facts  func(ctx context.Context) (drift.Facts, error)
 }
 
 // NewDrift returns the pass; facts gathers what runs.
-func NewDrift(p *policy.Policy, declared drift.HostCheck, facts func(ctx context.Context) (drift.Facts, error)) *DriftPass {
-	return &DriftPass{p, facts, declared}
+func NewDrift(p *policy.Policy, facts func(ctx context.Context) (drift.Facts, error)) *DriftPass {
+	return &DriftPass{p, facts}
 }
 
 // Kind implements Pass.
 func (*DriftPass) Kind() string { return Drift }
 
-// Acts implements Pass: it only looks.
-func (*DriftPass) Acts() bool { return false }
+// Destructive implements Pass: it only looks.
+func (*DriftPass) Destructive() bool { return false }
 
 // Look implements Pass.
 func (p *DriftPass) Look(ctx context.Context, o Order) (Found, error) {
@@ -40,7 +36,7 @@ func (p *DriftPass) Look(ctx context.Context, o Order) (Found, error) {
 		return Found{}, err
 	}
 	out := Found{SnapshotAt: o.Now}
-	found := drift.Compare(p.policy, f, p.declared)
+	found := drift.Compare(p.policy, f)
 	for _, k := range drift.Kinds() {
 		out.Checks = append(out.Checks, compared(k, f, o.Now))
 		for _, d := range found {

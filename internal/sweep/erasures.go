@@ -14,9 +14,6 @@ import (
 	"trakr/policy"
 )
 
-// Erasures is the kind that finishes and verifies what was begun.
-const Erasures = "erasures"
-
 // OutboxTable is the table of its findings about what the end service did not take.
 const OutboxTable = "trakr.outbox"
 
@@ -26,26 +23,18 @@ const OutboxTable = "trakr.outbox"
 type ErasurePass struct {
 	eraser *erasure.Eraser
 	policy *policy.Policy
-	outbox *outbox.Store // nil: nobody is told
+	outbox *outbox.Store
 }
 
 // NewErasures returns the pass.
-func NewErasures(e *erasure.Eraser, p *policy.Policy) *ErasurePass {
-	return &ErasurePass{eraser: e, policy: p}
+func NewErasures(e *erasure.Eraser, p *policy.Policy, o *outbox.Store) *ErasurePass {
+	return &ErasurePass{eraser: e, policy: p, outbox: o}
 }
 
-// Telling has the pass also look for what the end service did not acknowledge for days.
-func (p *ErasurePass) Telling(o *outbox.Store) *ErasurePass {
-	p.outbox = o
-	return p
-}
-
-// unacknowledged counts it: what was given up or refused by the guard, and what has waited as long, whether or not
-// anybody sends. nil where nobody is told.
+// unacknowledged counts what the end service did not acknowledge for days: deliveries that
+// were given up or that the guard refused, and deliveries that have waited as long, whether
+// or not a sender runs.
 func (p *ErasurePass) unacknowledged(ctx context.Context, o Order) ([]*sweeps.Check, error) {
-	if p.outbox == nil {
-		return nil, nil
-	}
 	n, err := p.outbox.Counts(ctx)
 	if err != nil {
 		return nil, err
@@ -64,9 +53,9 @@ func (p *ErasurePass) unacknowledged(ctx context.Context, o Order) ([]*sweeps.Ch
 // Kind implements Pass.
 func (*ErasurePass) Kind() string { return Erasures }
 
-// Acts implements Pass. What it finishes was ordered and begun before: it is no dry
+// Destructive implements Pass. What it finishes was ordered and begun before: it is no dry
 // run when a person starts it.
-func (*ErasurePass) Acts() bool { return false }
+func (*ErasurePass) Destructive() bool { return false }
 
 // errNotFinished leaves an erasure as it is: the pass only looks.
 var errNotFinished = errors.New("a dry run finishes nothing")

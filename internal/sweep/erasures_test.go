@@ -26,7 +26,7 @@ import (
 func TestNoCertificateRestsOnASweepThatFailed(t *testing.T) {
 	e := storetest.New(t)
 	rig := erasuretest.New(t, e)
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewErasures(rig.Eraser, e.Policy))...)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewErasures(rig.Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestWhatNobodySendsIsAFindingAfterFiveDays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewErasures(rig.Eraser, e.Policy).Telling(o))...)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewErasures(rig.Eraser, e.Policy, o))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"trakr/internal/erasure"
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
@@ -151,8 +152,8 @@ func TestAStepOfALifeCannotBeChanged(t *testing.T) {
 // acting is a kind that changes something, and says whether it was told to.
 type acting struct{ dry []bool }
 
-func (*acting) Kind() string { return sweep.Orphans }
-func (*acting) Acts() bool   { return true }
+func (*acting) Kind() string      { return sweep.Orphans }
+func (*acting) Destructive() bool { return true }
 func (a *acting) Look(_ context.Context, o sweep.Order) (sweep.Found, error) {
 	a.dry = append(a.dry, o.DryRun)
 	return sweep.Found{SnapshotAt: o.Now, Checks: []sweeps.Check{{Store: "database", Table: "t", Disposition: sweeps.Checked, Rows: 1, CheckedAt: o.Now, Duration: 1500 * time.Microsecond}}}, nil
@@ -242,7 +243,7 @@ func TestADryRunIsNoPassAndMovesNoFinding(t *testing.T) {
 func TestADryRunFinishesNoErasure(t *testing.T) {
 	e := storetest.New(t)
 	rig := erasuretest.New(t, e)
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(rig.Eraser, e.Policy))...)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(rig.Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,9 +13,6 @@ import (
 	"trakr/internal/store/sweeps"
 )
 
-// Integrity is the kind that verifies the log again and looks at the guards.
-const Integrity = "integrity"
-
 // WholeEvery is how often the log is verified from its first position on; in
 // between only what is new.
 const WholeEvery = 7 * 24 * time.Hour
@@ -27,8 +24,6 @@ type IntegrityPass struct {
 	log    *audit.Log
 	sweeps *sweeps.Store
 	kept   Kept
-	// Progress is told now and then how many of how many positions are verified.
-	Progress func(done, total int64)
 }
 
 // Kept reads the checkpoints that are kept outside the database: all of them, or
@@ -43,8 +38,8 @@ func NewIntegrity(db *store.DB, l *audit.Log, s *sweeps.Store, kept Kept) *Integ
 // Kind implements Pass.
 func (*IntegrityPass) Kind() string { return Integrity }
 
-// Acts implements Pass: it only looks, and notes how far.
-func (*IntegrityPass) Acts() bool { return false }
+// Destructive implements Pass: it only looks, and notes how far.
+func (*IntegrityPass) Destructive() bool { return false }
 
 const (
 	eventsTable      = "trakr.audit_events"
@@ -58,7 +53,7 @@ func (p *IntegrityPass) Look(ctx context.Context, o Order) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	opts := audit.VerifyOptions{LogOnly: true, Progress: p.Progress}
+	opts := audit.VerifyOptions{LogOnly: true, Progress: o.Progress}
 	// A clock that was moved back must not put the whole verification off.
 	opts.Whole = last == nil || o.Now.Sub(whole) >= WholeEvery || whole.After(o.Now.Add(WholeEvery))
 	if last != nil {

@@ -33,7 +33,6 @@ func integrity(t *testing.T) *looker {
 		l.asked = append(l.asked, all)
 		return l.kept, nil
 	})
-	p.Progress = func(done, _ int64) { l.seen = append(l.seen, done) }
 	l.runner = storetest.Must(t)(sweep.New(l.DB, l.Policy, l.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(l.Policy, p)...)).(*sweep.Runner)
 	l.seq = storetest.Must(t)(l.Log.NewSequencer()).(*audit.Sequencer)
 	return l
@@ -76,7 +75,8 @@ func (l *looker) sequence() {
 
 func (l *looker) look() sweeps.Run {
 	l.T.Helper()
-	r, err := l.runner.RunOnce(l.T.Context(), scheduler, sweep.Integrity, sweep.ByCommand)
+	r, err := l.runner.RunOnce(l.T.Context(), scheduler, sweep.Integrity, sweep.ByCommand,
+		sweep.ReportProgress(func(done, _ int64) { l.seen = append(l.seen, done) }))
 	if err != nil {
 		l.T.Fatal(err)
 	}

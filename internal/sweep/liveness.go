@@ -12,15 +12,13 @@ import (
 	"golang.org/x/time/rate"
 
 	"trakr/internal/bitbucket"
+	"trakr/internal/erasure"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/liveness"
 	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
 )
-
-// Liveness is the kind that looks for uninstalls that never reached us.
-const Liveness = "liveness"
 
 // Bitbucket is asked about one installation.
 type Bitbucket interface {
@@ -44,6 +42,19 @@ type Gone struct {
 // lifecycle.OnHold.
 type Eraser interface {
 	EraseGone(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, g Gone) error
+}
+
+// probeEraser is the Eraser of a running service.
+type probeEraser struct{ *erasure.Eraser }
+
+// EraseGone implements Eraser. The erasures sweep finishes an erasure that has begun; only
+// a legal hold is an error.
+func (e probeEraser) EraseGone(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, g Gone) error {
+	out, err := e.Erase(ctx, a, id, erasure.Order{Trigger: lifecycle.TriggerProbe, RequestedAt: g.At, Delivery: tenants.Delivery{Version: g.Version}})
+	if err == nil && errors.Is(out.Delay, lifecycle.OnHold) {
+		return out.Delay
+	}
+	return err
 }
 
 // controls is how many tenants are asked besides when nobody answered as alive.
@@ -71,8 +82,8 @@ func NewLiveness(s *liveness.Store, p *policy.Policy, door Installations, b Bitb
 // Kind implements Pass.
 func (*LivenessPass) Kind() string { return Liveness }
 
-// Acts implements Pass: it erases.
-func (*LivenessPass) Acts() bool { return true }
+// Destructive implements Pass: it erases.
+func (*LivenessPass) Destructive() bool { return true }
 
 // answers is what came back in one pass.
 type answers struct {

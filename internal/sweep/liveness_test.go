@@ -421,7 +421,7 @@ func TestADryRunAsksAndKeepsNothing(t *testing.T) {
 	if n := w.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'tenant.probe'`); n != before+4 {
 		t.Errorf("%d questions recorded, want 4: a dry run discloses too", n-before)
 	}
-	if !w.pass.Acts() {
+	if !w.pass.Destructive() {
 		t.Error("a kind that erases must say so")
 	}
 }

@@ -8,9 +8,6 @@ import (
 	"trakr/policy"
 )
 
-// Minimisation is the kind that looks for data that nobody should keep.
-const Minimisation = "minimisation"
-
 // MinimisationPass looks for values shaped like an e-mail address or a telephone
 // number, for tables and columns that the policy does not declare, for large objects,
 // and for members of Bitbucket's payloads that were never seen before.
@@ -27,8 +24,8 @@ func NewMinimisation(s *sweeps.Store, p *policy.Policy) *MinimisationPass {
 // Kind implements Pass.
 func (*MinimisationPass) Kind() string { return Minimisation }
 
-// Acts implements Pass: it only looks, and notes how far.
-func (*MinimisationPass) Acts() bool { return false }
+// Destructive implements Pass: it only looks, and notes how far.
+func (*MinimisationPass) Destructive() bool { return false }
 
 const (
 	payloadKeys = "payload keys"

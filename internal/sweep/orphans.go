@@ -7,9 +7,6 @@ import (
 	"trakr/policy"
 )
 
-// Orphans is the kind that looks for rows of tenants that are not registered.
-const Orphans = "orphans"
-
 // OrphanPass looks, in every table of the live catalog, for rows of tenants that are
 // not registered any more. One row of its own, the canary, must be among what it sees.
 type OrphanPass struct {
@@ -23,8 +20,8 @@ func NewOrphans(s *sweeps.Store, p *policy.Policy) *OrphanPass { return &OrphanP
 // Kind implements Pass.
 func (*OrphanPass) Kind() string { return Orphans }
 
-// Acts implements Pass: it only counts.
-func (*OrphanPass) Acts() bool { return false }
+// Destructive implements Pass: it only counts.
+func (*OrphanPass) Destructive() bool { return false }
 
 // Look implements Pass.
 func (p *OrphanPass) Look(ctx context.Context, _ Order) (Found, error) {

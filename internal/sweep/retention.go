@@ -15,9 +15,6 @@ import (
 	"trakr/policy"
 )
 
-// Retention is the kind that executes every period of the policy.
-const Retention = "retention"
-
 // RetentionPass removes what is past its period, where the policy says that this
 // sweep does, and looks whether whoever else should have done so has. The period of a
 // field that the policy switches off is over: its values go too.
@@ -43,8 +40,8 @@ func NewRetention(s *sweeps.Store, p *policy.Policy, values Values) *RetentionPa
 // Kind implements Pass.
 func (*RetentionPass) Kind() string { return Retention }
 
-// Acts implements Pass: it removes rows.
-func (*RetentionPass) Acts() bool { return true }
+// Destructive implements Pass: it removes rows.
+func (*RetentionPass) Destructive() bool { return true }
 
 // What is said of each table, as the check's column.
 const (

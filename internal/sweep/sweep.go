@@ -24,9 +24,9 @@ import (
 type Pass interface {
 	// Kind is the word by which policy, API and commands know it, e.g. "orphans".
 	Kind() string
-	// Acts reports whether a pass changes or erases anything: one that does is a dry
-	// run when a person starts it, unless they say otherwise.
-	Acts() bool
+	// Destructive reports whether a pass deletes or erases rows. A destructive pass that
+	// a person starts is a dry run unless they ask otherwise.
+	Destructive() bool
 	// Look looks, and acts where the kind does. What it could not judge is a check
 	// with the disposition Unjudged; an error means that nothing can be claimed.
 	Look(ctx context.Context, o Order) (Found, error)
@@ -38,6 +38,9 @@ type Order struct {
 	RunID  string
 	Now    time.Time
 	DryRun bool // look and count, change nothing
+	// Progress is called now and then with how many of how many steps are done; nil for
+	// a caller that shows none.
+	Progress func(done, total int64)
 }
 
 // Found is what a pass saw.
@@ -116,11 +119,17 @@ const (
 // Option changes how RunOnce runs a pass.
 type Option func(*settings)
 
-type settings struct{ dry *bool }
+type settings struct {
+	dry      *bool
+	progress func(done, total int64)
+}
 
 // DryRun says whether the pass changes nothing. Without a word, one that somebody
 // starts by hand is dry when its kind acts.
 func DryRun(dry bool) Option { return func(s *settings) { s.dry = &dry } }
+
+// ReportProgress has a long pass call f now and then.
+func ReportProgress(f func(done, total int64)) Option { return func(s *settings) { s.progress = f } }
 
 // RunOnce runs one pass now and returns what it found. Only one pass of a kind
 // runs at a time over all replicas: otherwise it fails with sweep-running.
@@ -151,7 +160,7 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 	if err := a.CheckReason(); err != nil {
 		return sweeps.Run{}, err
 	}
-	dry := pass.Acts() && by != BySchedule
+	dry := pass.Destructive() && by != BySchedule
 	if s.dry != nil {
 		dry = *s.dry
 	}
@@ -183,7 +192,7 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 	if err != nil {
 		return sweeps.Run{}, err
 	}
-	o := Order{Access: a, RunID: run.ID, Now: run.StartedAt, DryRun: dry}
+	o := Order{Access: a, RunID: run.ID, Now: run.StartedAt, DryRun: dry, Progress: s.progress}
 	o.Access.CorrelationID = run.ID
 	found, err := pass.Look(ctx, o)
 	if err != nil {

@@ -26,7 +26,7 @@ type idle string
 
 func (i idle) Kind() string { return string(i) }
 
-func (idle) Acts() bool { return false }
+func (idle) Destructive() bool { return false }
 
 func (idle) Look(context.Context, sweep.Order) (sweep.Found, error) {
 	return sweep.Found{SnapshotAt: time.Now().UTC()}, nil
