@@ -79,12 +79,6 @@ func New(db *store.DB, p *policy.Policy, now func() time.Time, log *slog.Logger,
 	return r, nil
 }
 
-// Kinds returns every kind of sweep of this version, in the order in which they are
-// listed. It is the only list: help, completion and the start compare with it.
-func Kinds() []string {
-	return []string{Orphans, Erasures, Liveness, Retention, Integrity, Minimisation, Drift}
-}
-
 // Kinds lists the kinds this runner can run.
 func (r *Runner) Kinds() []string {
 	var out []string
