@@ -114,19 +114,18 @@ func catalog(p *policy.Policy, tables map[string][]string) []Difference {
 		return nil
 	}
 	const missing = "bring the database to this version (trakr migrate), or drop it from the policy"
+	declared := Declared(p)
 	var out []Difference
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
-		t, _, ok := p.Table(name)
-		if !ok {
-			out = append(out, Difference{Kind: Catalog, Subject: name, Refuses: true, What: "the policy does not declare this table",
+		t := declared.Table(name)
+		if !t.Declared {
+			out = append(out, Difference{Kind: Catalog, Subject: name, Refuses: true, What: UndeclaredTable,
 				WayOut: "declare it under stores, with every column and what it holds, or drop the table"})
 			continue
 		}
-		for _, c := range slices.Sorted(slices.Values(tables[name])) {
-			if !slices.Contains(t.Columns, c) {
-				out = append(out, Difference{Kind: Catalog, Subject: name, Part: c, Refuses: true, What: "the policy does not declare this column",
-					WayOut: "declare it among the table's columns, or drop the column"})
-			}
+		for _, c := range t.Undeclared(slices.Sorted(slices.Values(tables[name]))) {
+			out = append(out, Difference{Kind: Catalog, Subject: name, Part: c, Refuses: true, What: UndeclaredColumn,
+				WayOut: "declare it among the table's columns, or drop the column"})
 		}
 		for _, c := range t.Columns {
 			if !slices.Contains(tables[name], c) {
