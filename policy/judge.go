@@ -48,7 +48,7 @@ func (j *judgement) fields() {
 		}
 		seen[f.Name] = true
 		j.category(at+".category", f.Category)
-		if f.Credential != (f.Name == lifecycle.SharedSecret) {
+		if f.Credential != f.Name.Spec().Credential {
 			j.fault(at+".credential", "shared_secret is a credential, and nothing else is")
 		}
 		if f.Credential && len(f.Readers)+len(f.Reasons) > 0 {
@@ -64,7 +64,7 @@ func (j *judgement) fields() {
 				j.fault(at+".reasons", "%q is not a reason code", r)
 			}
 		}
-		if f.Off && !canBeOff(f.Name) {
+		if f.Off && !f.Name.Spec().Optional {
 			j.fault(at+".off", "the service cannot do without %s", f.Name)
 		}
 		j.released(at, f)
@@ -175,16 +175,6 @@ func overlap(a, b string) bool {
 	return a == b || strings.HasPrefix(a, b+".") || strings.HasPrefix(b, a+".")
 }
 
-// canBeOff reports whether the service works without a field.
-func canBeOff(f lifecycle.Field) bool { return f == lifecycle.Username || f == lifecycle.AvatarURL }
-
-// disclosable are the fields that the code can send anywhere, and where. Whatever a
-// policy says, a person's data and a credential go nowhere.
-var disclosable = map[lifecycle.Field][]Destination{
-	lifecycle.ClientKey:     {ToBitbucket, ToEndService},
-	lifecycle.PrincipalUUID: {ToBitbucket},
-}
-
 // released: a field goes only where the code can send it, to a destination that is
 // declared and used.
 func (j *judgement) released(at string, f FieldRule) {
@@ -195,7 +185,7 @@ func (j *judgement) released(at string, f FieldRule) {
 		case !ok && !j.whole("$.egress", "to"):
 		case !ok:
 			j.fault(at, "there is no destination %q under egress", to)
-		case !slices.Contains(disclosable[f.Name], to):
+		case !slices.Contains(f.Name.Spec().Recipients, to):
 			j.fault(at, "%s is never sent to %s", f.Name, to)
 		case len(e.Hosts) == 0:
 			j.fault(at, "the destination %s has no host, so nothing can be sent there", to)

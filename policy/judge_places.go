@@ -262,7 +262,7 @@ SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC
 
 // egress: each destination once; details and acknowledgement are the end service's.
 func (j *judgement) egress() {
-	seen := map[Destination]bool{}
+	seen := map[lifecycle.Destination]bool{}
 	for i, e := range j.p.Egress {
 		at := "$.egress[" + strconv.Itoa(i) + "]"
 		if seen[e.To] {
@@ -270,14 +270,14 @@ func (j *judgement) egress() {
 		}
 		seen[e.To] = true
 		j.country(at+".country", e.Country)
-		if e.To != ToEndService && (len(e.Details) > 0 || e.Required) {
-			j.fault(at, "details and required are for %s only", ToEndService)
+		if e.To != lifecycle.ToEndService && (len(e.Details) > 0 || e.Required) {
+			j.fault(at, "details and required are for %s only", lifecycle.ToEndService)
 		}
 		if j.p.Releases(lifecycle.ClientKey, e.To) && !j.p.Releases(lifecycle.PrincipalUUID, e.To) && !e.CarriesWorkspace() {
 			j.fault(at, "client_key is released to %s, and Bitbucket makes the workspace's uuid a part of it: say so in carries, word for word %q, or release principal_uuid there", e.To, CarriesWorkspace)
 		}
 	}
-	if b, ok := j.p.Destination(ToBitbucket); (!ok || len(b.Hosts) == 0) && j.whole("$.egress", "to") && j.whole("$.egress", "hosts") {
+	if b, ok := j.p.Destination(lifecycle.ToBitbucket); (!ok || len(b.Hosts) == 0) && j.whole("$.egress", "to") && j.whole("$.egress", "hosts") {
 		j.fault("$.egress", "the destination bitbucket and its hosts must be declared: every install asks there")
 	}
 }

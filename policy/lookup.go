@@ -55,9 +55,9 @@ func (p *Policy) Holdings() []Holding {
 // data an app stores applies, and why not, or how it is met.
 func (p *Policy) PersonalDataDuty() (applies bool, text string) {
 	var kept []string
-	for _, f := range []lifecycle.Field{lifecycle.Username, lifecycle.AvatarURL} {
-		if p.Keeps(f) {
-			kept = append(kept, string(f))
+	for _, f := range lifecycle.FieldSpecs() {
+		if f.Personal && p.Keeps(f.Name) {
+			kept = append(kept, string(f.Name))
 		}
 	}
 	for _, h := range p.Holdings() {
@@ -70,7 +70,7 @@ func (p *Policy) PersonalDataDuty() (applies bool, text string) {
 }
 
 // Destination returns what is declared of a destination.
-func (p *Policy) Destination(to Destination) (Egress, bool) {
+func (p *Policy) Destination(to lifecycle.Destination) (Egress, bool) {
 	for _, e := range p.Egress {
 		if e.To == to {
 			return e, true
@@ -80,7 +80,7 @@ func (p *Policy) Destination(to Destination) (Egress, bool) {
 }
 
 // Releases reports whether the value of f may be sent to a destination.
-func (p *Policy) Releases(f lifecycle.Field, to Destination) bool {
+func (p *Policy) Releases(f lifecycle.Field, to lifecycle.Destination) bool {
 	r, ok := p.Field(f)
 	return ok && !r.Off && slices.Contains(r.Egress, to)
 }

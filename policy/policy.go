@@ -78,19 +78,19 @@ type Vendor struct {
 
 // FieldRule declares one guarded field.
 type FieldRule struct {
-	Name       lifecycle.Field        `yaml:"name"`
-	Source     string                 `yaml:"source"`   // path in the payload, e.g. "principal.links.avatar.href"
-	Label      string                 `yaml:"label"`    // what Marketplace's sheet calls it
-	Category   string                 `yaml:"category"` // fideslang key
-	Purpose    string                 `yaml:"purpose"`
-	Store      string                 `yaml:"store"`
-	Retention  string                 `yaml:"retention"`  // class of Retention
-	Off        bool                   `yaml:"off"`        // not stored at all; for username and avatar_url only
-	Egress     []Destination          `yaml:"egress"`     // where its value may be sent; empty: it stays here
-	Credential bool                   `yaml:"credential"` // never released by an API, whatever readers say
-	Readers    []lifecycle.Role       `yaml:"readers"`
-	Reasons    []lifecycle.ReasonCode `yaml:"reasons"`
-	DropHosts  []string               `yaml:"drop_hosts"` // values that are URLs on these hosts (or below) are not kept
+	Name       lifecycle.Field         `yaml:"name"`
+	Source     string                  `yaml:"source"`   // path in the payload, e.g. "principal.links.avatar.href"
+	Label      string                  `yaml:"label"`    // what Marketplace's sheet calls it
+	Category   string                  `yaml:"category"` // fideslang key
+	Purpose    string                  `yaml:"purpose"`
+	Store      string                  `yaml:"store"`
+	Retention  string                  `yaml:"retention"`  // class of Retention
+	Off        bool                    `yaml:"off"`        // not stored at all; for username and avatar_url only
+	Egress     []lifecycle.Destination `yaml:"egress"`     // where its value may be sent; empty: it stays here
+	Credential bool                    `yaml:"credential"` // never released by an API, whatever readers say
+	Readers    []lifecycle.Role        `yaml:"readers"`
+	Reasons    []lifecycle.ReasonCode  `yaml:"reasons"`
+	DropHosts  []string                `yaml:"drop_hosts"` // values that are URLs on these hosts (or below) are not kept
 }
 
 // The kinds of stores.
@@ -165,36 +165,16 @@ type SubProcessor struct {
 	Link    string `yaml:"link"`
 }
 
-// Destination names a party that the service talks to.
-type Destination string
-
-// The destinations. The code knows no other, so a policy can only take away.
-const (
-	ToBitbucket   Destination = "bitbucket"   // Bitbucket's API, asked with the tenant's own secret
-	ToEndService  Destination = "end-service" // Trakr's own service behind this one
-	ToFindings    Destination = "findings"    // the operator's endpoint for findings
-	ToCheckpoints Destination = "checkpoints" // somebody who keeps the audit's checkpoints
-	ToLedger      Destination = "ledger"      // an erasure ledger that is not a file
-	ToTelemetry   Destination = "telemetry"   // the collector of traces, metrics and logs
-	ToKeys        Destination = "keys"        // whoever unwraps the keyring
-	ToProxy       Destination = "proxy"       // the HTTP proxy on the way to the others
-)
-
-// Destinations lists them.
-func Destinations() []Destination {
-	return []Destination{ToBitbucket, ToEndService, ToFindings, ToCheckpoints, ToLedger, ToTelemetry, ToKeys, ToProxy}
-}
-
 // Egress declares one destination: without it nothing is sent there.
 type Egress struct {
-	To       Destination `yaml:"to"`
-	Party    string      `yaml:"party"`   // who that is
-	Country  string      `yaml:"country"` // ISO 3166-1 alpha-2
-	Purpose  string      `yaml:"purpose"`
-	Hosts    []string    `yaml:"hosts"`    // exact host names; this machine's own need no mention; empty: the destination is not used
-	Carries  []string    `yaml:"carries"`  // what goes there besides guarded fields, in words
-	Details  []string    `yaml:"details"`  // of the app, for the end service: app_key, app_name
-	Required bool        `yaml:"required"` // an erasure waits for its acknowledgement
+	To       lifecycle.Destination `yaml:"to"`
+	Party    string                `yaml:"party"`   // who that is
+	Country  string                `yaml:"country"` // ISO 3166-1 alpha-2
+	Purpose  string                `yaml:"purpose"`
+	Hosts    []string              `yaml:"hosts"`    // exact host names; this machine's own need no mention; empty: the destination is not used
+	Carries  []string              `yaml:"carries"`  // what goes there besides guarded fields, in words
+	Details  []string              `yaml:"details"`  // of the app, for the end service: app_key, app_name
+	Required bool                  `yaml:"required"` // an erasure waits for its acknowledgement
 }
 
 // PersonalData is Atlassian's duty to report accounts whose personal data an app

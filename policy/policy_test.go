@@ -23,6 +23,11 @@ func TestBuiltInPolicyMakesTheStatementTrue(t *testing.T) {
 	if len(p.Fields) != len(lifecycle.Fields()) || len(p.Hash()) != 64 {
 		t.Errorf("%d fields, hash %q", len(p.Fields), p.Hash())
 	}
+	for _, f := range lifecycle.FieldSpecs() {
+		if rule, _ := p.Field(f.Name); rule.Source != f.Source || rule.Category != f.Category {
+			t.Errorf("%s: %s of category %s, want %s of %s", f.Name, rule.Source, rule.Category, f.Source, f.Category)
+		}
+	}
 	for _, s := range p.Stores {
 		if s.HoldsFields && (s.City != "New York" || s.Country != "US" || s.Provider != "DigitalOcean") {
 			t.Errorf("tenant values in %s lie in %s, %s at %s", s.Name, s.City, s.Country, s.Provider)

@@ -189,14 +189,14 @@ func (p *Policy) Say(text string) string {
 	if !strings.Contains(text, "{") {
 		return text
 	}
-	end, _ := p.Destination(ToEndService)
+	end, _ := p.Destination(lifecycle.ToEndService)
 	var kept, sent, scopes, cities, countries, providers []string
 	for _, f := range p.Fields {
 		if f.Off || f.Credential {
 			continue
 		}
 		kept = append(kept, f.Spoken())
-		if slices.Contains(f.Egress, ToEndService) {
+		if slices.Contains(f.Egress, lifecycle.ToEndService) {
 			what := "the " + f.Spoken()
 			if f.Name == lifecycle.ClientKey && end.CarriesWorkspace() {
 				what += " (which contains the workspace's UUID)"
@@ -252,16 +252,8 @@ func (p *Policy) remains() string {
 	return "our records of " + And(distinct(names))
 }
 
-// Spoken is the field's name as a sentence has it.
-func (f FieldRule) Spoken() string {
-	switch f.Name {
-	case lifecycle.PrincipalUUID:
-		return "UUID"
-	case lifecycle.AvatarURL:
-		return "avatar"
-	}
-	return strings.ReplaceAll(string(f.Name), "_", " ")
-}
+// Spoken returns the field's name as used in a sentence.
+func (f FieldRule) Spoken() string { return f.Name.Spec().Noun }
 
 // And joins words as a sentence does.
 func And(list []string) string {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"trakr/internal/lifecycle"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -36,7 +37,7 @@ func TestASentenceSaysWhatThePolicySays(t *testing.T) {
 		t.Errorf("with two fields off and nothing sent: %q", got)
 	}
 	// What is not declared is not said: then the guard lets no such client key out.
-	end := slices.IndexFunc(p.Egress, func(e policy.Egress) bool { return e.To == policy.ToEndService })
+	end := slices.IndexFunc(p.Egress, func(e policy.Egress) bool { return e.To == lifecycle.ToEndService })
 	p.Egress[end].Carries, p.Egress[end].Details = []string{"our own random tenant id"}, nil
 	if got := p.Say("{sent}"); got != "The client key is" {
 		t.Errorf("with no carry declared: %q", got)

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"trakr/internal/lifecycle"
-	"trakr/policy"
 )
 
 // Facts is what was found. Counts are of one database snapshot and, where the rows
@@ -73,7 +72,7 @@ const Lately = 90 * 24 * time.Hour
 
 // DisclosureFacts is how often the log has one field disclosed to one recipient.
 type DisclosureFacts struct {
-	To               policy.Destination // as what it was told
+	To               lifecycle.Destination // as what it was told
 	Recipient, Field string
 	Events           int64
 }

@@ -224,10 +224,11 @@ func everySweepRuns(_ *policy.Policy, f Facts) Bound {
 	return f.seen(True, "%s, each within twice its interval.", plural(int64(jobs), "job", "jobs"))
 }
 
-// spoken are the fields that the statement admits to send anywhere.
-var spoken = map[policy.Destination][]lifecycle.Field{
-	policy.ToEndService: {lifecycle.ClientKey},
-	policy.ToBitbucket:  {lifecycle.ClientKey, lifecycle.PrincipalUUID},
+// spoken are the fields that the statement admits to send anywhere. The list repeats
+// lifecycle's table on purpose: a field added there is not in the sentence yet.
+var spoken = map[lifecycle.Destination][]lifecycle.Field{
+	lifecycle.ToEndService: {lifecycle.ClientKey},
+	lifecycle.ToBitbucket:  {lifecycle.ClientKey, lifecycle.PrincipalUUID},
 }
 
 func egressDeclared(p *policy.Policy, f Facts) Bound {
@@ -260,7 +261,7 @@ func disclosuresAllowed(p *policy.Policy, f Facts) Bound {
 
 // declaredRecipient reports whether a destination is at a host: one that the policy
 // declares for it, or this machine, where simulators are.
-func declaredRecipient(p *policy.Policy, to policy.Destination, name string) bool {
+func declaredRecipient(p *policy.Policy, to lifecycle.Destination, name string) bool {
 	host := strings.Split(name, ":")[0]
 	e, ok := p.Destination(to)
 	return ok && (name == string(to) || slices.Contains(e.Hosts, host) || host == "localhost" || host == "127.0.0.1")
@@ -269,7 +270,7 @@ func declaredRecipient(p *policy.Policy, to policy.Destination, name string) boo
 // asReleased reports whether a disclosure is one that the policy lets happen.
 func (d DisclosureFacts) asReleased(p *policy.Policy) bool {
 	// The secret itself never leaves: its use is recorded where it signs.
-	signs := d.To == policy.ToBitbucket && d.Field == string(lifecycle.SharedSecret)
+	signs := d.To == lifecycle.ToBitbucket && d.Field == string(lifecycle.SharedSecret)
 	return signs || p.Releases(lifecycle.Field(d.Field), d.To)
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"trakr/internal/lifecycle"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -35,9 +36,9 @@ func sound(p *policy.Policy) reports.Facts {
 	for i, x := range p.Sweeps {
 		f.Sweeps = append(f.Sweeps, reports.SweepFacts{Kind: x.Kind, RunID: fmt.Sprintf("01a20e98-a0d9-7be0-acd3-8cea525129%02x", i), FinishedAt: ago(43 * time.Minute), Result: "clean", Succeeded: ago(43 * time.Minute), Tables: 5, Interval: time.Hour})
 	}
-	f.Disclosures = []reports.DisclosureFacts{{To: policy.ToBitbucket, Recipient: "api.bitbucket.org", Field: "client_key", Events: 40},
-		{To: policy.ToBitbucket, Recipient: "api.bitbucket.org", Field: "shared_secret", Events: 40},
-		{To: policy.ToEndService, Recipient: "api.trakr.example.com", Field: "client_key", Events: 41}}
+	f.Disclosures = []reports.DisclosureFacts{{To: lifecycle.ToBitbucket, Recipient: "api.bitbucket.org", Field: "client_key", Events: 40},
+		{To: lifecycle.ToBitbucket, Recipient: "api.bitbucket.org", Field: "shared_secret", Events: 40},
+		{To: lifecycle.ToEndService, Recipient: "api.trakr.example.com", Field: "client_key", Events: 41}}
 	f.SwitchedOff, f.Notices, f.Unknown = []reports.SwitchedOffFacts{}, &reports.NoticeFacts{Open: 1}, &reports.UnknownFacts{}
 	f.Hosts = []reports.HostFacts{{Setting: "TRAKR_BITBUCKET_API_URL", Host: "api.bitbucket.org", Declared: true}, {Setting: "TRAKR_END_SERVICE_URL", Host: "api.trakr.example.com", Declared: true}}
 	f.Scopes = []reports.ScopeFacts{{Name: "account", NeededBy: "callbacks"}, {Name: "webhook", NeededBy: "GET /2.0/workspaces/{workspace}/hooks"}}

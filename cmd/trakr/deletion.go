@@ -95,10 +95,10 @@ func (a *app) deletionList() *cobra.Command {
 		Use: "list", Short: "List open requests; --overdue exits 1 when there is one", Args: cobra.NoArgs,
 		Example: "  trakr deletion list --all\n  trakr deletion list --state awaiting_approval\n  trakr deletion list --overdue --json",
 		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			if state != "" && !slices.Contains(requests.States(), requests.State(state)) {
+			if state != "" && !slices.Contains(lifecycle.RequestStates(), lifecycle.RequestState(state)) {
 				return usageError{errors.New("--state is one of those that trakr deletion list --all shows")}
 			}
-			list, err := s.deletions.List(ctx, requests.Filter{State: requests.State(state), Open: !all && state == "", Limit: limit}, overdue)
+			list, err := s.deletions.List(ctx, requests.Filter{State: lifecycle.RequestState(state), Open: !all && state == "", Limit: limit}, overdue)
 			if err != nil {
 				return err
 			}

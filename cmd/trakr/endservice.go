@@ -18,7 +18,6 @@ import (
 	"trakr/internal/schedule/leader"
 	"trakr/internal/store"
 	"trakr/internal/store/outbox"
-	"trakr/policy"
 )
 
 // telling has what happens to tenants entered for the end service, where there is one.
@@ -31,10 +30,10 @@ func (s *service) telling() (err error) {
 	if s.cfg.EndServiceURL == "" {
 		return nil
 	}
-	if err := egress.Host(s.policy, policy.ToEndService, s.cfg.EndServiceURL); err != nil {
+	if err := egress.Host(s.policy, lifecycle.ToEndService, s.cfg.EndServiceURL); err != nil {
 		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w; correct it, or add the host under egress in the policy", err)
 	}
-	if s.guard, err = egress.New(s.policy, policy.ToEndService, s.cfg.BaseURL); err != nil {
+	if s.guard, err = egress.New(s.policy, lifecycle.ToEndService, s.cfg.BaseURL); err != nil {
 		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w", err)
 	}
 	s.door.Telling(s.guard, func() {

@@ -85,7 +85,7 @@ type erasureJSON struct {
 }
 
 func (s *service) erasureJSON(x erasures.Erasure) erasureJSON {
-	j := erasureJSON{ErasureID: x.ID.String(), TenantID: x.Tenant.String(), Trigger: string(x.Trigger), State: x.State(), RequestedAt: x.RequestedAt,
+	j := erasureJSON{ErasureID: x.ID.String(), TenantID: x.Tenant.String(), Trigger: string(x.Trigger), State: string(x.State()), RequestedAt: x.RequestedAt,
 		BegunAt: x.BegunAt, CertificateID: x.CertificateID}
 	if !x.DeletedAt.IsZero() {
 		clear := x.DeletedAt.Add(s.policy.BackupWindow().Duration())

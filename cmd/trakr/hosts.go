@@ -15,25 +15,24 @@ import (
 	"trakr/internal/platform/config"
 	"trakr/internal/store"
 	"trakr/internal/store/instances"
-	"trakr/policy"
 )
 
 // destinations are the settings that name whom the service talks to. One that is not
 // here and ends in _URL fails a test.
 var destinations = []struct {
 	setting string
-	to      policy.Destination
+	to      lifecycle.Destination
 }{
-	{"TRAKR_BITBUCKET_API_URL", policy.ToBitbucket},
-	{"TRAKR_END_SERVICE_URL", policy.ToEndService},
-	{"TRAKR_WEBHOOK_URL", policy.ToFindings},
-	{"TRAKR_CHECKPOINT_URL", policy.ToCheckpoints},
-	{"TRAKR_LEDGER", policy.ToLedger},
-	{"TRAKR_KEYS_WRAP", policy.ToKeys},
-	{"OTEL_EXPORTER_OTLP_ENDPOINT", policy.ToTelemetry},
-	{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", policy.ToTelemetry},
-	{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", policy.ToTelemetry},
-	{"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", policy.ToTelemetry},
+	{"TRAKR_BITBUCKET_API_URL", lifecycle.ToBitbucket},
+	{"TRAKR_END_SERVICE_URL", lifecycle.ToEndService},
+	{"TRAKR_WEBHOOK_URL", lifecycle.ToFindings},
+	{"TRAKR_CHECKPOINT_URL", lifecycle.ToCheckpoints},
+	{"TRAKR_LEDGER", lifecycle.ToLedger},
+	{"TRAKR_KEYS_WRAP", lifecycle.ToKeys},
+	{"OTEL_EXPORTER_OTLP_ENDPOINT", lifecycle.ToTelemetry},
+	{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", lifecycle.ToTelemetry},
+	{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", lifecycle.ToTelemetry},
+	{"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", lifecycle.ToTelemetry},
 }
 
 // proxies are the variables that put a proxy between the service and the others.
@@ -74,7 +73,7 @@ func endpoints(cfg config.Config, vars map[string]string) []drift.Endpoint {
 	}
 	// Access tokens are given out at another host than the API's.
 	if tokens := bitbucket.TokenURL(cfg.BitbucketAPIURL); egress.HostOf(tokens) != egress.HostOf(cfg.BitbucketAPIURL) {
-		out = append(out, drift.Endpoint{Setting: "TRAKR_BITBUCKET_API_URL", To: policy.ToBitbucket, Address: tokens})
+		out = append(out, drift.Endpoint{Setting: "TRAKR_BITBUCKET_API_URL", To: lifecycle.ToBitbucket, Address: tokens})
 	}
 	return out
 }
@@ -97,7 +96,7 @@ func proxied(to []drift.Endpoint, vars map[string]string) []drift.Endpoint {
 				continue // it has no host, which is a difference already
 			}
 			if p, err := before(&url.URL{Scheme: "https", Host: u.Host}); err == nil && p != nil {
-				out = append(out, drift.Endpoint{Setting: name, To: policy.ToProxy, Address: p.String()})
+				out = append(out, drift.Endpoint{Setting: name, To: lifecycle.ToProxy, Address: p.String()})
 				break
 			}
 		}
@@ -150,7 +149,7 @@ func said(running []instances.Instance) (to []drift.Endpoint, at []drift.Databas
 				at = append(at, drift.Database{Setting: p.Setting, Host: p.Host})
 				continue
 			}
-			to = append(to, drift.Endpoint{Setting: p.Setting, To: policy.Destination(p.Name), Address: "https://" + net.JoinHostPort(p.Host, "443")})
+			to = append(to, drift.Endpoint{Setting: p.Setting, To: lifecycle.Destination(p.Name), Address: "https://" + net.JoinHostPort(p.Host, "443")})
 		}
 	}
 	return to, at

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"trakr/internal/drift"
+	"trakr/internal/lifecycle"
 	"trakr/internal/platform/config"
 	"trakr/internal/platform/devpg"
 	"trakr/internal/store"
@@ -56,7 +57,7 @@ func TestAProxyIsOneOfThoseTheServiceTalksTo(t *testing.T) {
 		}
 		var got []string
 		for _, p := range parties(to, at) {
-			if p.Name == string(policy.ToProxy) {
+			if p.Name == string(lifecycle.ToProxy) {
 				got = append(got, p.Setting+" "+p.Host)
 			}
 			if strings.Contains(fmt.Sprint(p), "MARKER") {
@@ -71,7 +72,7 @@ func TestAProxyIsOneOfThoseTheServiceTalksTo(t *testing.T) {
 
 // What a running service put down is read as what it was.
 func TestWhatIsPutDownIsReadBack(t *testing.T) {
-	to := []drift.Endpoint{{Setting: "TRAKR_WEBHOOK_URL", To: policy.ToFindings, Address: "https://u:p@hooks.example.net:8443/x?y"}, {Setting: "OTEL_EXPORTER_OTLP_ENDPOINT", To: policy.ToTelemetry, Address: "http://[2001:db8::1]:4318"}}
+	to := []drift.Endpoint{{Setting: "TRAKR_WEBHOOK_URL", To: lifecycle.ToFindings, Address: "https://u:p@hooks.example.net:8443/x?y"}, {Setting: "OTEL_EXPORTER_OTLP_ENDPOINT", To: lifecycle.ToTelemetry, Address: "http://[2001:db8::1]:4318"}}
 	at := []drift.Database{{Setting: "TRAKR_DATABASE_URL", Host: "db.example.net"}, {Setting: "TRAKR_DATA_DIR"}}
 	put := parties(to, at)
 	to2, at2 := said([]instances.Instance{{Facts: instances.Facts{Destinations: put}}})

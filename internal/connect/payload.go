@@ -66,14 +66,10 @@ func (p Payload) Values() lifecycle.Values {
 	return out
 }
 
-// Bounds of what is taken, in bytes; many times what was ever captured.
+// Bounds of what is read, many times what was ever captured. Those of the values are in lifecycle.FieldSpec.
 const (
-	maxClientKey = 512
-	maxSecret    = 1024
-	maxUsername  = 128
-	maxAvatar    = 2048
-	maxDepth     = 16
-	maxDropped   = 64
+	maxDepth   = 16
+	maxDropped = 64
 )
 
 // Members that name the callback; they are read and not kept.
@@ -132,7 +128,7 @@ func (d Decoder) decode(body []byte, event string) (Payload, error) {
 	}
 	secret := d.sources[lifecycle.SharedSecret]
 	if event == "installed" {
-		p.SharedSecret = r.required(secret, maxSecret)
+		p.SharedSecret = r.required(secret, lifecycle.SharedSecret.Spec().MaxBytes)
 	} else if _, ok := r.values[secret]; ok {
 		r.drop(secret)
 	}
@@ -151,7 +147,7 @@ func (d Decoder) decode(body []byte, event string) (Payload, error) {
 // that is not ours.
 func (d Decoder) clientKey(r *reader) lifecycle.Secret {
 	source := d.sources[lifecycle.ClientKey]
-	s := r.required(source, maxClientKey)
+	s := r.required(source, lifecycle.ClientKey.Spec().MaxBytes)
 	if strings.HasPrefix(s.Reveal(), "ari:") {
 		_, app, _ := strings.Cut(strings.TrimPrefix(s.Reveal(), ariPrefix), "}/")
 		if _, ok := ariWorkspace(s.Reveal()); !ok || app != d.appKey {
@@ -189,7 +185,7 @@ func canonicalUUID(s string) (string, bool) {
 }
 
 func (r *reader) principal(source string) lifecycle.Secret {
-	s := r.required(source, 38)
+	s := r.required(source, lifecycle.PrincipalUUID.Spec().MaxBytes)
 	if s.Empty() {
 		return s
 	}
@@ -208,7 +204,7 @@ func (r *reader) username(source string) lifecycle.Secret {
 	if s == "" {
 		return lifecycle.Secret{}
 	}
-	if len(s) > maxUsername || strings.Contains(s, "@") || !printable(s) || contact(s) {
+	if len(s) > lifecycle.Username.Spec().MaxBytes || strings.Contains(s, "@") || !printable(s) || contact(s) {
 		r.drop(source)
 		return lifecycle.Secret{}
 	}
@@ -228,7 +224,7 @@ func (d Decoder) avatar(r *reader, source string) lifecycle.Secret {
 	}
 	u, err := url.Parse(s)
 	plain, decoded := fullyDecoded(s)
-	keep := err == nil && decoded && u.Scheme == "https" && u.Host != "" && u.User == nil && len(s) <= maxAvatar &&
+	keep := err == nil && decoded && u.Scheme == "https" && u.Host != "" && u.User == nil && len(s) <= lifecycle.AvatarURL.Spec().MaxBytes &&
 		printable(plain) && !strings.ContainsAny(plain, "@?#") && !contact(plain)
 	for _, h := range d.dropHosts {
 		keep = keep && !strings.Contains(strings.ToLower(plain), strings.ToLower(h))

@@ -46,7 +46,7 @@ type Facts struct {
 // Endpoint is an address that a setting names.
 type Endpoint struct {
 	Setting string // e.g. "TRAKR_WEBHOOK_URL"
-	To      policy.Destination
+	To      lifecycle.Destination
 	Address string // the URL; nothing of it but the host is ever told
 }
 

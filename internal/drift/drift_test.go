@@ -33,8 +33,8 @@ func agreed(t *testing.T) (*policy.Policy, drift.Facts) {
 	for _, j := range p.Jobs {
 		f.Jobs = append(f.Jobs, drift.Job{Name: j.Name, Schedule: j.Schedule})
 	}
-	f.Endpoints = []drift.Endpoint{{"TRAKR_BITBUCKET_API_URL", policy.ToBitbucket, "https://api.bitbucket.org"},
-		{"OTEL_EXPORTER_OTLP_ENDPOINT", policy.ToTelemetry, "http://localhost:4318"}, {"TRAKR_WEBHOOK_URL", policy.ToFindings, "http://127.0.0.1:9/x"}}
+	f.Endpoints = []drift.Endpoint{{"TRAKR_BITBUCKET_API_URL", lifecycle.ToBitbucket, "https://api.bitbucket.org"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", lifecycle.ToTelemetry, "http://localhost:4318"}, {"TRAKR_WEBHOOK_URL", lifecycle.ToFindings, "http://127.0.0.1:9/x"}}
 	f.Databases = []drift.Database{{Setting: "TRAKR_DATABASE_URL", Host: "db-1.db.ondigitalocean.com"}}
 	return p, f
 }
@@ -87,7 +87,7 @@ func TestEachDifferenceIsNamedWithAWayOut(t *testing.T) {
 			f.Databases = []drift.Database{{"TRAKR_DATABASE_URL", "a.example.com"}, {"TRAKR_DATABASE_URL", "b.example.com"}, {"TRAKR_DATABASE_URL", "b.example.com"}}
 		}, "host TRAKR_DATABASE_URL: the policy does not declare the host a.example.com for any database, so where that lies nobody has said; the policy does not declare the host b.example.com for any database, so where that lies nobody has said. Way out: ", true},
 		"a proxy": {func(_ *policy.Policy, f *drift.Facts) {
-			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: "HTTPS_PROXY", To: policy.ToProxy, Address: "http://u:MARKER@proxy.example.net:3128"})
+			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: "HTTPS_PROXY", To: lifecycle.ToProxy, Address: "http://u:MARKER@proxy.example.net:3128"})
 		}, "host HTTPS_PROXY: the policy does not declare the host proxy.example.net for proxy. Way out: declare the host under egress, to: proxy, with what goes there, or unset HTTPS_PROXY", true},
 		"a job": {func(_ *policy.Policy, f *drift.Facts) {
 			f.Jobs = append(f.Jobs, drift.Job{Name: "upload", Schedule: "* * * * *"})

@@ -94,7 +94,7 @@ type Guard struct {
 
 // New returns the guard of a destination that the policy declares. The source is our
 // public address, by which the receiver knows who speaks.
-func New(p *policy.Policy, to policy.Destination, source string) (*Guard, error) {
+func New(p *policy.Policy, to lifecycle.Destination, source string) (*Guard, error) {
 	d, ok := p.Destination(to)
 	if !ok {
 		return nil, fmt.Errorf("the policy declares no egress to %s, so nothing is sent there", to)

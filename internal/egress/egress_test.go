@@ -33,7 +33,7 @@ func declared(t testing.TB) *policy.Policy {
 
 func guard(t testing.TB, p *policy.Policy) *egress.Guard {
 	t.Helper()
-	g, err := egress.New(p, policy.ToEndService, "https://trakr.example.com")
+	g, err := egress.New(p, lifecycle.ToEndService, "https://trakr.example.com")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,14 +129,14 @@ func TestOnlyDeclaredHostsAreToldAnything(t *testing.T) {
 	for address, ok := range map[string]bool{"https://api.trakr.example.com/hook": true, "https://API.trakr.example.com.:8443": true, "http://127.0.0.1:9/x": true, "http://localhost": true,
 		"http://[::1]:1": true, "https://trakr.example.com": false, "https://evil.example/api.trakr.example.com": false, "https://api.trakr.example.com@evil.example": false,
 		"https://api.bitbucket.org": false, "": false, ":": false, "https://127.0.0.1.evil.example": false} {
-		if err := egress.Host(p, policy.ToEndService, address); (err == nil) != ok {
+		if err := egress.Host(p, lifecycle.ToEndService, address); (err == nil) != ok {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
-	if err := egress.Host(p, policy.ToFindings, "https://api.trakr.example.com"); err == nil {
+	if err := egress.Host(p, lifecycle.ToFindings, "https://api.trakr.example.com"); err == nil {
 		t.Error("a host that is declared for another destination was taken")
 	}
-	if err := egress.Host(p, policy.ToEndService, "https://evil.example/marker?token=marker"); err == nil || strings.Contains(err.Error(), "marker") || !strings.Contains(err.Error(), "evil.example") {
+	if err := egress.Host(p, lifecycle.ToEndService, "https://evil.example/marker?token=marker"); err == nil || strings.Contains(err.Error(), "marker") || !strings.Contains(err.Error(), "evil.example") {
 		t.Errorf("%v", err)
 	}
 }
@@ -163,8 +163,8 @@ var spellings = map[string]func(string) string{
 func leaks(body []byte, p *policy.Policy, held lifecycle.Values) string {
 	quoted := func(s string) string { b, _ := json.Marshal(s); return string(b) }
 	text, key := string(body), held[lifecycle.ClientKey].Reveal()
-	end, _ := p.Destination(policy.ToEndService)
-	if own := strings.TrimPrefix(strings.TrimPrefix(key, "ari:cloud:bitbucket::app/{"), "connection:"); p.Releases(lifecycle.ClientKey, policy.ToEndService) {
+	end, _ := p.Destination(lifecycle.ToEndService)
+	if own := strings.TrimPrefix(strings.TrimPrefix(key, "ari:cloud:bitbucket::app/{"), "connection:"); p.Releases(lifecycle.ClientKey, lifecycle.ToEndService) {
 		own = strings.TrimSuffix(own, "}/trakr")
 		if end.CarriesWorkspace() && strings.HasPrefix(key, "ari:") {
 			own = strings.TrimPrefix(own, held[lifecycle.PrincipalUUID].Reveal())
@@ -172,7 +172,7 @@ func leaks(body []byte, p *policy.Policy, held lifecycle.Values) string {
 		text = strings.ReplaceAll(text, quoted(key), quoted(own))
 	}
 	for f, v := range held {
-		if p.Releases(f, policy.ToEndService) {
+		if p.Releases(f, lifecycle.ToEndService) {
 			continue
 		}
 		for name, spell := range spellings {
@@ -233,7 +233,7 @@ func TestTheWorkspaceInAClientKeyLeavesOnlyAsDeclared(t *testing.T) {
 		p := declared(t)
 		p.Fields = slices.Clone(p.Fields)
 		for i := range p.Egress {
-			if p.Egress[i].To == policy.ToEndService {
+			if p.Egress[i].To == lifecycle.ToEndService {
 				change(p, &p.Egress[i])
 			}
 		}
@@ -242,7 +242,7 @@ func TestTheWorkspaceInAClientKeyLeavesOnlyAsDeclared(t *testing.T) {
 	release := func(p *policy.Policy, f lifecycle.Field) {
 		for i := range p.Fields {
 			if p.Fields[i].Name == f {
-				p.Fields[i].Egress = append(slices.Clone(p.Fields[i].Egress), policy.ToEndService)
+				p.Fields[i].Egress = append(slices.Clone(p.Fields[i].Egress), lifecycle.ToEndService)
 			}
 		}
 	}
@@ -308,16 +308,16 @@ func TestNoValueLeavesThatThePolicyDoesNotRelease(t *testing.T) {
 		for i := range p.Fields {
 			p.Fields[i].Egress = nil
 			if p.Fields[i].Name != lifecycle.SharedSecret && rapid.Bool().Draw(t, "released") {
-				p.Fields[i].Egress = []policy.Destination{policy.ToEndService}
+				p.Fields[i].Egress = []lifecycle.Destination{lifecycle.ToEndService}
 			}
 		}
 		for i := range p.Egress {
-			if p.Egress[i].To == policy.ToEndService {
+			if p.Egress[i].To == lifecycle.ToEndService {
 				p.Egress[i].Carries = rapid.SampledFrom([][]string{nil, {policy.CarriesWorkspace}, {"the workspace's uuid"}}).Draw(t, "carries")
 				p.Egress[i].Details = rapid.SliceOfDistinct(rapid.SampledFrom([]string{"app_key", "app_name", "email"}), rapid.ID).Draw(t, "details")
 			}
 		}
-		g, err := egress.New(p, policy.ToEndService, "https://trakr.example.com")
+		g, err := egress.New(p, lifecycle.ToEndService, "https://trakr.example.com")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -369,7 +369,7 @@ func TestNoValueLeavesThatThePolicyDoesNotRelease(t *testing.T) {
 			t.Fatalf("%s leaves", what)
 		}
 		for _, f := range b.Fields() {
-			if !p.Releases(f, policy.ToEndService) {
+			if !p.Releases(f, lifecycle.ToEndService) {
 				t.Fatalf("%s is disclosed", f)
 			}
 		}

@@ -7,13 +7,14 @@ import (
 	"slices"
 	"strings"
 
+	"trakr/internal/lifecycle"
 	"trakr/policy"
 )
 
 // Host refuses a URL whose host the policy does not declare for a destination. This
 // machine is nobody else and needs no declaration. The error names the host, never the
 // rest of the URL, which may be a secret.
-func Host(p *policy.Policy, to policy.Destination, address string) error {
+func Host(p *policy.Policy, to lifecycle.Destination, address string) error {
 	if ThisMachine(address) {
 		return nil
 	}

@@ -60,7 +60,7 @@ var ErrAwaitsRecipient = errors.New("the end service has not acknowledged that i
 // where the policy makes the acknowledgement a part of the erasure it says when that
 // came. The values are gone and verified meanwhile.
 func (e *Eraser) Awaits(x erasures.Erasure) bool {
-	d, ok := e.c.Policy.Destination(policy.ToEndService)
+	d, ok := e.c.Policy.Destination(lifecycle.ToEndService)
 	return ok && d.Required && x.Notice.Pending()
 }
 
@@ -73,7 +73,7 @@ func (e *Eraser) recipients(x erasures.Erasure) ([]certificate.Recipient, string
 		return nil, "The end service had been told nothing of this tenant. It is told of the erasure all the same."
 	}
 	name := "end service"
-	if d, ok := e.c.Policy.Destination(policy.ToEndService); ok {
+	if d, ok := e.c.Policy.Destination(lifecycle.ToEndService); ok {
 		name = d.Party
 	}
 	return []certificate.Recipient{{Name: name, AcknowledgedAt: certificate.At(x.Notice.AcknowledgedAt)}}, ""

@@ -19,7 +19,6 @@ import (
 	"trakr/internal/store/guard"
 	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/instances"
-	"trakr/internal/store/requests"
 	"trakr/internal/sweep"
 	"trakr/policy"
 	"trakr/reports"
@@ -173,10 +172,10 @@ func (r *Reporter) lifecycleFacts(ctx context.Context, asOf time.Time, f *report
 	}
 	f.RequestsLeftOut = more
 	for _, q := range list {
-		x := reports.RequestFacts{ID: q.ID, Ticket: q.Ticket, TenantID: q.TenantID, State: q.State, Open: requests.State(q.State).Open(), MovedAt: q.MovedAt.UTC(),
+		x := reports.RequestFacts{ID: q.ID, Ticket: q.Ticket, TenantID: q.TenantID, State: q.State, Open: lifecycle.RequestState(q.State).Open(), MovedAt: q.MovedAt.UTC(),
 			Submitted: q.Submitted.UTC(), Received: q.Received.UTC(), Due: q.Due.UTC(), DeletedAt: q.DeletedAt, BackupsClear: q.BackupsClear, CertificateID: q.CertificateID}
 		x.Overdue = x.Open && asOf.After(x.Due)
-		answered := x.State != string(requests.Cancelled) && x.State != string(requests.Duplicate)
+		answered := x.State != string(lifecycle.RequestCancelled) && x.State != string(lifecycle.RequestDuplicate)
 		x.Late = x.Overdue || (!x.Open && answered && x.MovedAt.After(x.Due) && asOf.Sub(x.MovedAt) < reports.Lately)
 		f.Requests = append(f.Requests, x)
 	}
@@ -186,9 +185,9 @@ func (r *Reporter) lifecycleFacts(ctx context.Context, asOf time.Time, f *report
 	}
 	f.Disclosures = []reports.DisclosureFacts{}
 	for _, d := range sent {
-		to := policy.ToBitbucket
+		to := lifecycle.ToBitbucket
 		if d.Delivery {
-			to = policy.ToEndService
+			to = lifecycle.ToEndService
 		}
 		f.Disclosures = append(f.Disclosures, reports.DisclosureFacts{To: to, Recipient: d.Recipient, Field: d.Field, Events: d.Events})
 	}

@@ -118,8 +118,8 @@ func newReality(t *testing.T) *reality {
 	w := &reality{Env: e, t: t, bitbucket: &played{}, values: map[lifecycle.TenantID]lifecycle.Values{}}
 	w.declare()
 	w.served = w.policy()
-	w.instance, w.parties = uuid.New(), []instances.Destination{{Setting: "TRAKR_BITBUCKET_API_URL", Name: string(policy.ToBitbucket), Host: "api.bitbucket.org"},
-		{Setting: "TRAKR_END_SERVICE_URL", Name: string(policy.ToEndService), Host: endService}, database("nyc3")}
+	w.instance, w.parties = uuid.New(), []instances.Destination{{Setting: "TRAKR_BITBUCKET_API_URL", Name: string(lifecycle.ToBitbucket), Host: "api.bitbucket.org"},
+		{Setting: "TRAKR_END_SERVICE_URL", Name: string(lifecycle.ToEndService), Host: endService}, database("nyc3")}
 	srv := httptest.NewServer(w.bitbucket)
 	t.Cleanup(srv.Close)
 	client := must(bitbucket.New(bitbucket.Config{Origin: srv.URL, AppKey: e.Policy.App.Key, Resource: e.Policy.App.Proof.Resource, Now: time.Now, Tracer: noop.NewTracerProvider()})).(*bitbucket.Client)
@@ -212,7 +212,7 @@ func (w *reality) running(ctx context.Context) (f drift.Facts, err error) {
 		if x.Name == instances.Database {
 			f.Databases = append(f.Databases, drift.Database{Setting: x.Setting, Host: x.Host})
 		} else {
-			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: x.Setting, To: policy.Destination(x.Name), Address: "https://" + x.Host})
+			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: x.Setting, To: lifecycle.Destination(x.Name), Address: "https://" + x.Host})
 		}
 	}
 	for name, spec := range w.jobs() {
@@ -435,7 +435,7 @@ func (w *reality) differ(before, after said) []string {
 }
 
 // release has the policy release the UUID to these destinations.
-func (w *reality) release(to ...policy.Destination) {
+func (w *reality) release(to ...lifecycle.Destination) {
 	i := slices.IndexFunc(w.Policy.Fields, func(f policy.FieldRule) bool { return f.Name == lifecycle.PrincipalUUID })
 	w.Policy.Fields[i].Egress = to
 }
@@ -452,7 +452,7 @@ func (w *reality) told(name string) lifecycle.TenantID {
 
 func (w *reality) guard() *egress.Guard {
 	w.t.Helper()
-	return storetest.Must(w.t)(egress.New(w.Policy, policy.ToEndService, publicURL)).(*egress.Guard)
+	return storetest.Must(w.t)(egress.New(w.Policy, lifecycle.ToEndService, publicURL)).(*egress.Guard)
 }
 
 // deliver takes the one event that waits for the end service out of the outbox, which

@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"trakr/internal/egress"
+	"trakr/internal/lifecycle"
 	"trakr/internal/store/instances"
 	"trakr/policy"
 	"trakr/reports"
@@ -64,7 +65,7 @@ func hostFacts(p *policy.Policy, x instances.Destination) reports.HostFacts {
 	if h.Database {
 		h.Declared = p.DatabaseHost(x.Host)
 	} else {
-		h.Declared = egress.Host(p, policy.Destination(x.Name), "https://"+net.JoinHostPort(x.Host, "443")) == nil
+		h.Declared = egress.Host(p, lifecycle.Destination(x.Name), "https://"+net.JoinHostPort(x.Host, "443")) == nil
 	}
 	return h
 }

@@ -12,7 +12,6 @@ import (
 	"trakr/internal/store/instances"
 	"trakr/internal/store/storetest"
 	"trakr/internal/sweep"
-	"trakr/policy"
 	"trakr/reports"
 )
 
@@ -130,10 +129,10 @@ func (w *reality) stories() []story {
 			states{"policy": unknown, "hosts": unknown, "observed-place": unknown}, states{"kept": unknown, "deleted": unknown, "checked": unknown, "location": unknown, "use": unknown, "scopes": unknown, "requests": unknown}, countries, func() { w.away = false }},
 
 		// use
-		{"one more field may go to the end service, which no policy file may declare", func() { w.release(policy.ToBitbucket, policy.ToEndService) },
+		{"one more field may go to the end service, which no policy file may declare", func() { w.release(lifecycle.ToBitbucket, lifecycle.ToEndService) },
 			states{"egress": no}, states{"use": no}, nil, func() { w.declare() }},
 		{"a host that nobody declared", func() {
-			w.parties = append(w.parties, instances.Destination{Setting: "TRAKR_WEBHOOK_URL", Name: string(policy.ToFindings), Host: "hooks.example.net"})
+			w.parties = append(w.parties, instances.Destination{Setting: "TRAKR_WEBHOOK_URL", Name: string(lifecycle.ToFindings), Host: "hooks.example.net"})
 		}, states{"hosts": no}, states{"use": no}, thirdParties, func() { w.parties = w.parties[:3] }},
 
 		// access
@@ -170,7 +169,7 @@ func (w *reality) stories() []story {
 		{"an erasure passes the deadline", func() { w.uninstall(w.alive[4], w.now().Add(-25*time.Hour), nil) },
 			states{"erasures": no}, states{"deleted": no}, daysKept, nil},
 		{"one more field was sent to the end service", func() {
-			w.release(policy.ToBitbucket, policy.ToEndService)
+			w.release(lifecycle.ToBitbucket, lifecycle.ToEndService)
 			w.told("told too much")
 			w.declare()
 		}, states{"disclosures": no}, states{"use": no}, thirdParties, nil},

@@ -50,7 +50,7 @@ func (a *admin) deletionRoutes() {
 	}
 	add(a, http.MethodGet, "/v1/deletion-requests", "Customers' deletion requests", observers,
 		func(ctx context.Context, in *listIn) (*body[requestsOut], error) {
-			f := requests.Filter{State: requests.State(in.State), Open: in.Open, Limit: in.Limit}
+			f := requests.Filter{State: lifecycle.RequestState(in.State), Open: in.Open, Limit: in.Limit}
 			if in.Tenant != "" {
 				var err error
 				if f.Tenant, err = parseID(in.Tenant); err != nil {

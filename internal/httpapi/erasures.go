@@ -33,7 +33,7 @@ type erased struct {
 }
 
 func (a *admin) erased(x erasures.Erasure) erased {
-	e := erased{ErasureID: x.ID.String(), TenantID: x.Tenant.String(), Trigger: string(x.Trigger), State: x.State(), RequestedAt: x.RequestedAt, BegunAt: x.BegunAt, CertificateID: x.CertificateID}
+	e := erased{ErasureID: x.ID.String(), TenantID: x.Tenant.String(), Trigger: string(x.Trigger), State: string(x.State()), RequestedAt: x.RequestedAt, BegunAt: x.BegunAt, CertificateID: x.CertificateID}
 	if !x.DeletedAt.IsZero() {
 		clear := x.DeletedAt.Add(a.Policy.BackupWindow().Duration())
 		e.DeletedLiveAt, e.BackupsClearAfter = &x.DeletedAt, &clear

@@ -11,7 +11,6 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/proof/certificate"
 	"trakr/internal/store/outbox"
-	"trakr/policy"
 )
 
 // told lets the end service take whatever is due.
@@ -39,7 +38,7 @@ func (w *world) told(o *outbox.Store, g *egress.Guard) int {
 func TestADeletionRequestWaitsForTheEndService(t *testing.T) {
 	w := newWorld(t)
 	w.Clock.Add(-24 * time.Hour) // the database refuses a move at a time to come
-	g, err := egress.New(w.Policy, policy.ToEndService, "https://trakr.example.com")
+	g, err := egress.New(w.Policy, lifecycle.ToEndService, "https://trakr.example.com")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +84,7 @@ func TestADeletionRequestWaitsForTheEndService(t *testing.T) {
 // took it, nothing is sent, and the delivery is a finding.
 func TestAnInstallOfWhichNothingMayBeToldIsAnInstall(t *testing.T) {
 	w := newWorld(t)
-	g, err := egress.New(w.Policy, policy.ToEndService, "https://trakr.example.com")
+	g, err := egress.New(w.Policy, lifecycle.ToEndService, "https://trakr.example.com")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,40 +46,10 @@ func (t *TenantID) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// State is where a tenant stands in its life.
-type State string
-
-// A tenant is live from its install to the beginning of its erasure; from then on
-// it answers nothing, and it is erased when its values are gone. There is no way
-// back: a re-install is a new tenant.
-const (
-	Live    State = "live"
-	Erasing State = "erasing" // its tombstone stands; its values are on their way out, or held by law
-	Erased  State = "erased"
-)
-
-// Ingress names the door a tenant came in by.
+// Ingress is the protocol by which a tenant was installed.
 type Ingress string
 
 // Bitbucket Connect is the only ingress this version serves.
 const (
 	Connect Ingress = "connect"
 )
-
-// Trigger says why a tenant was erased; the words are the certificate's.
-type Trigger string
-
-// The triggers of an erasure.
-const (
-	TriggerUninstall      Trigger = "uninstall"      // Bitbucket's callback
-	TriggerRequest        Trigger = "request"        // a customer's deletion request
-	TriggerProbe          Trigger = "probe"          // an uninstall that never reached us
-	TriggerRetention      Trigger = "retention"      // a period of the policy ended
-	TriggerRestoreReplay  Trigger = "restore_replay" // a restored backup had brought the tenant back
-	TriggerForgeMigration Trigger = "forge_migration"
-)
-
-// Triggers lists every trigger.
-func Triggers() []Trigger {
-	return []Trigger{TriggerUninstall, TriggerRequest, TriggerProbe, TriggerRetention, TriggerRestoreReplay, TriggerForgeMigration}
-}

@@ -95,47 +95,47 @@ func (s *Service) advance(ctx context.Context, a lifecycle.Access, id string, p 
 func (s *Service) settle(r *requests.Request, f requests.Facts) error {
 	held := func() {
 		from := r.State
-		if from == requests.Failed {
-			from = requests.InProgress
+		if from == lifecycle.RequestFailed {
+			from = lifecycle.RequestInProgress
 		}
-		r.State, r.HeldFrom = requests.OnHold, &from
+		r.State, r.HeldFrom = lifecycle.RequestOnHold, &from
 	}
 	switch r.State {
-	case requests.Received:
+	case lifecycle.RequestReceived:
 		switch {
 		case r.TenantID == nil: // see act
 		case f.Begun:
-			r.State = requests.InProgress
+			r.State = lifecycle.RequestInProgress
 		default:
-			r.State = requests.IdentityCheck
+			r.State = lifecycle.RequestIdentityCheck
 		}
-	case requests.IdentityCheck, requests.AwaitingApproval, requests.Approved:
+	case lifecycle.RequestIdentityCheck, lifecycle.RequestAwaitingApproval, lifecycle.RequestApproved:
 		switch {
 		case f.Held:
 			held()
 		case f.Begun:
-			r.State = requests.InProgress
-		case r.State == requests.IdentityCheck && s.c.Policy.DeletionRequests.IdentityCheck == policy.IdentityByTicket:
-			r.State = requests.AwaitingApproval
-		case r.State == requests.Approved && !f.Now.Before(*r.NotBefore):
-			r.State = requests.InProgress
+			r.State = lifecycle.RequestInProgress
+		case r.State == lifecycle.RequestIdentityCheck && s.c.Policy.DeletionRequests.IdentityCheck == policy.IdentityByTicket:
+			r.State = lifecycle.RequestAwaitingApproval
+		case r.State == lifecycle.RequestApproved && !f.Now.Before(*r.NotBefore):
+			r.State = lifecycle.RequestInProgress
 		}
-	case requests.InProgress:
+	case lifecycle.RequestInProgress:
 		if f.Held && !f.Erased {
 			held()
 		}
-	case requests.Failed:
+	case lifecycle.RequestFailed:
 		switch {
 		case f.Held && !f.Erased:
 			held()
 		case !f.Now.Before(*r.RetryAt):
-			r.State = requests.InProgress
+			r.State = lifecycle.RequestInProgress
 		}
-	case requests.OnHold:
+	case lifecycle.RequestOnHold:
 		switch {
 		case f.Held && !f.Erased:
 		case f.Begun:
-			r.State, r.HeldFrom = requests.InProgress, nil
+			r.State, r.HeldFrom = lifecycle.RequestInProgress, nil
 		default:
 			r.State, r.HeldFrom = *r.HeldFrom, nil
 		}
@@ -146,18 +146,18 @@ func (s *Service) settle(r *requests.Request, f requests.Facts) error {
 // act does what a state asks for, and moves the request by how it ended.
 func (s *Service) act(ctx context.Context, a lifecycle.Access, r requests.Request, p *pass) (requests.Request, error) {
 	switch {
-	case r.State == requests.Received && r.TenantID == nil:
+	case r.State == lifecycle.RequestReceived && r.TenantID == nil:
 		// A crash after the certificate was issued: it is found by the request's id.
 		id, err := s.c.Erasures.NothingHeld(ctx, a, r)
 		if err != nil {
 			return r, fmt.Errorf("certifying that nothing is held: %w", err)
 		}
 		return s.move(ctx, a, r, func(r *requests.Request, _ requests.Facts) {
-			r.State, r.CertificateID = requests.CompletedNothingHeld, &id
+			r.State, r.CertificateID = lifecycle.RequestCompletedNothingHeld, &id
 		})
-	case r.State == requests.InProgress:
+	case r.State == lifecycle.RequestInProgress:
 		return s.erase(ctx, a, r)
-	case r.State == requests.Verifying, r.State == requests.PartiallyCompleted, r.State == requests.AwaitingRecipient:
+	case r.State == lifecycle.RequestVerifying, r.State == lifecycle.RequestPartiallyCompleted, r.State == lifecycle.RequestAwaitingRecipient:
 		if p.later {
 			p.left = append(p.left, r)
 			return r, nil
@@ -180,15 +180,15 @@ func (s *Service) erase(ctx context.Context, a lifecycle.Access, r requests.Requ
 		if id != "" {
 			r.ErasureID = &id
 		}
-		from := requests.InProgress
+		from := lifecycle.RequestInProgress
 		switch {
 		case errors.Is(cause, lifecycle.OnHold):
-			r.State, r.HeldFrom = requests.OnHold, &from
+			r.State, r.HeldFrom = lifecycle.RequestOnHold, &from
 		case cause != nil:
 			retry := f.Now.Add(backoff(r.Attempts))
-			r.State, r.RetryAt, r.Attempts = requests.Failed, &retry, r.Attempts+1
+			r.State, r.RetryAt, r.Attempts = lifecycle.RequestFailed, &retry, r.Attempts+1
 		default:
-			r.State, r.RetryAt = requests.Verifying, nil
+			r.State, r.RetryAt = lifecycle.RequestVerifying, nil
 			e.note(r)
 		}
 	})
@@ -220,12 +220,12 @@ func (s *Service) finish(ctx context.Context, a lifecycle.Access, r requests.Req
 	}
 	r, err = s.move(ctx, a, r, func(r *requests.Request, _ requests.Facts) {
 		switch to := e.State(); {
-		case errors.Is(cause, ErrRemains) && r.State != requests.PartiallyCompleted:
-			r.State = requests.PartiallyCompleted
+		case errors.Is(cause, ErrRemains) && r.State != lifecycle.RequestPartiallyCompleted:
+			r.State = lifecycle.RequestPartiallyCompleted
 		case errors.Is(cause, ErrRemains):
-		case r.State == requests.PartiallyCompleted && e.CertificateID != "":
-			r.State = requests.Verifying // and completed by the next step
-		case r.State == requests.Verifying && (to == requests.AwaitingRecipient || to == requests.Completed), r.State == requests.AwaitingRecipient && to == requests.Completed:
+		case r.State == lifecycle.RequestPartiallyCompleted && e.CertificateID != "":
+			r.State = lifecycle.RequestVerifying // and completed by the next step
+		case r.State == lifecycle.RequestVerifying && (to == lifecycle.RequestAwaitingRecipient || to == lifecycle.RequestCompleted), r.State == lifecycle.RequestAwaitingRecipient && to == lifecycle.RequestCompleted:
 			r.State = to
 		}
 		e.note(r)

@@ -79,16 +79,16 @@ type Erasure struct {
 }
 
 // State is the erasure in the words of a request.
-func (e Erasure) State() requests.State {
+func (e Erasure) State() lifecycle.RequestState {
 	switch {
 	case e.CertificateID != "" && !e.AwaitsRecipient:
-		return requests.Completed
+		return lifecycle.RequestCompleted
 	case e.AwaitsRecipient && !e.VerifiedAt.IsZero():
-		return requests.AwaitingRecipient
+		return lifecycle.RequestAwaitingRecipient
 	case !e.DeletedAt.IsZero():
-		return requests.Verifying
+		return lifecycle.RequestVerifying
 	}
-	return requests.InProgress
+	return lifecycle.RequestInProgress
 }
 
 // Config is what a Service works with.
@@ -102,7 +102,7 @@ type Config struct {
 	Log      *slog.Logger
 
 	// After is called when a request has come into a state, for tests that stop there.
-	After func(requests.State) error
+	After func(lifecycle.RequestState) error
 }
 
 // Service answers deletion requests. It is safe for concurrent use.
@@ -114,7 +114,7 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("deletion requests need their store, holds, the door, sweeps, a policy, the erasure and a log")
 	}
 	if c.After == nil {
-		c.After = func(requests.State) error { return nil }
+		c.After = func(lifecycle.RequestState) error { return nil }
 	}
 	return &Service{c}, nil
 }
@@ -182,10 +182,10 @@ const longAgo = 366 * 24 * time.Hour
 // step of its own.
 func (s *Service) Identify(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
 	return s.decide(ctx, a, id, func(r *requests.Request, f requests.Facts) error {
-		if r.State != requests.IdentityCheck {
+		if r.State != lifecycle.RequestIdentityCheck {
 			return s.conflict(*r, "Only a request whose identity check is open can be confirmed")
 		}
-		r.State = requests.AwaitingApproval
+		r.State = lifecycle.RequestAwaitingApproval
 		return nil
 	})
 }
@@ -197,13 +197,13 @@ func (s *Service) Approve(ctx context.Context, a lifecycle.Access, id string) (r
 		switch {
 		case f.Held && r.State.Open():
 			return f.Hold.Refusal()
-		case r.State != requests.AwaitingApproval:
+		case r.State != lifecycle.RequestAwaitingApproval:
 			return s.conflict(*r, "Only a request that awaits its approval can be approved")
 		case r.RequestedBy == a.Caller.ID:
 			return lifecycle.Fail(lifecycle.SamePerson, "Whoever entered a request cannot approve it: a second person must.")
 		}
 		until := f.Now.Add(s.c.Policy.DeletionRequests.CoolingOff.Duration())
-		r.State, r.ApprovedBy, r.ApprovedAt, r.NotBefore = requests.Approved, &a.Caller.ID, &f.Now, &until
+		r.State, r.ApprovedBy, r.ApprovedAt, r.NotBefore = lifecycle.RequestApproved, &a.Caller.ID, &f.Now, &until
 		return nil
 	})
 }
@@ -214,10 +214,10 @@ func (s *Service) Deny(ctx context.Context, a lifecycle.Access, id string, groun
 		return requests.Request{}, lifecycle.Fail(lifecycle.RequestInvalid, "A denial names its ground: "+Grounds()+".", lifecycle.At("/ground", "unknown ground"))
 	}
 	return s.decide(ctx, a, id, func(r *requests.Request, f requests.Facts) error {
-		if !in(*r, requests.IdentityCheck, requests.AwaitingApproval) {
+		if !in(*r, lifecycle.RequestIdentityCheck, lifecycle.RequestAwaitingApproval) {
 			return s.conflict(*r, "Only a request that is not approved yet can be denied")
 		}
-		r.State, r.Ground, r.HeldFrom = requests.Denied, &ground, nil
+		r.State, r.Ground, r.HeldFrom = lifecycle.RequestDenied, &ground, nil
 		return nil
 	})
 }
@@ -225,17 +225,17 @@ func (s *Service) Deny(ctx context.Context, a lifecycle.Access, id string, groun
 // Cancel withdraws a request before anything is deleted: during the cooling-off too.
 func (s *Service) Cancel(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
 	return s.decide(ctx, a, id, func(r *requests.Request, f requests.Facts) error {
-		if f.Begun || !in(*r, requests.Received, requests.IdentityCheck, requests.AwaitingApproval, requests.Approved) {
+		if f.Begun || !in(*r, lifecycle.RequestReceived, lifecycle.RequestIdentityCheck, lifecycle.RequestAwaitingApproval, lifecycle.RequestApproved) {
 			return s.conflict(*r, "Only a request whose erasure has not begun can be cancelled")
 		}
-		r.State, r.HeldFrom = requests.Cancelled, nil
+		r.State, r.HeldFrom = lifecycle.RequestCancelled, nil
 		return nil
 	})
 }
 
 // in reports whether a request is, or was before a hold, in one of the states.
-func in(r requests.Request, states ...requests.State) bool {
-	return slices.Contains(states, r.State) || (r.State == requests.OnHold && slices.Contains(states, *r.HeldFrom))
+func in(r requests.Request, states ...lifecycle.RequestState) bool {
+	return slices.Contains(states, r.State) || (r.State == lifecycle.RequestOnHold && slices.Contains(states, *r.HeldFrom))
 }
 
 // Hold places a legal hold on the tenant of an open request, which waits from then on.

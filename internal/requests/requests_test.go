@@ -138,12 +138,12 @@ type office struct {
 	*deletionrequests.Service
 	erasures *erasures
 	holds    *holds.Store
-	stop     func(requests.State) error
+	stop     func(lifecycle.RequestState) error
 }
 
 func open(t *testing.T, change ...func(*policy.Policy)) *office {
 	t.Helper()
-	o := &office{Env: storetest.New(t), stop: func(requests.State) error { return nil }}
+	o := &office{Env: storetest.New(t), stop: func(lifecycle.RequestState) error { return nil }}
 	// The tests let days go by; the database refuses a move at a time to come.
 	o.Clock.Add(-60 * 24 * hour)
 	p := *o.Policy
@@ -153,7 +153,7 @@ func open(t *testing.T, change ...func(*policy.Policy)) *office {
 	o.erasures = &erasures{e: o.Env, certs: map[string]string{}}
 	o.holds = storetest.Must(t)(holds.New(o.DB, o.Log, &p, &storetest.Outside{})).(*holds.Store)
 	o.Service = storetest.Must(t)(deletionrequests.New(deletionrequests.Config{Requests: storetest.Must(t)(requests.New(o.DB, o.Log)).(*requests.Store), Holds: o.holds, Door: o.Door,
-		Sweeps: sweeps.New(o.DB), Policy: &p, Erasures: o.erasures, Log: slog.New(slog.DiscardHandler), After: func(s requests.State) error { return o.stop(s) }})).(*deletionrequests.Service)
+		Sweeps: sweeps.New(o.DB), Policy: &p, Erasures: o.erasures, Log: slog.New(slog.DiscardHandler), After: func(s lifecycle.RequestState) error { return o.stop(s) }})).(*deletionrequests.Service)
 	return o
 }
 
@@ -172,13 +172,13 @@ func (o *office) customer(mark string) (lifecycle.TenantID, lifecycle.Values, re
 	v := storetest.Values(mark)
 	id := o.Install(v, mark)
 	r, err := o.Request(o.T.Context(), person("anna"), key(v), time.Time{})
-	if err != nil || r.State != requests.AwaitingApproval || r.Tenant() != id {
+	if err != nil || r.State != lifecycle.RequestAwaitingApproval || r.Tenant() != id {
 		o.T.Fatalf("%+v, %v", r, err)
 	}
 	return id, v, r
 }
 
-func (o *office) expect(r requests.Request, err error, want requests.State) requests.Request {
+func (o *office) expect(r requests.Request, err error, want lifecycle.RequestState) requests.Request {
 	o.T.Helper()
 	if err != nil || r.State != want {
 		o.T.Fatalf("%s, %v; want %s", r.State, err, want)
@@ -187,7 +187,7 @@ func (o *office) expect(r requests.Request, err error, want requests.State) requ
 }
 
 // pass is one run of the job.
-func (o *office) pass(id string, want requests.State) deletionrequests.Shown {
+func (o *office) pass(id string, want lifecycle.RequestState) deletionrequests.Shown {
 	o.T.Helper()
 	if err := o.Run(o.T.Context(), "cron"); err != nil {
 		o.T.Logf("the pass says: %v", err)
@@ -195,7 +195,7 @@ func (o *office) pass(id string, want requests.State) deletionrequests.Shown {
 	return o.at(id, want)
 }
 
-func (o *office) at(id string, want requests.State) deletionrequests.Shown {
+func (o *office) at(id string, want lifecycle.RequestState) deletionrequests.Shown {
 	o.T.Helper()
 	s, err := o.Show(o.T.Context(), id)
 	if err != nil || s.State != want {
@@ -216,7 +216,7 @@ func (o *office) moves(id string) string {
 		history = append(history, e.By+" "+string(e.To))
 	}
 	for _, e := range o.Events() {
-		if e.Action == audit.RequestMove && e.CorrelationID == id && (e.Outcome == audit.Success || e.StatusDetail == string(requests.Duplicate)) {
+		if e.Action == audit.RequestMove && e.CorrelationID == id && (e.Outcome == audit.Success || e.StatusDetail == string(lifecycle.RequestDuplicate)) {
 			audited = append(audited, e.ActorID+" "+e.StatusDetail)
 		}
 	}
@@ -241,7 +241,7 @@ const hour = time.Hour
 func TestARequestTravelsFromTheTicketToTheCertificateByTwoPeople(t *testing.T) {
 	o := open(t)
 	id, _, r := o.customer("travel")
-	shown := o.at(r.ID, requests.AwaitingApproval)
+	shown := o.at(r.ID, lifecycle.RequestAwaitingApproval)
 	if shown.ExpectedCompletionTime.Sub(shown.SubmittedTime) != 30*24*hour || shown.Overdue {
 		t.Errorf("due %s", shown.ExpectedCompletionTime)
 	}
@@ -255,17 +255,17 @@ func TestARequestTravelsFromTheTicketToTheCertificateByTwoPeople(t *testing.T) {
 		t.Errorf("the preview says %v", preview)
 	}
 	r, err := o.Approve(t.Context(), person("bob"), r.ID)
-	o.expect(r, err, requests.Approved)
+	o.expect(r, err, lifecycle.RequestApproved)
 	if *r.ApprovedBy != "token:bob" || r.NotBefore.Sub(*r.ApprovedAt) != hour {
 		t.Errorf("%+v", r)
 	}
 	o.Clock.Add(hour - time.Minute)
-	o.pass(r.ID, requests.Approved)
+	o.pass(r.ID, lifecycle.RequestApproved)
 	if n := o.Int(`SELECT count(*) FROM trakr.tenant_fields WHERE tenant_id = $1`, id.String()); n != 1 {
 		t.Fatal("erased before the cooling-off was over")
 	}
 	o.Clock.Add(time.Minute)
-	done := o.pass(r.ID, requests.Completed)
+	done := o.pass(r.ID, lifecycle.RequestCompleted)
 	if done.CertificateID == nil || done.DeletedLiveAt == nil || done.VerifiedAt == nil || done.BackupsClearAfter == nil || *done.ErasureID != o.erasures.id(id) {
 		t.Errorf("%+v", done.Request)
 	}
@@ -317,7 +317,7 @@ func TestTheSamePersonCannotApprove(t *testing.T) {
 			t.Errorf("approved by a program: %v", err)
 		}
 	}
-	o.at(r.ID, requests.AwaitingApproval)
+	o.at(r.ID, lifecycle.RequestAwaitingApproval)
 	if got := o.denials(); got != "approval-by-same-person" {
 		t.Errorf("the audit has the denials: %s", got)
 	}
@@ -344,16 +344,16 @@ func TestASecondRequestForTheTenantIsADuplicate(t *testing.T) {
 	o := open(t)
 	_, v, first := o.customer("double")
 	second, err := o.Request(t.Context(), person("carla"), tenants.Subject{WorkspaceUUID: v[lifecycle.PrincipalUUID]}, time.Time{})
-	if !errors.Is(err, lifecycle.RequestConflict) || lifecycle.AsFault(err).Existing != first.ID || second.State != requests.Duplicate {
+	if !errors.Is(err, lifecycle.RequestConflict) || lifecycle.AsFault(err).Existing != first.ID || second.State != lifecycle.RequestDuplicate {
 		t.Fatalf("%s %v", second.State, err)
 	}
-	o.at(second.ID, requests.Duplicate)
+	o.at(second.ID, lifecycle.RequestDuplicate)
 	if got := o.denials(); got != "duplicate" {
 		t.Errorf("the audit has the denials: %s", got)
 	}
 	o.expect2(o.Cancel(t.Context(), person("anna"), first.ID))
 	third, err := o.Request(t.Context(), person("carla"), key(v), time.Time{})
-	o.expect(third, err, requests.AwaitingApproval)
+	o.expect(third, err, lifecycle.RequestAwaitingApproval)
 
 	// Two at once: one is the duplicate of the other.
 	v = storetest.Values("at once")
@@ -376,14 +376,14 @@ func TestADeniedRequestEndsWithItsGround(t *testing.T) {
 		t.Errorf("denied without a ground: %v", err)
 	}
 	r, err := o.Deny(t.Context(), person("bob"), r.ID, requests.IdentityNotProven)
-	if o.expect(r, err, requests.Denied); *r.Ground != requests.IdentityNotProven {
+	if o.expect(r, err, lifecycle.RequestDenied); *r.Ground != requests.IdentityNotProven {
 		t.Errorf("%+v", r)
 	}
 	if _, err := o.Approve(t.Context(), person("bob"), r.ID); !errors.Is(err, lifecycle.RequestConflict) {
 		t.Errorf("a denied request was approved: %v", err)
 	}
 	o.Clock.Add(48 * hour)
-	o.pass(r.ID, requests.Denied)
+	o.pass(r.ID, lifecycle.RequestDenied)
 	if n := o.Int(`SELECT count(*) FROM trakr.tenant_fields WHERE tenant_id = $1`, id.String()); n != 1 {
 		t.Error("erased although denied")
 	}
@@ -394,18 +394,18 @@ func TestARequestIsCancelledUntilItsErasureBegins(t *testing.T) {
 	_, v, r := o.customer("cancelled")
 	o.expect2(o.Approve(t.Context(), person("bob"), r.ID))
 	r, err := o.Cancel(t.Context(), person("anna"), r.ID) // in the cooling-off
-	o.expect(r, err, requests.Cancelled)
+	o.expect(r, err, lifecycle.RequestCancelled)
 	o.Clock.Add(2 * hour)
-	o.pass(r.ID, requests.Cancelled)
+	o.pass(r.ID, lifecycle.RequestCancelled)
 	if o.erasures.ordered != 0 {
 		t.Error("a cancelled request was carried out")
 	}
 	r, err = o.Request(t.Context(), person("anna"), key(v), time.Time{})
-	o.expect(r, err, requests.AwaitingApproval)
+	o.expect(r, err, lifecycle.RequestAwaitingApproval)
 	o.expect2(o.Approve(t.Context(), person("bob"), r.ID))
 	o.erasures.set(func(f *erasures) { f.broken = errors.New("not now") })
 	o.Clock.Add(2 * hour)
-	o.pass(r.ID, requests.Failed)
+	o.pass(r.ID, lifecycle.RequestFailed)
 	if _, err := o.Cancel(t.Context(), person("anna"), r.ID); !errors.Is(err, lifecycle.RequestConflict) {
 		t.Errorf("cancelled after it was in progress: %v", err)
 	}
@@ -417,18 +417,18 @@ func TestWhatFailedIsTriedAgainLaterAndLater(t *testing.T) {
 	o.expect2(o.Approve(t.Context(), person("bob"), r.ID))
 	o.erasures.set(func(f *erasures) { f.broken = errors.New("not now") })
 	o.Clock.Add(hour)
-	o.pass(r.ID, requests.Failed)
-	o.pass(r.ID, requests.Failed)
+	o.pass(r.ID, lifecycle.RequestFailed)
+	o.pass(r.ID, lifecycle.RequestFailed)
 	if o.erasures.ordered != 1 {
 		t.Errorf("%d attempts at once", o.erasures.ordered)
 	}
 	o.Clock.Add(time.Minute)
-	if s := o.pass(r.ID, requests.Failed); o.erasures.ordered != 2 || s.Attempts != 2 || s.RetryAt.Sub(o.Clock.Now()) != 2*time.Minute {
+	if s := o.pass(r.ID, lifecycle.RequestFailed); o.erasures.ordered != 2 || s.Attempts != 2 || s.RetryAt.Sub(o.Clock.Now()) != 2*time.Minute {
 		t.Errorf("%d attempts, the next at %s", s.Attempts, s.RetryAt)
 	}
 	o.erasures.set(func(f *erasures) { f.broken = nil })
 	o.Clock.Add(2 * time.Minute)
-	o.pass(r.ID, requests.Completed)
+	o.pass(r.ID, lifecycle.RequestCompleted)
 }
 
 func TestAlreadyErasedIsASuccessWithTheCertificateThatThereIs(t *testing.T) {
@@ -440,11 +440,11 @@ func TestAlreadyErasedIsASuccessWithTheCertificateThatThereIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := o.Request(t.Context(), person("anna"), key(v), time.Time{})
-	if o.expect(r, err, requests.Completed); *r.CertificateID != o.erasures.certs[eid] || r.ApprovedBy != nil {
+	if o.expect(r, err, lifecycle.RequestCompleted); *r.CertificateID != o.erasures.certs[eid] || r.ApprovedBy != nil {
 		t.Errorf("%+v", r)
 	}
 	e, cert, err := o.Erased(t.Context(), person("anna"), key(v))
-	if err != nil || e.ID != eid || e.State() != requests.Completed || !strings.Contains(string(cert), *r.CertificateID) {
+	if err != nil || e.ID != eid || e.State() != lifecycle.RequestCompleted || !strings.Contains(string(cert), *r.CertificateID) {
 		t.Errorf("%+v %s %v", e, cert, err)
 	}
 }
@@ -455,7 +455,7 @@ func TestAnUninstallMeanwhileFulfilsTheRequest(t *testing.T) {
 	if _, err := o.erasures.Erase(t.Context(), storetest.Service(), id, deletionrequests.Order{RequestedAt: o.Clock.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	if s := o.pass(r.ID, requests.Completed); s.ApprovedBy != nil || s.CertificateID == nil {
+	if s := o.pass(r.ID, lifecycle.RequestCompleted); s.ApprovedBy != nil || s.CertificateID == nil {
 		t.Errorf("%+v", s.Request)
 	}
 }
@@ -463,7 +463,7 @@ func TestAnUninstallMeanwhileFulfilsTheRequest(t *testing.T) {
 func TestWhatWasNeverKnownIsASuccessWithItsOwnCertificate(t *testing.T) {
 	o := open(t)
 	r, err := o.Request(t.Context(), person("anna"), key(storetest.Values("never")), time.Time{})
-	if o.expect(r, err, requests.CompletedNothingHeld); r.TenantID != nil || *r.CertificateID != o.erasures.certs[r.ID] || len(r.SubjectDigests) != 1 {
+	if o.expect(r, err, lifecycle.RequestCompletedNothingHeld); r.TenantID != nil || *r.CertificateID != o.erasures.certs[r.ID] || len(r.SubjectDigests) != 1 {
 		t.Errorf("%+v", r)
 	}
 	if got := o.moves(r.ID); got != "anna received, anna completed_nothing_held" {
@@ -479,25 +479,25 @@ func TestAHoldStopsARequestVisiblyAndItsEndLetsItGoOn(t *testing.T) {
 	id, _, r := o.customer("held")
 	lawyer := person("lawyer")
 	r, err := o.Service.Hold(t.Context(), lawyer, r.ID, holds.LegalClaim, o.Clock.Now().Add(10*hour))
-	o.expect(r, err, requests.OnHold)
+	o.expect(r, err, lifecycle.RequestOnHold)
 	if _, err := o.Approve(t.Context(), person("bob"), r.ID); !errors.Is(err, lifecycle.OnHold) {
 		t.Errorf("approved while on hold: %v", err)
 	}
 	r, err = o.Release(t.Context(), lawyer, r.ID)
-	o.expect(r, err, requests.AwaitingApproval)
+	o.expect(r, err, lifecycle.RequestAwaitingApproval)
 	o.expect2(o.Approve(t.Context(), person("bob"), r.ID))
 	h, err := o.holds.Place(t.Context(), lawyer, holds.Order{Tenant: id, Ground: holds.AuthorityOrder, Until: o.Clock.Now().Add(10 * hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	o.Clock.Add(2 * hour)
-	if s := o.pass(r.ID, requests.OnHold); len(s.Holds) != 1 || s.Holds[0].ID != h.ID || *s.HeldFrom != requests.Approved {
+	if s := o.pass(r.ID, lifecycle.RequestOnHold); len(s.Holds) != 1 || s.Holds[0].ID != h.ID || *s.HeldFrom != lifecycle.RequestApproved {
 		t.Errorf("%+v", s)
 	}
 	o.Clock.Add(8*hour - time.Minute)
-	o.pass(r.ID, requests.OnHold)
+	o.pass(r.ID, lifecycle.RequestOnHold)
 	o.Clock.Add(time.Minute) // the hold expires
-	o.pass(r.ID, requests.Completed)
+	o.pass(r.ID, lifecycle.RequestCompleted)
 
 	// One that comes between the beginning of the erasure and the deletion.
 	_, _, r = o.customer("late")
@@ -514,7 +514,7 @@ func TestAHoldStopsARequestVisiblyAndItsEndLetsItGoOn(t *testing.T) {
 		t.Errorf("cancelled although its erasure has begun: %v", err)
 	}
 	o.erasures.set(func(f *erasures) { f.held = false })
-	o.pass(r.ID, requests.Completed)
+	o.pass(r.ID, lifecycle.RequestCompleted)
 }
 
 func TestRowsThatRemainNeedAction(t *testing.T) {
@@ -523,26 +523,26 @@ func TestRowsThatRemainNeedAction(t *testing.T) {
 	o.expect2(o.Approve(t.Context(), person("bob"), r.ID))
 	o.erasures.set(func(f *erasures) { f.remains = true })
 	o.Clock.Add(hour)
-	o.pass(r.ID, requests.PartiallyCompleted)
-	o.pass(r.ID, requests.PartiallyCompleted)
+	o.pass(r.ID, lifecycle.RequestPartiallyCompleted)
+	o.pass(r.ID, lifecycle.RequestPartiallyCompleted)
 	if _, err := o.Request(t.Context(), person("carla"), key(v), time.Time{}); !errors.Is(err, lifecycle.RequestConflict) {
 		t.Errorf("a second request beside one that needs action: %v", err)
 	}
 	o.erasures.set(func(f *erasures) { f.remains, f.awaits = false, true })
-	o.pass(r.ID, requests.AwaitingRecipient)
+	o.pass(r.ID, lifecycle.RequestAwaitingRecipient)
 	o.erasures.set(func(f *erasures) { f.awaits = false })
-	o.pass(r.ID, requests.Completed)
+	o.pass(r.ID, lifecycle.RequestCompleted)
 }
 
 // A crash after any move leaves a request that the next pass carries on, once.
 func TestACrashBetweenTwoMovesIsMadeUpByTheNextPass(t *testing.T) {
-	for _, state := range []requests.State{requests.Received, requests.IdentityCheck, requests.AwaitingApproval, requests.Approved, requests.InProgress, requests.Verifying} {
+	for _, state := range []lifecycle.RequestState{lifecycle.RequestReceived, lifecycle.RequestIdentityCheck, lifecycle.RequestAwaitingApproval, lifecycle.RequestApproved, lifecycle.RequestInProgress, lifecycle.RequestVerifying} {
 		t.Run(string(state), func(t *testing.T) {
 			o := open(t, func(p *policy.Policy) { p.DeletionRequests.CoolingOff = policy.Period{} })
 			v := storetest.Values("crash")
 			o.Install(v, "one")
 			crash := errors.New("killed")
-			o.stop = func(s requests.State) error {
+			o.stop = func(s lifecycle.RequestState) error {
 				if s == state {
 					return crash
 				}
@@ -554,17 +554,17 @@ func TestACrashBetweenTwoMovesIsMadeUpByTheNextPass(t *testing.T) {
 				t.Fatalf("%d requests, %v", len(all), err)
 			}
 			id := all[0].ID
-			if state == requests.Received || state == requests.IdentityCheck {
+			if state == lifecycle.RequestReceived || state == lifecycle.RequestIdentityCheck {
 				o.at(id, state)
-				o.stop = func(requests.State) error { return nil }
+				o.stop = func(lifecycle.RequestState) error { return nil }
 			}
-			o.pass(id, requests.AwaitingApproval)
+			o.pass(id, lifecycle.RequestAwaitingApproval)
 			_, _ = o.Approve(t.Context(), person("bob"), id)
-			if state == requests.Approved || state == requests.InProgress || state == requests.Verifying {
+			if state == lifecycle.RequestApproved || state == lifecycle.RequestInProgress || state == lifecycle.RequestVerifying {
 				o.at(id, state)
 			}
-			o.stop = func(requests.State) error { return nil }
-			o.pass(id, requests.Completed)
+			o.stop = func(lifecycle.RequestState) error { return nil }
+			o.pass(id, lifecycle.RequestCompleted)
 			if n := o.Int(`SELECT count(*) FROM trakr.erasures`); n != 1 || len(o.erasures.certs) != 1 {
 				t.Errorf("%d erasures, %d certificates", n, len(o.erasures.certs))
 			}
@@ -580,13 +580,13 @@ func TestIdentityIsConfirmedInAStepOfItsOwnWhereThePolicySaysSo(t *testing.T) {
 	v := storetest.Values("who")
 	o.Install(v, "one")
 	r, err := o.Request(t.Context(), person("anna"), key(v), time.Time{})
-	o.expect(r, err, requests.IdentityCheck)
-	o.pass(r.ID, requests.IdentityCheck)
+	o.expect(r, err, lifecycle.RequestIdentityCheck)
+	o.pass(r.ID, lifecycle.RequestIdentityCheck)
 	if _, err := o.Approve(t.Context(), person("bob"), r.ID); !errors.Is(err, lifecycle.RequestConflict) {
 		t.Errorf("approved before anybody knows who asked: %v", err)
 	}
 	r, err = o.Identify(t.Context(), person("anna"), r.ID)
-	o.expect(r, err, requests.AwaitingApproval)
+	o.expect(r, err, lifecycle.RequestAwaitingApproval)
 }
 
 func TestARequestIsOverdueAMinuteAfterItsTime(t *testing.T) {
@@ -594,7 +594,7 @@ func TestARequestIsOverdueAMinuteAfterItsTime(t *testing.T) {
 	v := storetest.Values("overdue")
 	o.Install(v, "one")
 	r, err := o.Request(t.Context(), person("anna"), key(v), o.Clock.Now().Add(-10*24*hour)) // the customer asked ten days ago
-	o.expect(r, err, requests.AwaitingApproval)
+	o.expect(r, err, lifecycle.RequestAwaitingApproval)
 	late := func() int {
 		all, err := o.List(t.Context(), requests.Filter{Limit: 10}, true)
 		if err != nil {
@@ -607,7 +607,7 @@ func TestARequestIsOverdueAMinuteAfterItsTime(t *testing.T) {
 		t.Errorf("%d overdue a minute before", n)
 	}
 	o.Clock.Add(2 * time.Minute)
-	if n := late(); n != 1 || !o.at(r.ID, requests.AwaitingApproval).Overdue {
+	if n := late(); n != 1 || !o.at(r.ID, lifecycle.RequestAwaitingApproval).Overdue {
 		t.Errorf("%d overdue a minute after", n)
 	}
 	o.expect2(o.Cancel(t.Context(), person("anna"), r.ID))
@@ -630,7 +630,7 @@ func TestNoMoveWithoutItsEvent(t *testing.T) {
 			if _, err := o.Approve(t.Context(), person("bob"), r.ID); !errors.Is(err, lifecycle.AuditUnavailable) {
 				t.Errorf("approved without its event: %v", err)
 			}
-			o.at(r.ID, requests.AwaitingApproval)
+			o.at(r.ID, lifecycle.RequestAwaitingApproval)
 		})
 	}
 }
@@ -643,7 +643,7 @@ func TestARequestThatWaitsIsNoFailedJobAndOneSweepCountsForAll(t *testing.T) {
 		o.expect2(o.Approve(t.Context(), person("bob"), r.ID))
 		all = append(all, r)
 	}
-	job := func(state requests.State) {
+	job := func(state lifecycle.RequestState) {
 		t.Helper()
 		swept := o.erasures.swept
 		if err := o.Run(t.Context(), "cron"); err != nil {
@@ -658,11 +658,11 @@ func TestARequestThatWaitsIsNoFailedJobAndOneSweepCountsForAll(t *testing.T) {
 	}
 	o.Clock.Add(2 * hour)
 	o.erasures.set(func(f *erasures) { f.waits = true })
-	job(requests.Verifying)
+	job(lifecycle.RequestVerifying)
 	o.erasures.set(func(f *erasures) { f.waits, f.remains = false, true })
-	job(requests.PartiallyCompleted)
+	job(lifecycle.RequestPartiallyCompleted)
 	o.erasures.set(func(f *erasures) { f.remains = false })
-	job(requests.Completed)
+	job(lifecycle.RequestCompleted)
 	_, _, r := o.customer("broken")
 	o.expect2(o.Approve(t.Context(), person("bob"), r.ID))
 	o.Clock.Add(2 * hour)

@@ -18,7 +18,6 @@ import (
 	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
-	"trakr/policy"
 )
 
 // A run counts, finds nothing, and then fails to store what it saw. No certificate may
@@ -83,7 +82,7 @@ func TestNoCertificateRestsOnASweepThatFailed(t *testing.T) {
 func TestWhatNobodySendsIsAFindingAfterFiveDays(t *testing.T) {
 	e := storetest.New(t)
 	rig := erasuretest.New(t, e)
-	g, err := egress.New(e.Policy, policy.ToEndService, "https://trakr.example.com")
+	g, err := egress.New(e.Policy, lifecycle.ToEndService, "https://trakr.example.com")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -162,7 +162,7 @@ func (w *world) counted() int64 {
 	return w.Int(`SELECT coalesce(sum(suspicions), 0) FROM trakr.tenant_liveness`)
 }
 
-func (w *world) state(id lifecycle.TenantID) lifecycle.State {
+func (w *world) state(id lifecycle.TenantID) lifecycle.TenantState {
 	w.T.Helper()
 	t, err := w.Door.Get(w.T.Context(), id)
 	if err != nil {

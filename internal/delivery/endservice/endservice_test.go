@@ -35,7 +35,6 @@ import (
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/tenants"
-	"trakr/policy"
 )
 
 func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
@@ -79,7 +78,7 @@ func newHouse(t *testing.T) *house {
 	h.receiver = simulate.NewReceiver(key, h.Clock.Now)
 	h.server = httptest.NewServer(h)
 	t.Cleanup(func() { h.server.Close() })
-	g, err := egress.New(h.Policy, policy.ToEndService, "https://trakr.example.com")
+	g, err := egress.New(h.Policy, lifecycle.ToEndService, "https://trakr.example.com")
 	must(t, err)
 	h.Door.Telling(g, func() {})
 	h.eraser = erasuretest.New(t, h.Env)
@@ -474,7 +473,7 @@ func TestALostAnswerSendsTheSameAgain(t *testing.T) {
 	if err != nil || len(due) != 1 {
 		t.Fatalf("%+v, %v", due, err)
 	}
-	g, err := egress.New(h.Policy, policy.ToEndService, "https://trakr.example.com")
+	g, err := egress.New(h.Policy, lifecycle.ToEndService, "https://trakr.example.com")
 	must(t, err)
 	opened, err := h.outbox.Open(t.Context(), scheduler, due[0], g, "127.0.0.1")
 	must(t, err)

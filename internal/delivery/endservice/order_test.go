@@ -15,7 +15,6 @@ import (
 	"trakr/internal/store/audit"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
-	"trakr/policy"
 )
 
 // person is somebody at the command line, with a ticket.
@@ -24,7 +23,7 @@ var person = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorOper
 
 func (h *house) guard() *egress.Guard {
 	h.t.Helper()
-	g, err := egress.New(h.Policy, policy.ToEndService, "https://trakr.example.com")
+	g, err := egress.New(h.Policy, lifecycle.ToEndService, "https://trakr.example.com")
 	must(h.t, err)
 	return g
 }

@@ -53,19 +53,19 @@ type Notice struct {
 // it was told.
 func (n *Notice) Pending() bool { return n != nil && n.Told && n.AcknowledgedAt.IsZero() }
 
-// State is how far the erasure has come, in a word.
-func (x Erasure) State() string {
+// State returns how far the erasure has come.
+func (x Erasure) State() lifecycle.ErasureState {
 	switch {
 	case x.CertificateID != "":
-		return "certified"
+		return lifecycle.ErasureCertified
 	case !x.VerifiedAt.IsZero() && x.Notice.Pending():
-		return "awaiting_recipient"
+		return lifecycle.ErasureAwaitingRecipient
 	case !x.VerifiedAt.IsZero():
-		return "verified"
+		return lifecycle.ErasureVerified
 	case !x.DeletedAt.IsZero():
-		return "deleted"
+		return lifecycle.ErasureDeleted
 	}
-	return "begun"
+	return lifecycle.ErasureBegun
 }
 
 // Store keeps erasures in one database.

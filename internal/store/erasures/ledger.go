@@ -140,15 +140,15 @@ func (s *Store) ReplayedTo(ctx context.Context, l Line) error {
 
 // Live calls yield with the id of every tenant whose erasure has not begun.
 func (s *Store) Live(ctx context.Context, yield func(lifecycle.TenantID) error) error {
-	return s.each(ctx, []lifecycle.State{lifecycle.Live}, yield)
+	return s.each(ctx, []lifecycle.TenantState{lifecycle.Live}, yield)
 }
 
 // Holdable calls yield with the id of every tenant that is not erased.
 func (s *Store) Holdable(ctx context.Context, yield func(lifecycle.TenantID) error) error {
-	return s.each(ctx, []lifecycle.State{lifecycle.Live, lifecycle.Erasing}, yield)
+	return s.each(ctx, []lifecycle.TenantState{lifecycle.Live, lifecycle.Erasing}, yield)
 }
 
-func (s *Store) each(ctx context.Context, states []lifecycle.State, yield func(lifecycle.TenantID) error) error {
+func (s *Store) each(ctx context.Context, states []lifecycle.TenantState, yield func(lifecycle.TenantID) error) error {
 	const page = 5000
 	for after := (lifecycle.TenantID{}); ; {
 		var rows []struct{ TenantID string }

@@ -41,7 +41,7 @@ type Facts struct {
 // Destination is one host that a setting names.
 type Destination struct {
 	Setting string `json:"setting"` // e.g. "TRAKR_WEBHOOK_URL"
-	Name    string `json:"to"`      // a policy.Destination, or Database
+	Name    string `json:"to"`      // a lifecycle.Destination, or Database
 	Host    string `json:"host"`    // "" for a database at a unix socket
 }
 

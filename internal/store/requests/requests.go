@@ -30,31 +30,31 @@ import (
 type Request struct {
 	bun.BaseModel `bun:"table:trakr.deletion_requests,alias:r" json:"-"`
 
-	ID                     string     `json:"request_id" bun:"request_id,pk"`
-	State                  State      `json:"state" bun:"state"`
-	TenantID               *string    `json:"tenant_id,omitempty" bun:"tenant_id" doc:"our random id; absent when no tenant was known"`
-	SubjectDigests         []string   `json:"-" bun:"subject_digests,array"` // hex, newest key first; nil when a tenant is known
-	Ticket                 string     `json:"ticket" bun:"ticket"`
-	RequestedBy            string     `json:"requested_by" bun:"requested_by"`
-	ApprovedBy             *string    `json:"approved_by,omitempty" bun:"approved_by"`
-	MovedBy                string     `json:"-" bun:"moved_by"`
-	SubmittedTime          time.Time  `json:"submitted_time" bun:"submitted_time" doc:"when the customer asked"`
-	ReceivedTime           time.Time  `json:"received_time" bun:"received_time"`
-	ExpectedCompletionTime time.Time  `json:"expected_completion_time" bun:"expected_completion_time" doc:"when it is due"`
-	MovedAt                time.Time  `json:"moved_at" bun:"moved_at" doc:"when it came into its state"`
-	MovedRef               *string    `json:"-" bun:"moved_ref"`
-	ApprovedAt             *time.Time `json:"approved_at,omitempty" bun:"approved_at"`
-	NotBefore              *time.Time `json:"not_before,omitempty" bun:"not_before" doc:"end of the cooling-off"`
-	Ground                 *Ground    `json:"ground,omitempty" bun:"ground" doc:"of a denial"`
-	HeldFrom               *State     `json:"held_from,omitempty" bun:"held_from" doc:"the state it goes back to when the hold ends"`
-	ExistingRequestID      *string    `json:"existing_request_id,omitempty" bun:"existing_request_id" doc:"of a duplicate: the request that was open"`
-	Attempts               int        `json:"attempts,omitempty" bun:"attempts" doc:"that failed"`
-	RetryAt                *time.Time `json:"retry_at,omitempty" bun:"retry_at"`
-	ErasureID              *string    `json:"erasure_id,omitempty" bun:"erasure_id"`
-	DeletedLiveAt          *time.Time `json:"deleted_live_at,omitempty" bun:"deleted_live_at" doc:"gone from live stores"`
-	VerifiedAt             *time.Time `json:"verified_at,omitempty" bun:"verified_at"`
-	BackupsClearAfter      *time.Time `json:"backups_clear_after,omitempty" bun:"backups_clear_after" doc:"gone from backups"`
-	CertificateID          *string    `json:"certificate_id,omitempty" bun:"certificate_id"`
+	ID                     string                  `json:"request_id" bun:"request_id,pk"`
+	State                  lifecycle.RequestState  `json:"state" bun:"state"`
+	TenantID               *string                 `json:"tenant_id,omitempty" bun:"tenant_id" doc:"our random id; absent when no tenant was known"`
+	SubjectDigests         []string                `json:"-" bun:"subject_digests,array"` // hex, newest key first; nil when a tenant is known
+	Ticket                 string                  `json:"ticket" bun:"ticket"`
+	RequestedBy            string                  `json:"requested_by" bun:"requested_by"`
+	ApprovedBy             *string                 `json:"approved_by,omitempty" bun:"approved_by"`
+	MovedBy                string                  `json:"-" bun:"moved_by"`
+	SubmittedTime          time.Time               `json:"submitted_time" bun:"submitted_time" doc:"when the customer asked"`
+	ReceivedTime           time.Time               `json:"received_time" bun:"received_time"`
+	ExpectedCompletionTime time.Time               `json:"expected_completion_time" bun:"expected_completion_time" doc:"when it is due"`
+	MovedAt                time.Time               `json:"moved_at" bun:"moved_at" doc:"when it came into its state"`
+	MovedRef               *string                 `json:"-" bun:"moved_ref"`
+	ApprovedAt             *time.Time              `json:"approved_at,omitempty" bun:"approved_at"`
+	NotBefore              *time.Time              `json:"not_before,omitempty" bun:"not_before" doc:"end of the cooling-off"`
+	Ground                 *Ground                 `json:"ground,omitempty" bun:"ground" doc:"of a denial"`
+	HeldFrom               *lifecycle.RequestState `json:"held_from,omitempty" bun:"held_from" doc:"the state it goes back to when the hold ends"`
+	ExistingRequestID      *string                 `json:"existing_request_id,omitempty" bun:"existing_request_id" doc:"of a duplicate: the request that was open"`
+	Attempts               int                     `json:"attempts,omitempty" bun:"attempts" doc:"that failed"`
+	RetryAt                *time.Time              `json:"retry_at,omitempty" bun:"retry_at"`
+	ErasureID              *string                 `json:"erasure_id,omitempty" bun:"erasure_id"`
+	DeletedLiveAt          *time.Time              `json:"deleted_live_at,omitempty" bun:"deleted_live_at" doc:"gone from live stores"`
+	VerifiedAt             *time.Time              `json:"verified_at,omitempty" bun:"verified_at"`
+	BackupsClearAfter      *time.Time              `json:"backups_clear_after,omitempty" bun:"backups_clear_after" doc:"gone from backups"`
+	CertificateID          *string                 `json:"certificate_id,omitempty" bun:"certificate_id"`
 }
 
 // Overdue reports whether a request is open past the time it was due.
@@ -73,11 +73,11 @@ func (r Request) Tenant() lifecycle.TenantID {
 
 // Step is one move.
 type Step struct {
-	From State     `json:"from,omitempty" bun:"from_state,nullzero"`
-	To   State     `json:"to" bun:"to_state"`
-	By   string    `json:"by" bun:"moved_by"`
-	Ref  string    `json:"ticket,omitempty" bun:"moved_ref,nullzero"`
-	At   time.Time `json:"at" bun:"moved_at"`
+	From lifecycle.RequestState `json:"from,omitempty" bun:"from_state,nullzero"`
+	To   lifecycle.RequestState `json:"to" bun:"to_state"`
+	By   string                 `json:"by" bun:"moved_by"`
+	Ref  string                 `json:"ticket,omitempty" bun:"moved_ref,nullzero"`
+	At   time.Time              `json:"at" bun:"moved_at"`
 }
 
 // Store keeps the requests of one database.
@@ -113,7 +113,7 @@ func (s *Store) Receive(ctx context.Context, a lifecycle.Access, o Order) (Reque
 		return Request{}, fmt.Errorf("receiving a request: %w", err)
 	}
 	now := s.Now()
-	r := Request{ID: id.String(), State: Received, Ticket: a.Reason.Ref, RequestedBy: a.Caller.ID, MovedBy: a.Caller.ID,
+	r := Request{ID: id.String(), State: lifecycle.RequestReceived, Ticket: a.Reason.Ref, RequestedBy: a.Caller.ID, MovedBy: a.Caller.ID,
 		SubmittedTime: o.Submitted.UTC(), ReceivedTime: now, ExpectedCompletionTime: o.Due.UTC(), MovedAt: now, MovedRef: &a.Reason.Ref}
 	if !o.Tenant.IsZero() {
 		t := o.Tenant.String()
@@ -134,11 +134,11 @@ func (s *Store) Receive(ctx context.Context, a lifecycle.Access, o Order) (Reque
 				return err
 			}
 			if open != "" {
-				r.State, r.ExistingRequestID = Duplicate, &open
+				r.State, r.ExistingRequestID = lifecycle.RequestDuplicate, &open
 			}
 		}
 		e := s.event(ctx, a, r)
-		if r.State == Duplicate {
+		if r.State == lifecycle.RequestDuplicate {
 			e.Outcome = audit.Denied
 		}
 		if err := audit.Append(ctx, tx, e); err != nil {
@@ -150,9 +150,9 @@ func (s *Store) Receive(ctx context.Context, a lifecycle.Access, o Order) (Reque
 	if err != nil {
 		return Request{}, fmt.Errorf("receiving a request: %w", err)
 	}
-	if r.State == Duplicate {
+	if r.State == lifecycle.RequestDuplicate {
 		return r, lifecycle.Fail(lifecycle.RequestConflict, "A deletion request for this tenant is open already: "+*r.ExistingRequestID+".",
-			lifecycle.Existing(*r.ExistingRequestID), lifecycle.Because(string(Duplicate)))
+			lifecycle.Existing(*r.ExistingRequestID), lifecycle.Because(string(lifecycle.RequestDuplicate)))
 	}
 	return r, nil
 }
@@ -289,7 +289,7 @@ func (s *Store) History(ctx context.Context, id string) ([]Step, error) {
 
 // Filter selects requests; a zero member selects all.
 type Filter struct {
-	State   State
+	State   lifecycle.RequestState
 	Open    bool
 	Overdue time.Time // open past what was due by this time
 	Tenant  lifecycle.TenantID

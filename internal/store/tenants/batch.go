@@ -32,7 +32,7 @@ type request struct {
 
 // answer is what the database returned for one request.
 type answer struct {
-	state  lifecycle.State // Live; else nothing was recorded and nothing returned
+	state  lifecycle.TenantState // Live; else nothing was recorded and nothing returned
 	sealed [MaxFields][]byte
 	err    error
 }

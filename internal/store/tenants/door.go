@@ -75,13 +75,13 @@ func (d *Door) Close() { d.reads.close() }
 
 // Tenant is the registry's entry: no customer data.
 type Tenant struct {
-	ID          lifecycle.TenantID `json:"tenant_id"`
-	State       lifecycle.State    `json:"state"`
-	Ingress     lifecycle.Ingress  `json:"ingress"`
-	InstalledAt time.Time          `json:"installed_at"`
-	UpdatedAt   time.Time          `json:"updated_at"`
-	ErasedAt    *time.Time         `json:"erased_at,omitempty"`
-	Version     Version            `json:"-"`
+	ID          lifecycle.TenantID    `json:"tenant_id"`
+	State       lifecycle.TenantState `json:"state"`
+	Ingress     lifecycle.Ingress     `json:"ingress"`
+	InstalledAt time.Time             `json:"installed_at"`
+	UpdatedAt   time.Time             `json:"updated_at"`
+	ErasedAt    *time.Time            `json:"erased_at,omitempty"`
+	Version     Version               `json:"-"`
 }
 
 // Version changes whenever the registry's entry does, and so whenever the tenant's

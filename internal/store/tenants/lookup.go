@@ -40,7 +40,7 @@ func (r tenantRow) tenant() (Tenant, error) {
 	if err != nil {
 		return Tenant{}, fmt.Errorf("reading a tenant: %w", err)
 	}
-	t := Tenant{ID: id, State: lifecycle.State(r.State), Ingress: lifecycle.Ingress(r.Ingress),
+	t := Tenant{ID: id, State: lifecycle.TenantState(r.State), Ingress: lifecycle.Ingress(r.Ingress),
 		InstalledAt: r.InstalledAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(), Version: r.Version}
 	if r.ErasedAt != nil {
 		at := r.ErasedAt.UTC()
