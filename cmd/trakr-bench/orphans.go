@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/census"
 )
 
 const (
@@ -66,7 +66,7 @@ func (b *bench) orphans(ctx context.Context) error {
 	if err := b.children(ctx, d); err != nil {
 		return err
 	}
-	s := sweeps.New(d.db)
+	s := census.New(d.db)
 	if err := s.PlantCanary(ctx); err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (b *bench) orphans(ctx context.Context) error {
 		return whole, err
 	}
 	undeclared := func(ctx context.Context) (figure, error) {
-		whole, _, err := b.sweepOnce(ctx, s, sweeps.DeclaredBy(b.policy))
+		whole, _, err := b.sweepOnce(ctx, s, census.DeclaredBy(b.policy))
 		return whole, err
 	}
 	r, err := b.alternate(ctx, side{antiJoin, b.antiJoin(d)}, side{sweptDeclared, declared}, side{sweptUndeclared, undeclared})
@@ -127,11 +127,11 @@ func (b *bench) children(ctx context.Context, d *database) error {
 }
 
 // declared is the policy of a release that declares the child table.
-func (b *bench) declared(table string) (sweeps.Declaration, bool) {
+func (b *bench) declared(table string) (census.Declaration, bool) {
 	if table == childTable {
-		return sweeps.Declaration{Store: "database", Columns: []string{"id", childColumn, "made_at"}}, true
+		return census.Declaration{Store: "database", Columns: []string{"id", childColumn, "made_at"}}, true
 	}
-	return sweeps.DeclaredBy(b.policy)(table)
+	return census.DeclaredBy(b.policy)(table)
 }
 
 // antiJoin counts the stale rows as a superuser, by one statement.
@@ -149,7 +149,7 @@ func (b *bench) antiJoin(d *database) round {
 
 // sweepOnce makes one pass over the whole database, and says what it and its check
 // of the child table's column did, in rows of that table a second.
-func (b *bench) sweepOnce(ctx context.Context, s *sweeps.Store, declared sweeps.Declared) (whole, table figure, err error) {
+func (b *bench) sweepOnce(ctx context.Context, s *census.Store, declared census.Declared) (whole, table figure, err error) {
 	whole, err = rate(func() (int64, error) {
 		checks, _, err := s.Orphans(ctx, declared)
 		if err != nil {
@@ -177,7 +177,7 @@ func exactly(stale int64) error {
 
 // besideSweeps compares reads while passes follow each other with reads while there
 // is none. Either begins with a second of reads that does not count.
-func (b *bench) besideSweeps(ctx context.Context, d *database, s *sweeps.Store) error {
+func (b *bench) besideSweeps(ctx context.Context, d *database, s *census.Store) error {
 	b.say.begin("orphan sweep, slowdown of reads")
 	reads := func(ctx context.Context) (figure, error) {
 		if _, err := load(ctx, gateCallers, time.Second, b.auditedRead(d)); err != nil {

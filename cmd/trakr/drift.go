@@ -55,7 +55,7 @@ func (s *service) facts(ctx context.Context) (drift.Facts, error) {
 			f.Endpoints, f.Databases = said(running)
 		}
 	}
-	if f.Tables, err = s.sweeps.Catalog(ctx); err != nil {
+	if f.Tables, err = s.census.Catalog(ctx); err != nil {
 		return f, err
 	}
 	f.SwitchedOff, err = s.door.CountSwitchedOff(ctx)

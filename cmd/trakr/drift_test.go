@@ -10,14 +10,14 @@ import (
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/platform/config"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 )
 
 // sweepDrift runs the sweep once and returns what it found, by name.
-func (h *house) sweepDrift() map[string]sweeps.Check {
+func (h *house) sweepDrift() map[string]findings.Check {
 	h.T.Helper()
 	cron := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "cron", Role: lifecycle.RoleScheduler}, Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}}
 	h.Clock.Add(time.Hour)
@@ -25,16 +25,16 @@ func (h *house) sweepDrift() map[string]sweeps.Check {
 	if err != nil {
 		h.T.Fatal(err)
 	}
-	found := map[string]sweeps.Check{}
+	found := map[string]findings.Check{}
 	for _, c := range r.Checks {
-		if c.Disposition == sweeps.Unjudged {
+		if c.Disposition == findings.Unjudged {
 			h.T.Errorf("not judged: %+v", c)
 		}
 		if c.Found() {
 			found[strings.TrimSuffix(c.Table+"."+c.Column, ".")] = c
 		}
 	}
-	if (r.Result == sweeps.Clean) != (len(found) == 0) || len(r.Findings) != len(found) {
+	if (r.Result == findings.Clean) != (len(found) == 0) || len(r.Findings) != len(found) {
 		h.T.Errorf("%s with %d findings of %v", r.Result, len(r.Findings), found)
 	}
 	return found
@@ -61,7 +61,7 @@ func TestWhatNobodyDeclaredIsAFindingAndStopsTheNextStart(t *testing.T) {
 	// The database gains a column, and a table with no tenant in it.
 	h.Exec(`ALTER TABLE trakr.tenants ADD COLUMN email text; CREATE SCHEMA bench; CREATE TABLE bench.children (id int)`)
 	found := h.sweepDrift()
-	for name, severity := range map[string]sweeps.Severity{"trakr.tenants.email": sweeps.High, "bench.children": sweeps.High} {
+	for name, severity := range map[string]findings.Severity{"trakr.tenants.email": findings.High, "bench.children": findings.High} {
 		if c := found[name]; c.Severity != severity || !strings.Contains(c.Ground, "the policy does not declare this") || !strings.Contains(c.Ground, "Way out: ") {
 			t.Errorf("%s: %+v", name, c)
 		}
@@ -85,7 +85,7 @@ func TestWhatNobodyDeclaredIsAFindingAndStopsTheNextStart(t *testing.T) {
 
 	// What is declared and lost is told, and no more.
 	h.Exec(`ALTER TABLE trakr.tenants DROP COLUMN email; DROP SCHEMA bench CASCADE; ALTER TABLE trakr.job_heartbeats DROP COLUMN failure CASCADE`)
-	if found := h.sweepDrift(); len(found) != 1 || found["trakr.job_heartbeats.failure"].Severity != sweeps.Medium {
+	if found := h.sweepDrift(); len(found) != 1 || found["trakr.job_heartbeats.failure"].Severity != findings.Medium {
 		t.Errorf("after the way out: %v", found)
 	}
 
@@ -109,7 +109,7 @@ func TestWhatNobodyDeclaredIsAFindingAndStopsTheNextStart(t *testing.T) {
 	h.service.noteScheduled(jobs)
 	h.service.environ = []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=collector.example.net:4317"}
 	found = h.sweepDrift()
-	if c := found["host.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]; len(found) != 1 || c.Severity != sweeps.Critical || !strings.Contains(c.Ground, "collector.example.net") {
+	if c := found["host.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]; len(found) != 1 || c.Severity != findings.Critical || !strings.Contains(c.Ground, "collector.example.net") {
 		t.Errorf("a collector that nobody declared: %v", found)
 	}
 }

@@ -29,7 +29,7 @@ func (s *service) erasing(ctx context.Context, keys *keyring.Keyring, now func()
 	if s.holds, err = holds.New(s.db, s.audit, s.policy, erasure.Outside{Ledger: s.ledger, Keys: keys}); err != nil {
 		return err
 	}
-	c := erasure.Config{Door: s.door, Erasures: s.erasures, Sweeps: s.sweeps, Holds: s.holds, Log: s.audit, Keys: keys, Policy: s.policy, Ledger: s.ledger,
+	c := erasure.Config{Door: s.door, Erasures: s.erasures, Census: s.census, Holds: s.holds, Log: s.audit, Keys: keys, Policy: s.policy, Ledger: s.ledger,
 		Version: toolVersion(), Now: now, Slog: s.log, After: afterStep}
 	s.begun = make(chan struct{}, 1)
 	c.Begun = s.eraserBegun

@@ -13,8 +13,8 @@ import (
 	"trakr/internal/schedule"
 	"trakr/internal/schedule/leader"
 	"trakr/internal/store"
+	"trakr/internal/store/census"
 	"trakr/internal/store/heartbeats"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 )
 
@@ -42,8 +42,8 @@ func (s *service) jobs() []schedule.Job {
 				return err
 			}})
 	}
-	jobs = append(jobs, schedule.Job{Name: "canary", Spec: sweeps.CanarySpec, Lead: true, Run: func(ctx context.Context, _ time.Time) error {
-		return s.sweeps.PlantCanary(ctx)
+	jobs = append(jobs, schedule.Job{Name: "canary", Spec: census.CanarySpec, Lead: true, Run: func(ctx context.Context, _ time.Time) error {
+		return s.census.PlantCanary(ctx)
 	}})
 	return append(jobs, schedule.Job{Name: "replay guard", Spec: "*/5 * * * *", Lead: true, Run: func(ctx context.Context, _ time.Time) error {
 		_, err := s.door.ForgetExpired(ctx)
@@ -104,7 +104,7 @@ func (a *app) relay(s *service, meter metric.MeterProvider) (*webhook.Relay, err
 	if err != nil {
 		return nil, err
 	}
-	return webhook.NewRelay(webhook.Config{Outbox: sweep.NewOutbox(s.sweeps, s.cfg.BaseURL, s.policy.App.Key),
+	return webhook.NewRelay(webhook.Config{Outbox: sweep.NewOutbox(s.findings, s.cfg.BaseURL, s.policy.App.Key),
 		Send: webhook.NewSender(s.cfg.WebhookURL.Reveal(), key, a.now).Send, Now: a.now, Log: s.log, Meter: meter,
 		Lease: func(ctx context.Context) (leader.Lease, bool, error) {
 			return store.TryLease(ctx, s.db, "webhook")

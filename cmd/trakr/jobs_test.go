@@ -74,7 +74,7 @@ func newHouse(t *testing.T, back time.Duration) *house {
 // work lets a scheduler do what is due, and then stands still.
 func (h *house) work(ctx context.Context) {
 	h.T.Helper()
-	if err := h.service.sweeps.PlantCanary(ctx); err != nil { // as the start does
+	if err := h.service.census.PlantCanary(ctx); err != nil { // as the start does
 		h.T.Fatal(err)
 	}
 	for _, rule := range h.service.policy.Sweeps {
@@ -249,7 +249,7 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 	h.Exec(`CREATE TABLE public.cache (tenant_id uuid)`)
 	h.Clock.Add(time.Hour)
 	h.work(t.Context())
-	if err := sweep.Measure(h.tel.Meter, h.service.sweeps); err != nil {
+	if err := sweep.Measure(h.tel.Meter, h.service.findings); err != nil {
 		t.Fatal(err)
 	}
 	metrics := h.text("/metrics")

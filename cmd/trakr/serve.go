@@ -110,7 +110,7 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 		return err
 	}
 	// Before the first sweep: without a fresh canary it is blind.
-	if err := s.sweeps.PlantCanary(ctx); err != nil {
+	if err := s.census.PlantCanary(ctx); err != nil {
 		return err
 	}
 	jobs, err := a.scheduler(s, tel.Meter)
@@ -126,7 +126,7 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := sweep.Measure(tel.Meter, s.sweeps); err != nil {
+	if err := sweep.Measure(tel.Meter, s.findings); err != nil {
 		return err
 	}
 	for _, rule := range s.policy.Sweeps {
@@ -256,7 +256,7 @@ func (a *app) handlers(s *service, prover httpapi.Prover, tel *telemetry.Telemet
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	admin, routes, err = httpapi.NewAdmin(httpapi.Admin{Holds: s.holds, Deletions: s.deletions, Erasures: s.erasures, Certifier: s.eraser, Policy: s.policy, Door: s.door, Audit: s.audit, Tokens: s.tokens, Sweeps: s.sweeps,
+	admin, routes, err = httpapi.NewAdmin(httpapi.Admin{Holds: s.holds, Deletions: s.deletions, Erasures: s.erasures, Certifier: s.eraser, Policy: s.policy, Door: s.door, Audit: s.audit, Tokens: s.tokens, Findings: s.findings,
 		Runner: s.runner, Bitbucket: s.client, Reports: s.reports, Ready: a.ready(s, seq), Metrics: tel.MetricsHandler(), Version: toolVersion(), Log: s.log, Observe: tel.Observe})
 	return public, admin, routes, err
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/instances"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 )
 
@@ -51,9 +51,9 @@ func (a *app) sweepRunCommand() *cobra.Command {
 			return err
 		}
 		switch r.Result {
-		case sweeps.Clean:
+		case findings.Clean:
 			return nil
-		case sweeps.Findings:
+		case findings.Found:
 			return errFinding
 		}
 		return errors.New("the sweep could not judge everything; see what is marked unjudged")
@@ -88,7 +88,7 @@ func (s *service) asTheServices(ctx context.Context) error {
 }
 
 // printRun prints one sweep as other programs or people read it.
-func (a *app) printRun(r sweeps.Run) error {
+func (a *app) printRun(r findings.Run) error {
 	if a.json {
 		return a.printJSON(r)
 	}
@@ -108,7 +108,7 @@ func (a *app) printRun(r sweeps.Run) error {
 }
 
 // judgement says in words what one check means.
-func judgement(c sweeps.Check) string {
+func judgement(c findings.Check) string {
 	switch {
 	case c.Found():
 		what := c.Ground
@@ -116,9 +116,9 @@ func judgement(c sweeps.Check) string {
 			what = "rows of tenants no longer registered"
 		}
 		return fmt.Sprintf("FINDING (%s): %s", c.Severity, what)
-	case c.Disposition == sweeps.Checked && c.Ground != "":
+	case c.Disposition == findings.Checked && c.Ground != "":
 		return "checked: " + c.Ground
-	case c.Disposition == sweeps.Checked:
+	case c.Disposition == findings.Checked:
 		return "nothing remains"
 	case c.Ground != "":
 		return strings.ReplaceAll(string(c.Disposition), "_", " ") + ": " + c.Ground
@@ -132,16 +132,16 @@ func (a *app) sweepListCommand() *cobra.Command {
 		Use: "list", Short: "List past sweeps and open findings", Args: cobra.NoArgs,
 		Example: "  trakr sweep list --limit 5",
 		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			runs, err := s.sweeps.Runs(ctx, "", limit)
+			runs, err := s.findings.Runs(ctx, "", limit)
 			if err != nil {
 				return err
 			}
-			findings, err := s.sweeps.Findings(ctx, true, 1000)
+			open, err := s.findings.Findings(ctx, true, 1000)
 			if err != nil {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"runs": runs, "findings": findings})
+				return a.printJSON(map[string]any{"runs": runs, "findings": open})
 			}
 			if err := a.table("RUN\tKIND\tBY\tSTARTED\tRESULT\tCHECKS", func(line func(...any)) {
 				for _, r := range runs {
@@ -154,20 +154,20 @@ func (a *app) sweepListCommand() *cobra.Command {
 					}
 					line(r.ID, r.Kind, r.Trigger, r.StartedAt, result, len(r.Checks))
 				}
-			}); err != nil || len(findings) == 0 {
+			}); err != nil || len(open) == 0 {
 				return err
 			}
 			fmt.Fprintln(a.out)
-			return a.printFindings(findings)
+			return a.printFindings(open)
 		}),
 	}
 	list.Flags().IntVar(&limit, "limit", 20, "at most this many runs")
 	return list
 }
 
-func (a *app) printFindings(findings []sweeps.Finding) error {
+func (a *app) printFindings(list []findings.Finding) error {
 	return a.table("FINDING\tKIND\tSEVERITY\tSTATE\tTABLE\tCOLUMN\tROWS\tSINCE", func(line func(...any)) {
-		for _, f := range findings {
+		for _, f := range list {
 			rows := any(f.Rows)
 			if f.Blind {
 				rows = "cannot tell"
@@ -184,14 +184,14 @@ func (a *app) findingCommand() *cobra.Command {
 		Use: "list", Short: "List open findings", Args: cobra.NoArgs,
 		Example: "  trakr finding list --all --limit 50",
 		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			findings, err := s.sweeps.Findings(ctx, !all, limit)
+			list, err := s.findings.Findings(ctx, !all, limit)
 			if err != nil {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"findings": findings})
+				return a.printJSON(map[string]any{"findings": list})
 			}
-			return a.printFindings(findings)
+			return a.printFindings(list)
 		}),
 	}
 	list.Flags().BoolVar(&all, "all", false, "resolved ones too")
@@ -200,17 +200,17 @@ func (a *app) findingCommand() *cobra.Command {
 		Use: "show ID", Short: "Show a finding and its life", Args: cobra.ExactArgs(1),
 		Example: "  trakr finding show 01a20e98-a0d9-7be0-acd3-8cea525129a5",
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
-			f, life, err := s.sweeps.Finding(ctx, args[0])
+			f, life, err := s.findings.Finding(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			if a.json {
 				return a.printJSON(struct {
-					sweeps.Finding
-					Events []sweeps.Event `json:"events"`
+					findings.Finding
+					Events []findings.Event `json:"events"`
 				}{f, life})
 			}
-			if err := a.printFindings([]sweeps.Finding{f}); err != nil {
+			if err := a.printFindings([]findings.Finding{f}); err != nil {
 				return err
 			}
 			fmt.Fprintln(a.out)
@@ -232,14 +232,14 @@ func (a *app) findingCommand() *cobra.Command {
 			"sweep no longer sees it. One that comes back later is a new finding.",
 		Example: "  trakr finding acknowledge 01a20e98-a0d9-7be0-acd3-8cea525129a5 --reason-code incident_response --reason-ref OPS-12",
 		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
-			f, err := s.sweeps.Acknowledge(ctx, why.access(), args[0], a.now())
+			f, err := s.findings.Acknowledge(ctx, why.access(), args[0], a.now())
 			if err != nil {
 				return err
 			}
 			if a.json {
 				return a.printJSON(f)
 			}
-			return a.printFindings([]sweeps.Finding{f})
+			return a.printFindings([]findings.Finding{f})
 		}),
 	}
 	why.register(acknowledge, lifecycle.IncidentResponse)

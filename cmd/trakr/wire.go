@@ -34,8 +34,10 @@ import (
 	"trakr/internal/sequencer"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/census"
 	"trakr/internal/store/erasures"
 	"trakr/internal/store/facts"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/guard"
 	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/holds"
@@ -43,7 +45,7 @@ import (
 	"trakr/internal/store/liveness"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/requests"
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/retention"
 	"trakr/internal/store/tenants"
 	"trakr/internal/store/tokens"
 	"trakr/internal/sweep"
@@ -76,7 +78,9 @@ type service struct {
 	keys      *keyring.Keyring
 	holding   *holding // serve's word on which keys it holds
 	door      *tenants.Door
-	sweeps    *sweeps.Store
+	findings  *findings.Store
+	census    *census.Store
+	retention *retention.Store
 	beats     *heartbeats.Store
 	runner    *sweep.Runner
 	erasures  *erasures.Store
@@ -248,11 +252,11 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err := s.guarded(ctx); err != nil {
 		return err
 	}
-	s.sweeps = sweeps.New(s.db)
+	s.findings, s.census, s.retention = findings.New(s.db), census.New(s.db), retention.New(s.db)
 	if s.serving {
 		// Before anything is recorded or erased: a table that nobody declared could hold
 		// what no erasure knows.
-		tables, err := s.sweeps.Catalog(ctx)
+		tables, err := s.census.Catalog(ctx)
 		if err != nil {
 			return err
 		}
@@ -325,14 +329,14 @@ func (s *service) requests(now func() time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	s.deletions, err = deletionrequests.New(deletionrequests.Config{Requests: r, Holds: s.holds, Door: s.door, Sweeps: s.sweeps, Policy: s.policy, Log: s.log,
-		Erasures: &deletionrequests.Eraser{Eraser: s.eraser, Store: s.erasures, Sweeps: s.sweeps, Runner: s.runner, Policy: s.policy, Now: now}})
+	s.deletions, err = deletionrequests.New(deletionrequests.Config{Requests: r, Holds: s.holds, Door: s.door, Census: s.census, Policy: s.policy, Log: s.log,
+		Erasures: &deletionrequests.Eraser{Eraser: s.eraser, Store: s.erasures, Findings: s.findings, Runner: s.runner, Policy: s.policy, Now: now}})
 	return err
 }
 
 // passes returns one pass of each kind of sweep.
 func (s *service) passes() []sweep.Pass {
-	return sweep.Passes(sweep.Parts{DB: s.db, Policy: s.policy, Log: s.audit, Sweeps: s.sweeps, Outbox: s.outbox, Liveness: liveness.New(s.db),
+	return sweep.Passes(sweep.Parts{DB: s.db, Policy: s.policy, Log: s.audit, Findings: s.findings, Census: s.census, Retention: s.retention, Outbox: s.outbox, Liveness: liveness.New(s.db),
 		Eraser: s.eraser, Bitbucket: s.client, Door: s.door, Running: s.facts,
 		Outside: func(_ context.Context, all bool) ([]audit.Outside, error) {
 			return sinkCheckpoints(s.cfg.CheckpointFile, all)

@@ -21,9 +21,10 @@ import (
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/census"
 	"trakr/internal/store/erasures"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/holds"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
 )
@@ -32,7 +33,7 @@ import (
 type Config struct {
 	Door     *tenants.Door
 	Erasures *erasures.Store
-	Sweeps   *sweeps.Store
+	Census   *census.Store
 	Holds    *holds.Store
 	Log      *audit.Log // with its key: certificates are signed with it
 	Keys     *keyring.Keyring
@@ -57,7 +58,7 @@ type Eraser struct{ c Config }
 
 // New returns an eraser.
 func New(c Config) (*Eraser, error) {
-	if c.Door == nil || c.Erasures == nil || c.Sweeps == nil || c.Holds == nil || c.Log == nil || c.Keys == nil || c.Policy == nil || c.Ledger == nil || c.Now == nil || c.Slog == nil {
+	if c.Door == nil || c.Erasures == nil || c.Census == nil || c.Holds == nil || c.Log == nil || c.Keys == nil || c.Policy == nil || c.Ledger == nil || c.Now == nil || c.Slog == nil {
 		return nil, errors.New("an eraser needs a door, a store, a log, keys, a policy, a ledger and a clock")
 	}
 	if c.After == nil {
@@ -152,7 +153,7 @@ func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, id uuid.UUID, r
 // entered yet.
 type Counted struct {
 	ID     uuid.UUID
-	counts []sweeps.Check
+	counts []findings.Check
 }
 
 // Count takes the steps up to the deletion, and lets the role that counts look what is
@@ -190,7 +191,7 @@ func (e *Eraser) Settle(ctx context.Context, a lifecycle.Access, c Counted, run 
 // it has.
 type word struct {
 	run    string
-	counts []sweeps.Check
+	counts []findings.Check
 }
 
 // step is one step of an erasure.
@@ -297,7 +298,7 @@ func (e *Eraser) delete(ctx context.Context, a lifecycle.Access, x erasures.Eras
 
 // Remains is an erasure after which rows of the tenant were found, or could not be
 // looked for.
-type Remains struct{ Checks []sweeps.Check }
+type Remains struct{ Checks []findings.Check }
 
 // Error implements error. It names tables and counts, never a value.
 func (r *Remains) Error() string {
@@ -307,7 +308,7 @@ func (r *Remains) Error() string {
 			s += ","
 		}
 		s += " " + c.Table + "." + c.Column
-		if c.Disposition == sweeps.Unjudged {
+		if c.Disposition == findings.Unjudged {
 			s += " (" + c.Ground + ")"
 		} else {
 			s += fmt.Sprintf(" (%d rows)", c.Rows)
@@ -328,14 +329,14 @@ func (e *Eraser) verify(ctx context.Context, a lifecycle.Access, x erasures.Eras
 // count lets another role than the one that deletes count what names the tenant, in
 // every table of the live catalog. The certificate waits until that is nothing but
 // what the policy retains.
-func (e *Eraser) count(ctx context.Context, x erasures.Erasure) ([]sweeps.Check, error) {
-	checks, _, err := e.c.Sweeps.Tenant(ctx, x.Tenant, sweeps.DeclaredBy(e.c.Policy))
+func (e *Eraser) count(ctx context.Context, x erasures.Erasure) ([]findings.Check, error) {
+	checks, _, err := e.c.Census.Tenant(ctx, x.Tenant, census.DeclaredBy(e.c.Policy))
 	if err != nil {
 		return nil, err
 	}
-	var left []sweeps.Check
+	var left []findings.Check
 	for _, c := range checks {
-		if c.Disposition == sweeps.Unjudged || c.Disposition == sweeps.Checked && c.Rows > 0 {
+		if c.Disposition == findings.Unjudged || c.Disposition == findings.Checked && c.Rows > 0 {
 			left = append(left, c)
 		}
 	}

@@ -15,10 +15,11 @@ import (
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/evidence"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/census"
 	"trakr/internal/store/facts"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
@@ -33,7 +34,7 @@ var reviewer = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorSt
 
 func reporter(t *testing.T, e *storetest.Env) *evidence.Reporter {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(census.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,13 +145,13 @@ func statement(t *testing.T, d reports.Document, beginning string) reports.State
 
 func sweepNow(t *testing.T, e *storetest.Env) {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, time.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
+	r, err := sweep.New(e.DB, e.Policy, time.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(census.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Another one would replace it, and what was counted before would be gone.
 	if e.Int(`SELECT count(*) FROM trakr.sweep_canaries`) == 0 {
-		if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+		if err := census.New(e.DB).PlantCanary(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -232,7 +233,7 @@ func TestAnAcknowledgedFindingStillFailsTheReport(t *testing.T) {
 	}
 	known := reviewer
 	known.Reason.Ref = "OPS-12"
-	if _, err := sweeps.New(e.DB).Acknowledge(t.Context(), known, found(before).ID, time.Now()); err != nil {
+	if _, err := findings.New(e.DB).Acknowledge(t.Context(), known, found(before).ID, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if found(before).Known || !found(time.Time{}).Known {

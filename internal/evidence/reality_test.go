@@ -29,15 +29,17 @@ import (
 	deletionrequests "trakr/internal/requests"
 	"trakr/internal/schedule"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/census"
 	"trakr/internal/store/facts"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/heartbeats"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/instances"
 	"trakr/internal/store/liveness"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/requests"
+	"trakr/internal/store/retention"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 	"trakr/policy"
@@ -51,7 +53,8 @@ type reality struct {
 	t         *testing.T
 	reporter  *evidence.Reporter
 	rig       *erasuretest.Rig
-	sweeps    *sweeps.Store
+	findings  *findings.Store
+	census    *census.Store
 	beats     *heartbeats.Store
 	outbox    *outbox.Store
 	deletions *deletionrequests.Service
@@ -123,18 +126,18 @@ func newReality(t *testing.T) *reality {
 	srv := httptest.NewServer(w.bitbucket)
 	t.Cleanup(srv.Close)
 	client := must(bitbucket.New(bitbucket.Config{Origin: srv.URL, AppKey: e.Policy.App.Key, Resource: e.Policy.App.Proof.Resource, Now: time.Now, Tracer: noop.NewTracerProvider()})).(*bitbucket.Client)
-	w.rig, w.sweeps, w.beats = erasuretest.New(t, e), sweeps.New(e.DB), heartbeats.New(e.DB)
+	w.rig, w.findings, w.census, w.beats = erasuretest.New(t, e), findings.New(e.DB), census.New(e.DB), heartbeats.New(e.DB)
 	w.outbox = must(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)
 	w.seq = must(e.Log.NewSequencer()).(*audit.Sequencer)
 	runner := must(sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler),
-		sweep.NewOrphans(w.sweeps, e.Policy), sweep.NewErasures(w.rig.Eraser, e.Policy, w.outbox),
-		sweep.NewLiveness(liveness.New(e.DB), e.Policy, e.Door, client, w), sweep.NewRetention(w.sweeps, e.Policy, e.Door),
-		flushing{sweep.NewIntegrity(e.DB, e.Log, w.sweeps, w.kept), t}, sweep.NewMinimisation(w.sweeps, e.Policy),
+		sweep.NewOrphans(w.census, e.Policy), sweep.NewErasures(w.rig.Eraser, e.Policy, w.outbox),
+		sweep.NewLiveness(liveness.New(e.DB), e.Policy, e.Door, client, w), sweep.NewRetention(retention.New(e.DB), e.Policy, e.Door),
+		flushing{sweep.NewIntegrity(e.DB, e.Log, w.findings, w.kept), t}, sweep.NewMinimisation(w.census, e.Policy),
 		sweep.NewDrift(e.Policy, w.running))).(*sweep.Runner)
 	w.reporter = &evidence.Reporter{Policy: e.Policy, Inventory: facts.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats, SwitchedOff: e.Door.CountSwitchedOff, Running: instances.New(e.DB).List,
 		Statement: must(policy.LoadStatement("", reports.Checks())).(*policy.SecurityStatement)}
-	w.deletions = must(deletionrequests.New(deletionrequests.Config{Requests: must(requests.New(e.DB, e.Log)).(*requests.Store), Holds: w.rig.Config.Holds, Door: e.Door, Sweeps: w.sweeps, Policy: e.Policy,
-		Log: slog.New(slog.DiscardHandler), Erasures: &deletionrequests.Eraser{Eraser: w.rig.Eraser, Store: w.rig.Config.Erasures, Sweeps: w.sweeps, Runner: runner, Policy: e.Policy, Now: e.Clock.Now}})).(*deletionrequests.Service)
+	w.deletions = must(deletionrequests.New(deletionrequests.Config{Requests: must(requests.New(e.DB, e.Log)).(*requests.Store), Holds: w.rig.Config.Holds, Door: e.Door, Census: w.census, Policy: e.Policy,
+		Log: slog.New(slog.DiscardHandler), Erasures: &deletionrequests.Eraser{Eraser: w.rig.Eraser, Store: w.rig.Config.Erasures, Findings: w.findings, Runner: runner, Policy: e.Policy, Now: e.Clock.Now}})).(*deletionrequests.Service)
 	for i := range 5 {
 		values := storetest.Values("t" + strconv.Itoa(i))
 		id := w.Install(values, "install"+strconv.Itoa(i))
@@ -221,7 +224,7 @@ func (w *reality) running(ctx context.Context) (f drift.Facts, err error) {
 	if f.Scopes, err = connect.Scopes(w.descriptor()); err != nil {
 		return f, err
 	}
-	if f.Tables, err = w.sweeps.Catalog(ctx); err != nil {
+	if f.Tables, err = w.census.Catalog(ctx); err != nil {
 		return f, err
 	}
 	f.SwitchedOff, err = w.Door.CountSwitchedOff(ctx)
@@ -282,12 +285,12 @@ func (w *reality) sweep(kinds ...string) {
 	for _, kind := range kinds {
 		w.now()
 		if kind == sweep.Orphans && !slices.Contains(w.still, "canary") {
-			if err := w.sweeps.PlantCanary(w.t.Context()); err != nil {
+			if err := w.census.PlantCanary(w.t.Context()); err != nil {
 				w.t.Fatal(err)
 			}
 		}
 		r, err := w.reporter.Sweeps.RunOnce(w.t.Context(), scheduler, kind, sweep.BySchedule)
-		if err != nil && r.Result != sweeps.Failed {
+		if err != nil && r.Result != findings.Failed {
 			w.t.Fatal(err)
 		}
 	}

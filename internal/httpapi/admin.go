@@ -19,8 +19,8 @@ import (
 	"trakr/internal/requests"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/holds"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/store/tokens"
 	"trakr/internal/sweep"
@@ -47,7 +47,7 @@ type Admin struct {
 	Audit   *audit.Log
 	CatchUp func(context.Context) error // sequences what waits; nil where a service does that by itself
 	Tokens  *tokens.Store
-	Sweeps  *sweeps.Store
+	Findings  *findings.Store
 	Runner  *sweep.Runner
 	// Bitbucket makes tokens for other parts of the product.
 	Bitbucket Bitbucket

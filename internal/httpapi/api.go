@@ -14,7 +14,7 @@ import (
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 	"trakr/reports"
@@ -285,11 +285,11 @@ func (a *admin) sweepRoutes() {
 		Limit int    `query:"limit" minimum:"1" maximum:"200" default:"20"`
 	}
 	type runsOut struct {
-		Runs []sweeps.Run `json:"runs" doc:"newest first"`
+		Runs []findings.Run `json:"runs" doc:"newest first"`
 	}
 	add(a, http.MethodGet, "/v1/sweeps", "Sweeps with the count of every table checked", everyone,
 		func(ctx context.Context, in *listIn) (*body[runsOut], error) {
-			runs, err := a.Sweeps.Runs(ctx, in.Kind, in.Limit)
+			runs, err := a.Findings.Runs(ctx, in.Kind, in.Limit)
 			if err != nil {
 				return nil, err
 			}
@@ -303,7 +303,7 @@ func (a *admin) sweepRoutes() {
 		}
 	}
 	add(a, http.MethodPost, "/v1/sweeps/{kind}/runs", "Run a sweep now and wait for its result", reviews,
-		func(ctx context.Context, in *runIn) (*body[sweeps.Run], error) {
+		func(ctx context.Context, in *runIn) (*body[findings.Run], error) {
 			var opts []sweep.Option
 			var why reason
 			if in.Body != nil {
@@ -316,7 +316,7 @@ func (a *admin) sweepRoutes() {
 			if err != nil {
 				return nil, err
 			}
-			return &body[sweeps.Run]{run}, nil
+			return &body[findings.Run]{run}, nil
 		})
 	a.api.OpenAPI().Paths["/v1/sweeps/{kind}/runs"].Post.Parameters[0].Description = "one of: " + strings.Join(a.Runner.Kinds(), ", ")
 }
@@ -327,11 +327,11 @@ func (a *admin) findingRoutes() {
 		Limit int  `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	}
 	type findingsOut struct {
-		Findings []sweeps.Finding `json:"findings"`
+		Findings []findings.Finding `json:"findings"`
 	}
 	add(a, http.MethodGet, "/v1/findings", "What should not be there, until a sweep no longer sees it", everyone,
 		func(ctx context.Context, in *findingsIn) (*body[findingsOut], error) {
-			found, err := a.Sweeps.Findings(ctx, !in.All, in.Limit)
+			found, err := a.Findings.Findings(ctx, !in.All, in.Limit)
 			if err != nil {
 				return nil, err
 			}
@@ -341,12 +341,12 @@ func (a *admin) findingRoutes() {
 		ID string `path:"id" doc:"finding id"`
 	}
 	type findingOut struct {
-		sweeps.Finding
-		Events []sweeps.Event `json:"events" doc:"its life so far, oldest step first"`
+		findings.Finding
+		Events []findings.Event `json:"events" doc:"its life so far, oldest step first"`
 	}
 	add(a, http.MethodGet, "/v1/findings/{id}", "One finding and its life", everyone,
 		func(ctx context.Context, in *idIn) (*body[findingOut], error) {
-			f, life, err := a.Sweeps.Finding(ctx, in.ID)
+			f, life, err := a.Findings.Finding(ctx, in.ID)
 			if err != nil {
 				return nil, err
 			}
@@ -359,12 +359,12 @@ func (a *admin) findingRoutes() {
 		}
 	}
 	add(a, http.MethodPost, "/v1/findings/{id}/acknowledge", "Say that a person knows of a finding, and the ticket; it stays open; audited", reviews,
-		func(ctx context.Context, in *acknowledgeIn) (*body[sweeps.Finding], error) {
-			f, err := a.Sweeps.Acknowledge(ctx, access(ctx, in.Body.Reason, ""), in.ID, a.Audit.Now())
+		func(ctx context.Context, in *acknowledgeIn) (*body[findings.Finding], error) {
+			f, err := a.Findings.Acknowledge(ctx, access(ctx, in.Body.Reason, ""), in.ID, a.Audit.Now())
 			if err != nil {
 				return nil, err
 			}
-			return &body[sweeps.Finding]{f}, nil
+			return &body[findings.Finding]{f}, nil
 		})
 }
 

@@ -25,11 +25,12 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/platform/telemetry"
 	deletionrequests "trakr/internal/requests"
+	"trakr/internal/store/census"
 	"trakr/internal/store/facts"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/requests"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tokens"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
@@ -164,10 +165,10 @@ func newWorld(t *testing.T, change ...func(*policy.Policy)) *world {
 	w.public.Config.Handler = handler
 	w.public.Start()
 	t.Cleanup(w.public.Close)
-	if err := sweeps.New(w.DB).PlantCanary(t.Context()); err != nil {
+	if err := census.New(w.DB).PlantCanary(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweeptest.Fill(w.Policy, sweep.NewOrphans(sweeps.New(w.DB), w.Policy), sweep.NewErasures(w.eraser.Eraser, w.Policy, storetest.Must(t)(outbox.New(w.DB, w.Log, w.Keys)).(*outbox.Store)))...)
+	runner, err := sweep.New(w.DB, w.Policy, w.Clock.Now, w.telemetry.Logger, sweeptest.Fill(w.Policy, sweep.NewOrphans(census.New(w.DB), w.Policy), sweep.NewErasures(w.eraser.Eraser, w.Policy, storetest.Must(t)(outbox.New(w.DB, w.Log, w.Keys)).(*outbox.Store)))...)
 	must(err)
 	reporter.Sweeps = runner
 	w.tokens = tokens.New(w.DB, w.Clock.Now)
@@ -183,11 +184,11 @@ func newWorld(t *testing.T, change ...func(*policy.Policy)) *world {
 	held := w.eraser.Config.Holds
 	asked, err := requests.New(w.DB, w.Log)
 	must(err)
-	deletions, err := deletionrequests.New(deletionrequests.Config{Requests: asked, Holds: held, Door: w.Door, Sweeps: sweeps.New(w.DB), Policy: w.Policy, Log: w.telemetry.Logger,
-		Erasures: &deletionrequests.Eraser{Eraser: w.eraser.Eraser, Store: w.eraser.Config.Erasures, Sweeps: sweeps.New(w.DB), Runner: runner, Policy: w.Policy, Now: w.Clock.Now}})
+	deletions, err := deletionrequests.New(deletionrequests.Config{Requests: asked, Holds: held, Door: w.Door, Census: census.New(w.DB), Policy: w.Policy, Log: w.telemetry.Logger,
+		Erasures: &deletionrequests.Eraser{Eraser: w.eraser.Eraser, Store: w.eraser.Config.Erasures, Findings: findings.New(w.DB), Runner: runner, Policy: w.Policy, Now: w.Clock.Now}})
 	must(err)
 	w.deletions = deletions
-	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Holds: held, Deletions: deletions, Erasures: w.eraser.Config.Erasures, Certifier: w.eraser.Eraser, Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Sweeps: sweeps.New(w.DB),
+	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Holds: held, Deletions: deletions, Erasures: w.eraser.Config.Erasures, Certifier: w.eraser.Eraser, Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Findings: findings.New(w.DB),
 		Runner: runner, Bitbucket: prover, Reports: reporter,
 		Ready:   func(context.Context) []httpapi.ReadyCheck { return w.ready },
 		Metrics: w.telemetry.MetricsHandler(), Version: "test", Log: w.telemetry.Logger, Observe: w.telemetry.Observe})

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"trakr/internal/lifecycle"
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/census"
 	"trakr/internal/sweep"
 	"trakr/policy"
 )
@@ -54,7 +54,7 @@ func TestAFieldThatIsOffComesToLieNowhere(t *testing.T) {
 		t.Error("the audit does not say what was written and what was left out")
 	}
 	// Of what was left out, only what nobody declared is a finding.
-	found, err := sweep.NewMinimisation(sweeps.New(w.DB), w.Policy).Look(t.Context(), sweep.Order{Now: w.Clock.Now()})
+	found, err := sweep.NewMinimisation(census.New(w.DB), w.Policy).Look(t.Context(), sweep.Order{Now: w.Clock.Now()})
 	if err != nil {
 		t.Fatal(err)
 	}

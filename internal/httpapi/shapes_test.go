@@ -11,16 +11,17 @@ import (
 	"time"
 
 	"trakr/internal/lifecycle"
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
 	"trakr/policy"
 )
 
 // minimise runs the sweep that a reader relies on.
-func (w *world) minimise() sweeps.Run {
+func (w *world) minimise() findings.Run {
 	w.T.Helper()
-	r, err := sweep.New(w.DB, w.Policy, w.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(w.Policy, sweep.NewMinimisation(sweeps.New(w.DB), w.Policy))...)
+	r, err := sweep.New(w.DB, w.Policy, w.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(w.Policy, sweep.NewMinimisation(census.New(w.DB), w.Policy))...)
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -144,7 +145,7 @@ func TestAUsernameOrAvatarThatIsContactDataIsLeftOut(t *testing.T) {
 		}
 	}
 	run := w.minimise()
-	if run.Result != sweeps.Clean {
+	if run.Result != findings.Clean {
 		t.Errorf("%s: %+v", run.Result, run.Findings)
 	}
 	evidence := ""

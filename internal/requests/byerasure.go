@@ -14,8 +14,8 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/proof/certificate"
 	"trakr/internal/store/erasures"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/requests"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 	"trakr/policy"
 )
@@ -25,7 +25,7 @@ import (
 type Eraser struct {
 	Eraser *erasure.Eraser
 	Store  *erasures.Store
-	Sweeps *sweeps.Store
+	Findings *findings.Store
 	Runner *sweep.Runner
 	Policy *policy.Policy
 	Now    func() time.Time
@@ -104,11 +104,11 @@ func (e *Eraser) NothingHeld(ctx context.Context, a lifecycle.Access, r requests
 		}
 		n.Digests = append(n.Digests, keyring.Digest(b))
 	}
-	last, err := e.Sweeps.LastSuccess(ctx, sweep.Orphans, e.Now())
+	last, err := e.Findings.LastSuccess(ctx, sweep.Orphans, e.Now())
 	if err != nil {
 		return "", err
 	}
-	if last == nil || last.Result != sweeps.Clean {
+	if last == nil || last.Result != findings.Clean {
 		run, err := e.Runner.RunOnce(ctx, a, sweep.Orphans, sweep.BySchedule)
 		if errors.Is(err, lifecycle.SweepRunning) {
 			return "", fmt.Errorf("%w: %w", ErrWaits, err)
@@ -118,7 +118,7 @@ func (e *Eraser) NothingHeld(ctx context.Context, a lifecycle.Access, r requests
 		}
 		last = &run
 	}
-	if last.Result != sweeps.Clean {
+	if last.Result != findings.Clean {
 		return "", fmt.Errorf("%w: the sweep for orphans says %s, so nobody can say that nothing is held", ErrWaits, last.Result)
 	}
 	n.SweepRun = last.ID

@@ -21,9 +21,9 @@ import (
 	"time"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/census"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/requests"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
 )
@@ -96,7 +96,7 @@ type Config struct {
 	Requests *requests.Store
 	Holds    *holds.Store
 	Door     *tenants.Door
-	Sweeps   *sweeps.Store
+	Census   *census.Store
 	Policy   *policy.Policy
 	Erasures Erasures
 	Log      *slog.Logger
@@ -110,8 +110,8 @@ type Service struct{ c Config }
 
 // New returns a service.
 func New(c Config) (*Service, error) {
-	if c.Requests == nil || c.Holds == nil || c.Door == nil || c.Sweeps == nil || c.Policy == nil || c.Erasures == nil || c.Log == nil {
-		return nil, errors.New("deletion requests need their store, holds, the door, sweeps, a policy, the erasure and a log")
+	if c.Requests == nil || c.Holds == nil || c.Door == nil || c.Census == nil || c.Policy == nil || c.Erasures == nil || c.Log == nil {
+		return nil, errors.New("deletion requests need their store, holds, the door, the census, a policy, the erasure and a log")
 	}
 	if c.After == nil {
 		c.After = func(lifecycle.RequestState) error { return nil }

@@ -16,10 +16,10 @@ import (
 	"trakr/internal/lifecycle"
 	deletionrequests "trakr/internal/requests"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/census"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/requests"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
 )
@@ -153,7 +153,7 @@ func open(t *testing.T, change ...func(*policy.Policy)) *office {
 	o.erasures = &erasures{e: o.Env, certs: map[string]string{}}
 	o.holds = storetest.Must(t)(holds.New(o.DB, o.Log, &p, &storetest.Outside{})).(*holds.Store)
 	o.Service = storetest.Must(t)(deletionrequests.New(deletionrequests.Config{Requests: storetest.Must(t)(requests.New(o.DB, o.Log)).(*requests.Store), Holds: o.holds, Door: o.Door,
-		Sweeps: sweeps.New(o.DB), Policy: &p, Erasures: o.erasures, Log: slog.New(slog.DiscardHandler), After: func(s lifecycle.RequestState) error { return o.stop(s) }})).(*deletionrequests.Service)
+		Census: census.New(o.DB), Policy: &p, Erasures: o.erasures, Log: slog.New(slog.DiscardHandler), After: func(s lifecycle.RequestState) error { return o.stop(s) }})).(*deletionrequests.Service)
 	return o
 }
 

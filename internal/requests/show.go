@@ -5,9 +5,10 @@ import (
 	"errors"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/requests"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 )
 
@@ -50,7 +51,7 @@ func (s *Service) Show(ctx context.Context, id string) (Shown, error) {
 
 // preview counts a tenant's rows in every table, by the role that sees them all.
 func (s *Service) preview(ctx context.Context, id lifecycle.TenantID) ([]Count, error) {
-	checks, _, err := s.c.Sweeps.Tenant(ctx, id, sweeps.DeclaredBy(s.c.Policy))
+	checks, _, err := s.c.Census.Tenant(ctx, id, census.DeclaredBy(s.c.Policy))
 	if err != nil {
 		return nil, err
 	}
@@ -58,9 +59,9 @@ func (s *Service) preview(ctx context.Context, id lifecycle.TenantID) ([]Count, 
 	for _, c := range checks {
 		n := Count{Store: c.Store, Table: c.Table, Column: c.Column, Rows: &c.Rows, Becomes: "deleted", Ground: c.Ground}
 		switch {
-		case c.Disposition == sweeps.Retained:
+		case c.Disposition == findings.Retained:
 			n.Becomes = "retained"
-		case c.Disposition == sweeps.Unjudged:
+		case c.Disposition == findings.Unjudged:
 			n.Becomes, n.Rows = "unknown", nil
 		case c.Undeclared:
 			n.Becomes, n.Ground = "unknown", "the policy does not declare this column"

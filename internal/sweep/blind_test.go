@@ -10,8 +10,8 @@ import (
 	"trakr/internal/erasure"
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/policy"
 )
 
@@ -59,7 +59,7 @@ func TestWhatCannotBeSeenIsAFindingUntilItIsSeen(t *testing.T) {
 	}
 	hide("ENABLE")
 	r := run(t, e)
-	if r.Result != sweeps.Blind || len(r.Findings) != 1 || !r.Findings[0].Blind || r.Findings[0].Severity != sweeps.High || r.Findings[0].Table != "public.cache" || r.Findings[0].Ground == "" {
+	if r.Result != findings.Blind || len(r.Findings) != 1 || !r.Findings[0].Blind || r.Findings[0].Severity != findings.High || r.Findings[0].Table != "public.cache" || r.Findings[0].Ground == "" {
 		t.Fatalf("%s: %+v", r.Result, r.Findings)
 	}
 	first := r.Findings[0].ID
@@ -67,25 +67,25 @@ func TestWhatCannotBeSeenIsAFindingUntilItIsSeen(t *testing.T) {
 	if again := run(t, e); len(again.Findings) != 1 || again.Findings[0].ID != first {
 		t.Errorf("%+v", again.Findings)
 	}
-	if counts, err := sweeps.New(e.DB).OpenCounts(t.Context()); err != nil || len(counts) != 1 || counts[0].Count != 1 {
+	if counts, err := findings.New(e.DB).OpenCounts(t.Context()); err != nil || len(counts) != 1 || counts[0].Count != 1 {
 		t.Errorf("%+v, %v", counts, err)
 	}
 	// Behind it was a row: that is told anew.
 	e.Exec(`INSERT INTO public.cache VALUES ('` + gone.String() + `')`)
 	hide("DISABLE")
 	r = run(t, e)
-	if len(r.Findings) != 1 || r.Findings[0].Blind || r.Findings[0].ID == first || r.Findings[0].Rows != 1 || r.Findings[0].Severity != sweeps.Critical {
+	if len(r.Findings) != 1 || r.Findings[0].Blind || r.Findings[0].ID == first || r.Findings[0].Rows != 1 || r.Findings[0].Severity != findings.Critical {
 		t.Fatalf("%+v", r.Findings)
 	}
 	found := r.Findings[0].ID
 	// What is known stays known while it cannot be seen.
 	hide("ENABLE")
-	if r = run(t, e); r.Result != sweeps.Blind || len(r.Findings) != 1 || r.Findings[0].ID != found || r.Findings[0].Blind || r.Findings[0].Rows != 1 {
+	if r = run(t, e); r.Result != findings.Blind || len(r.Findings) != 1 || r.Findings[0].ID != found || r.Findings[0].Blind || r.Findings[0].Rows != 1 {
 		t.Errorf("%s: %+v", r.Result, r.Findings)
 	}
 	e.Exec(`DELETE FROM public.cache`)
 	hide("DISABLE")
-	if r = run(t, e); r.Result != sweeps.Clean || len(r.Findings) != 0 {
+	if r = run(t, e); r.Result != findings.Clean || len(r.Findings) != 0 {
 		t.Errorf("%s: %+v", r.Result, r.Findings)
 	}
 	if n := e.Int(`SELECT count(*) FROM trakr.finding_events`); n != 4 {

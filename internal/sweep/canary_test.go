@@ -5,8 +5,9 @@ import (
 	"testing"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 	"trakr/policy"
 )
@@ -14,7 +15,7 @@ import (
 const canaries = "trakr.sweep_canaries"
 
 // unplanted runs the orphan sweep without planting anything before.
-func unplanted(t *testing.T, e *storetest.Env) sweeps.Run {
+func unplanted(t *testing.T, e *storetest.Env) findings.Run {
 	t.Helper()
 	r, err := runner(t, e).RunOnce(t.Context(), scheduler, sweep.Orphans, sweep.ByCommand)
 	if err != nil {
@@ -26,13 +27,13 @@ func unplanted(t *testing.T, e *storetest.Env) sweeps.Run {
 func TestTheCanaryIsSeenAndIsNoFinding(t *testing.T) {
 	e := storetest.New(t)
 	for range 3 { // each removes the one before
-		if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+		if err := census.New(e.DB).PlantCanary(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	r := unplanted(t, e)
 	c := check(r, canaries)
-	if r.Result != sweeps.Clean || len(r.Findings) != 0 || c.Disposition != sweeps.Retained || c.Rows != 1 || len(c.PredicateDigest) != 64 || !strings.Contains(c.Ground, "canary") {
+	if r.Result != findings.Clean || len(r.Findings) != 0 || c.Disposition != findings.Retained || c.Rows != 1 || len(c.PredicateDigest) != 64 || !strings.Contains(c.Ground, "canary") {
 		t.Errorf("%s: %+v", r.Result, c)
 	}
 }
@@ -40,32 +41,32 @@ func TestTheCanaryIsSeenAndIsNoFinding(t *testing.T) {
 func TestASweepThatDoesNotSeeTheCanaryIsBlind(t *testing.T) {
 	for name, c := range map[string]struct {
 		sql, says string
-		want      sweeps.Result
+		want      findings.Result
 	}{
-		"its writer stopped before the first":    {`DELETE FROM trakr.sweep_canaries`, "none is there", sweeps.Blind},
-		"its writer stopped twenty minutes ago":  {`UPDATE trakr.sweep_canaries SET planted_at = now() - interval '20 minutes 1 second'`, "stale", sweeps.Blind},
-		"the newest is not twenty minutes old":   {`UPDATE trakr.sweep_canaries SET planted_at = now() - interval '19 minutes'`, "", sweeps.Clean},
-		"row-level security hides it":            {`ALTER TABLE trakr.sweep_canaries ENABLE ROW LEVEL SECURITY`, "row-level security", sweeps.Blind},
-		"its table is gone":                      {`DROP TABLE trakr.sweep_canaries`, "no such table", sweeps.Blind},
-		"the counting function counts something": {strings.NewReplacer("$body", "SELECT ''SELECT 1'', 0::bigint, 0::bigint").Replace(`DO $do$ BEGIN EXECUTE 'CREATE OR REPLACE FUNCTION door.count_orphans(p_schema name, p_table name, p_column name) RETURNS TABLE (predicate text, rows bigint, filled bigint) LANGUAGE sql STABLE SECURITY DEFINER AS $b$ $body $b$'; END $do$`), "none is there", sweeps.Blind},
+		"its writer stopped before the first":    {`DELETE FROM trakr.sweep_canaries`, "none is there", findings.Blind},
+		"its writer stopped twenty minutes ago":  {`UPDATE trakr.sweep_canaries SET planted_at = now() - interval '20 minutes 1 second'`, "stale", findings.Blind},
+		"the newest is not twenty minutes old":   {`UPDATE trakr.sweep_canaries SET planted_at = now() - interval '19 minutes'`, "", findings.Clean},
+		"row-level security hides it":            {`ALTER TABLE trakr.sweep_canaries ENABLE ROW LEVEL SECURITY`, "row-level security", findings.Blind},
+		"its table is gone":                      {`DROP TABLE trakr.sweep_canaries`, "no such table", findings.Blind},
+		"the counting function counts something": {strings.NewReplacer("$body", "SELECT ''SELECT 1'', 0::bigint, 0::bigint").Replace(`DO $do$ BEGIN EXECUTE 'CREATE OR REPLACE FUNCTION door.count_orphans(p_schema name, p_table name, p_column name) RETURNS TABLE (predicate text, rows bigint, filled bigint) LANGUAGE sql STABLE SECURITY DEFINER AS $b$ $body $b$'; END $do$`), "none is there", findings.Blind},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := storetest.New(t)
-			if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+			if err := census.New(e.DB).PlantCanary(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			e.Exec(c.sql)
 			r := unplanted(t, e)
 			got := check(r, canaries)
-			if r.Result != c.want || (c.want == sweeps.Blind && (got.Disposition != sweeps.Unjudged || !strings.Contains(got.Ground, c.says))) {
+			if r.Result != c.want || (c.want == findings.Blind && (got.Disposition != findings.Unjudged || !strings.Contains(got.Ground, c.says))) {
 				t.Errorf("%s: %+v", r.Result, got)
 			}
-			if c.want == sweeps.Blind {
+			if c.want == findings.Blind {
 				if name == "its table is gone" {
 					return
 				}
 				e.Exec(`ALTER TABLE trakr.sweep_canaries DISABLE ROW LEVEL SECURITY`)
-				if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+				if err := census.New(e.DB).PlantCanary(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -124,7 +125,7 @@ func TestTheSweepSeesARowInEveryTable(t *testing.T) {
 		}
 	}
 	for _, table := range []string{"public.guarded", "public.plain"} {
-		if c := checkColumn(r, table, "tenant_id"); c.Rows != 1 || c.Disposition != sweeps.Checked {
+		if c := checkColumn(r, table, "tenant_id"); c.Rows != 1 || c.Disposition != findings.Checked {
 			t.Errorf("%s: %+v", table, c)
 		}
 	}
@@ -140,7 +141,7 @@ func TestAGuardedTableThatForgotTheSweepIsNeverClean(t *testing.T) {
 		ALTER TABLE public.guarded ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY others ON public.guarded USING (false)`)
 	declare(e, policy.Table{Name: "public.guarded", Columns: []string{"tenant_id"}, HasTenant: true})
 	r := run(t, e)
-	if c := checkColumn(r, "public.guarded", "tenant_id"); r.Result != sweeps.Blind || c.Disposition != sweeps.Unjudged || !strings.Contains(c.Ground, "row-level security") {
+	if c := checkColumn(r, "public.guarded", "tenant_id"); r.Result != findings.Blind || c.Disposition != findings.Unjudged || !strings.Contains(c.Ground, "row-level security") {
 		t.Errorf("%s: %+v", r.Result, c)
 	}
 }

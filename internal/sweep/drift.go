@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"trakr/internal/drift"
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/findings"
 	"trakr/policy"
 )
 
@@ -52,8 +52,8 @@ func (p *DriftPass) Look(ctx context.Context, o Order) (Found, error) {
 const service = "service"
 
 // compared says of a kind how much was looked at, also when all is as declared.
-func compared(k drift.Kind, f drift.Facts, now time.Time) sweeps.Check {
-	c := sweeps.Check{Store: service, Table: string(k), Disposition: sweeps.Checked, CheckedAt: now}
+func compared(k drift.Kind, f drift.Facts, now time.Time) findings.Check {
+	c := findings.Check{Store: service, Table: string(k), Disposition: findings.Checked, CheckedAt: now}
 	looked, what, n := true, "", 0
 	switch k {
 	case drift.Catalog:
@@ -68,7 +68,7 @@ func compared(k drift.Kind, f drift.Facts, now time.Time) sweeps.Check {
 		n, what = len(f.SwitchedOff), "fields that are off were counted"
 	}
 	if !looked {
-		c.Disposition, c.Ground = sweeps.Unjudged, "it could not be seen"
+		c.Disposition, c.Ground = findings.Unjudged, "it could not be seen"
 		return c
 	}
 	c.Ground = fmt.Sprintf("%d %s", n, what)
@@ -76,8 +76,8 @@ func compared(k drift.Kind, f drift.Facts, now time.Time) sweeps.Check {
 }
 
 // differs is the finding of one difference.
-func (p *DriftPass) differs(d drift.Difference, now time.Time) sweeps.Check {
-	c := sweeps.Check{Store: service, Table: string(d.Kind), Column: d.Name(), Disposition: sweeps.Checked, Rows: max(d.Rows, 1), CheckedAt: now, Severity: sweeps.Medium,
+func (p *DriftPass) differs(d drift.Difference, now time.Time) findings.Check {
+	c := findings.Check{Store: service, Table: string(d.Kind), Column: d.Name(), Disposition: findings.Checked, Rows: max(d.Rows, 1), CheckedAt: now, Severity: findings.Medium,
 		Ground: d.What + ". Way out: " + d.WayOut}
 	if d.Kind == drift.Catalog {
 		c.Store, c.Table, c.Column = "database", d.Subject, d.Part
@@ -86,9 +86,9 @@ func (p *DriftPass) differs(d drift.Difference, now time.Time) sweeps.Check {
 		}
 	}
 	if d.Refuses {
-		c.Severity = sweeps.High
+		c.Severity = findings.High
 		if d.Kind == drift.Host || d.Kind == drift.Scope {
-			c.Severity = sweeps.Critical
+			c.Severity = findings.Critical
 		}
 	}
 	return c

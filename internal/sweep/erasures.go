@@ -9,8 +9,8 @@ import (
 	"trakr/internal/erasure"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/erasures"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/outbox"
-	"trakr/internal/store/sweeps"
 	"trakr/policy"
 )
 
@@ -34,19 +34,19 @@ func NewErasures(e *erasure.Eraser, p *policy.Policy, o *outbox.Store) *ErasureP
 // unacknowledged counts what the end service did not acknowledge for days: deliveries that
 // were given up or that the guard refused, and deliveries that have waited as long, whether
 // or not a sender runs.
-func (p *ErasurePass) unacknowledged(ctx context.Context, o Order) ([]*sweeps.Check, error) {
+func (p *ErasurePass) unacknowledged(ctx context.Context, o Order) ([]*findings.Check, error) {
 	n, err := p.outbox.Counts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	check := func(column string, rows, notices int64, ground string) *sweeps.Check {
-		c := &sweeps.Check{Store: "database", Table: OutboxTable, Column: column, Disposition: sweeps.Checked, CheckedAt: o.Now, Severity: sweeps.High, Rows: rows}
+	check := func(column string, rows, notices int64, ground string) *findings.Check {
+		c := &findings.Check{Store: "database", Table: OutboxTable, Column: column, Disposition: findings.Checked, CheckedAt: o.Now, Severity: findings.High, Rows: rows}
 		if rows > 0 {
 			c.Ground = fmt.Sprintf("%s, %d of them notices of an erasure; see: trakr outbox list", ground, notices)
 		}
 		return c
 	}
-	return []*sweeps.Check{check("dead letters", n.Dead+n.DeadNotices, n.DeadNotices, "the end service did not take them for days, or the guard refused them"),
+	return []*findings.Check{check("dead letters", n.Dead+n.DeadNotices, n.DeadNotices, "the end service did not take them for days, or the guard refused them"),
 		check("overdue", n.Overdue, n.OverdueNotices, "they were entered more than five days ago and are not acknowledged, whether or not anybody sends")}, nil
 }
 
@@ -66,15 +66,15 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 	// The pass acts in its own name, whoever started it: its events say so.
 	a := lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "sweep", Role: lifecycle.RoleScheduler},
 		Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}, RequestID: o.Access.RequestID}
-	check := func(column string, severity sweeps.Severity) *sweeps.Check {
-		return &sweeps.Check{Store: "database", Table: table, Column: column, Disposition: sweeps.Checked, CheckedAt: o.Now, Severity: severity}
+	check := func(column string, severity findings.Severity) *findings.Check {
+		return &findings.Check{Store: "database", Table: table, Column: column, Disposition: findings.Checked, CheckedAt: o.Now, Severity: severity}
 	}
-	ledger, late, remains := check("ledger", sweeps.Critical), check("past the deadline", sweeps.High), check("rows that remain", sweeps.Critical)
-	held, waiting, recipient := check("on hold", sweeps.Low), check("under way", sweeps.Low), check("awaiting the recipient", sweeps.Low)
-	recipient.Disposition, recipient.Ground = sweeps.Retained, "erased and verified; the certificate waits for the end service's acknowledgement, and a notice that waits too long is found under trakr.outbox"
-	waiting.Disposition, waiting.Ground = sweeps.Retained, "begun, within the deadline, and finished by one of the next passes"
-	held.Disposition, held.Ground = sweeps.Retained, "a legal hold keeps what is held; its release or end erases it"
-	own := []*sweeps.Check{ledger, late, remains, held, waiting, recipient}
+	ledger, late, remains := check("ledger", findings.Critical), check("past the deadline", findings.High), check("rows that remain", findings.Critical)
+	held, waiting, recipient := check("on hold", findings.Low), check("under way", findings.Low), check("awaiting the recipient", findings.Low)
+	recipient.Disposition, recipient.Ground = findings.Retained, "erased and verified; the certificate waits for the end service's acknowledgement, and a notice that waits too long is found under trakr.outbox"
+	waiting.Disposition, waiting.Ground = findings.Retained, "begun, within the deadline, and finished by one of the next passes"
+	held.Disposition, held.Ground = findings.Retained, "a legal hold keeps what is held; its release or end erases it"
+	own := []*findings.Check{ledger, late, remains, held, waiting, recipient}
 	open, err := p.unacknowledged(ctx, o)
 	if err != nil {
 		return Found{}, err
@@ -94,7 +94,7 @@ func (p *ErasurePass) Look(ctx context.Context, o Order) (Found, error) {
 	if errors.As(err, &refused) {
 		ledger.Rows, ledger.Ground = 1, refused.Why
 		for _, c := range own[1:] {
-			c.Disposition, c.Ground = sweeps.Unjudged, "nothing is finished while the erasure ledger is refused"
+			c.Disposition, c.Ground = findings.Unjudged, "nothing is finished while the erasure ledger is refused"
 		}
 		return found(), nil
 	}

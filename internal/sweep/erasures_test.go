@@ -13,9 +13,9 @@ import (
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
 	"trakr/internal/proof/certificate"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
 )
@@ -48,7 +48,7 @@ func TestNoCertificateRestsOnASweepThatFailed(t *testing.T) {
 		t.Errorf("a run that failed verified: %+v, %v", x, err)
 	}
 	// Nor by hand, nor by a run that is not over, nor by one that nobody ran.
-	open, err := rig.Config.Sweeps.Begin(t.Context(), sweep.Erasures, "command", false, e.Clock.Now())
+	open, err := findings.New(e.DB).Begin(t.Context(), sweep.Erasures, "command", false, e.Clock.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestNoCertificateRestsOnASweepThatFailed(t *testing.T) {
 	e.Exec(`DROP TRIGGER no ON trakr.sweep_results`)
 	e.Clock.Add(time.Minute)
 	good, err := r.RunOnce(t.Context(), scheduler, sweep.Erasures, sweep.ByCommand)
-	if err != nil || good.Result != sweeps.Clean {
+	if err != nil || good.Result != findings.Clean {
 		t.Fatalf("%+v, %v", good, err)
 	}
 	stored, err := rig.Config.Erasures.CertificateOf(t.Context(), uuid.MustParse(out.ErasureID))
@@ -95,7 +95,7 @@ func TestWhatNobodySendsIsAFindingAfterFiveDays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	look := func(column string) (found sweeps.Check, result sweeps.Result) {
+	look := func(column string) (found findings.Check, result findings.Result) {
 		t.Helper()
 		run, err := r.RunOnce(t.Context(), scheduler, sweep.Erasures, sweep.ByCommand)
 		if err != nil {
@@ -109,18 +109,18 @@ func TestWhatNobodySendsIsAFindingAfterFiveDays(t *testing.T) {
 		t.Fatal("the pass does not look for what waits too long")
 		return
 	}
-	overdue := func() (sweeps.Check, sweeps.Result) { t.Helper(); return look("overdue") }
+	overdue := func() (findings.Check, findings.Result) { t.Helper(); return look("overdue") }
 	e.Install(storetest.Values("stays"), "a")
 	gone := e.Install(storetest.Values("gone"), "b")
 	if _, err := rig.Erase(t.Context(), storetest.Ingress(), gone, erasure.Order{Trigger: lifecycle.TriggerUninstall, RequestedAt: e.Clock.Now(), Delivery: e.Delivery("bye")}); err != nil {
 		t.Fatal(err)
 	}
 	e.Clock.Add(outbox.MaxAge - time.Minute)
-	if c, result := overdue(); c.Rows != 0 || result != sweeps.Clean {
+	if c, result := overdue(); c.Rows != 0 || result != findings.Clean {
 		t.Errorf("a minute before: %+v, %s", c, result)
 	}
 	e.Clock.Add(2 * time.Minute)
-	if c, result := overdue(); c.Rows != 2 || result != sweeps.Findings || !c.Found() || !strings.Contains(c.Ground, "1 of them notices of an erasure") {
+	if c, result := overdue(); c.Rows != 2 || result != findings.Found || !c.Found() || !strings.Contains(c.Ground, "1 of them notices of an erasure") {
 		t.Errorf("a minute after: %+v, %s", c, result)
 	}
 	// Tried again by a person it is still not acknowledged, and so still a finding.

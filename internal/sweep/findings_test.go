@@ -10,9 +10,10 @@ import (
 	"trakr/internal/erasure"
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
 	"trakr/policy"
@@ -31,7 +32,7 @@ func stale(t *testing.T, e *storetest.Env) {
 
 func TestAFindingLivesFromOpenedToResolvedAndThenIsANewOne(t *testing.T) {
 	e := storetest.New(t)
-	store := sweeps.New(e.DB)
+	store := findings.New(e.DB)
 	gone := e.Install(storetest.Values("gone"), "b")
 	uninstall(t, e, gone)
 	e.Exec(`CREATE TABLE public.cache (tenant_id uuid)`)
@@ -40,7 +41,7 @@ func TestAFindingLivesFromOpenedToResolvedAndThenIsANewOne(t *testing.T) {
 
 	plant()
 	opened := run(t, e).Findings[0]
-	if opened.State() != "open" || opened.Severity != sweeps.Critical {
+	if opened.State() != "open" || opened.Severity != findings.Critical {
 		t.Errorf("%+v", opened)
 	}
 	e.Clock.Add(time.Minute)
@@ -50,17 +51,17 @@ func TestAFindingLivesFromOpenedToResolvedAndThenIsANewOne(t *testing.T) {
 	}
 	// An acknowledged finding is still one.
 	e.Clock.Add(time.Minute)
-	if again := run(t, e); again.Result != sweeps.Findings || len(again.Findings) != 1 || again.Findings[0].ID != opened.ID || again.Findings[0].State() != "acknowledged" {
+	if again := run(t, e); again.Result != findings.Found || len(again.Findings) != 1 || again.Findings[0].ID != opened.ID || again.Findings[0].State() != "acknowledged" {
 		t.Errorf("%+v", again)
 	}
-	if counts, err := store.OpenCounts(t.Context()); err != nil || len(counts) != 1 || counts[0] != (sweeps.Open{Kind: "orphans", Severity: sweeps.Critical, Count: 1}) {
+	if counts, err := store.OpenCounts(t.Context()); err != nil || len(counts) != 1 || counts[0] != (findings.Open{Kind: "orphans", Severity: findings.Critical, Count: 1}) {
 		t.Errorf("%+v, %v", counts, err)
 	}
 	e.Exec(`DELETE FROM public.cache`)
 	e.Clock.Add(time.Minute)
 	run(t, e)
 	f, life, err := store.Finding(t.Context(), opened.ID)
-	if err != nil || f.State() != "resolved" || len(life) != 3 || life[0].Transition != sweeps.Opened || life[1].Transition != sweeps.Acknowledged || life[2].Transition != sweeps.Resolved {
+	if err != nil || f.State() != "resolved" || len(life) != 3 || life[0].Transition != findings.Opened || life[1].Transition != findings.Acknowledged || life[2].Transition != findings.Resolved {
 		t.Fatalf("%+v %+v, %v", f, life, err)
 	}
 	if life[1].ActorID != "uid:7" || life[0].RunID == "" || life[2].RunID == life[0].RunID || life[2].Rows != 1 {
@@ -78,7 +79,7 @@ func TestAFindingLivesFromOpenedToResolvedAndThenIsANewOne(t *testing.T) {
 
 func TestAnAcknowledgementNeedsAnOpenFindingAReasonAndATicket(t *testing.T) {
 	e := storetest.New(t)
-	store := sweeps.New(e.DB)
+	store := findings.New(e.DB)
 	stale(t, e)
 	id := run(t, e).Findings[0].ID
 	acknowledge := func(a lifecycle.Access, id string) error {
@@ -127,7 +128,7 @@ func TestNoAcknowledgementWithoutItsAuditEvent(t *testing.T) {
 			stale(t, e)
 			id := run(t, e).Findings[0].ID
 			e.Exec(sql)
-			if _, err := sweeps.New(e.DB).Acknowledge(t.Context(), operator, id, e.Clock.Now()); err == nil {
+			if _, err := findings.New(e.DB).Acknowledge(t.Context(), operator, id, e.Clock.Now()); err == nil {
 				t.Error("acknowledged")
 			}
 			if n := e.Int(`SELECT count(*) FROM trakr.findings WHERE acknowledged_at IS NOT NULL`) + e.Int(`SELECT count(*) FROM trakr.finding_events WHERE transition = 'acknowledged'`); n != 0 {
@@ -156,7 +157,7 @@ func (*acting) Kind() string      { return sweep.Orphans }
 func (*acting) Destructive() bool { return true }
 func (a *acting) Look(_ context.Context, o sweep.Order) (sweep.Found, error) {
 	a.dry = append(a.dry, o.DryRun)
-	return sweep.Found{SnapshotAt: o.Now, Checks: []sweeps.Check{{Store: "database", Table: "t", Disposition: sweeps.Checked, Rows: 1, CheckedAt: o.Now, Duration: 1500 * time.Microsecond}}}, nil
+	return sweep.Found{SnapshotAt: o.Now, Checks: []findings.Check{{Store: "database", Table: "t", Disposition: findings.Checked, Rows: 1, CheckedAt: o.Now, Duration: 1500 * time.Microsecond}}}, nil
 }
 
 func TestWhatActsIsDryWhenAPersonStartsItUnlessTheySayOtherwise(t *testing.T) {
@@ -167,7 +168,7 @@ func TestWhatActsIsDryWhenAPersonStartsItUnlessTheySayOtherwise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var runs []sweeps.Run
+	var runs []findings.Run
 	for _, opts := range [][]sweep.Option{nil, {sweep.DryRun(true)}, {sweep.DryRun(false)}} {
 		for _, by := range []sweep.Trigger{sweep.ByCommand, sweep.ByAPI} {
 			got, err := r.RunOnce(t.Context(), scheduler, sweep.Orphans, by, opts...)
@@ -190,7 +191,7 @@ func TestWhatActsIsDryWhenAPersonStartsItUnlessTheySayOtherwise(t *testing.T) {
 	if kind.dry[6] || scheduled.DryRun {
 		t.Error("the schedule does not act")
 	}
-	stored, err := sweeps.New(e.DB).Runs(t.Context(), "", 20)
+	stored, err := findings.New(e.DB).Runs(t.Context(), "", 20)
 	if err != nil || len(stored) != 7 || stored[0].DryRun || !stored[6].DryRun || stored[0].Checks[0].Duration != 1500*time.Microsecond {
 		t.Errorf("%+v, %v", stored, err)
 	}
@@ -204,10 +205,10 @@ func TestADryRunIsNoPassAndMovesNoFinding(t *testing.T) {
 		t.Fatal(err)
 	}
 	stale(t, e)
-	if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+	if err := census.New(e.DB).PlantCanary(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	dry := func() sweeps.Run {
+	dry := func() findings.Run {
 		t.Helper()
 		got, err := r.RunOnce(t.Context(), scheduler, sweep.Orphans, sweep.ByCommand, sweep.DryRun(true))
 		if err != nil {
@@ -216,7 +217,7 @@ func TestADryRunIsNoPassAndMovesNoFinding(t *testing.T) {
 		return got
 	}
 	due := e.Clock.Now()
-	if got := dry(); !got.DryRun || got.Result != sweeps.Findings || len(got.Findings) != 0 || check(got, "public.cache").Rows != 1 {
+	if got := dry(); !got.DryRun || got.Result != findings.Found || len(got.Findings) != 0 || check(got, "public.cache").Rows != 1 {
 		t.Errorf("%+v", got)
 	}
 	if n := e.Int(`SELECT count(*) FROM trakr.findings`) + e.Int(`SELECT count(*) FROM trakr.finding_events`); n != 0 {
@@ -230,7 +231,7 @@ func TestADryRunIsNoPassAndMovesNoFinding(t *testing.T) {
 	}
 	e.Exec(`DROP TABLE public.cache`)
 	e.Clock.Add(time.Minute)
-	if got := dry(); got.Result != sweeps.Clean || len(got.Findings) != 2 {
+	if got := dry(); got.Result != findings.Clean || len(got.Findings) != 2 {
 		t.Errorf("%s with %d findings", got.Result, len(got.Findings))
 	}
 	e.Clock.Add(3 * time.Hour)
@@ -243,7 +244,7 @@ func TestADryRunIsNoPassAndMovesNoFinding(t *testing.T) {
 func TestADryRunFinishesNoErasure(t *testing.T) {
 	e := storetest.New(t)
 	rig := erasuretest.New(t, e)
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(rig.Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(census.New(e.DB), e.Policy), sweep.NewErasures(rig.Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,11 +281,11 @@ func TestEachCheckSaysHowLongItTook(t *testing.T) {
 func TestSeverityFollowsWhatWasFound(t *testing.T) {
 	e := storetest.New(t)
 	stale(t, e)
-	got := map[string]sweeps.Severity{}
+	got := map[string]findings.Severity{}
 	for _, f := range run(t, e).Findings {
 		got[f.Column] = f.Severity
 	}
-	if got[""] != sweeps.High || got["tenant_id"] != sweeps.Critical {
+	if got[""] != findings.High || got["tenant_id"] != findings.Critical {
 		t.Errorf("%v", got)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"trakr/internal/proof/merkle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/guard"
-	"trakr/internal/store/sweeps"
 )
 
 // WholeEvery is how often the log is verified from its first position on; in
@@ -20,10 +20,10 @@ const WholeEvery = 7 * 24 * time.Hour
 // IntegrityPass verifies the log from where the last pass ended, all of it once a
 // week, and compares the database's guards with what they should be.
 type IntegrityPass struct {
-	db     *store.DB
-	log    *audit.Log
-	sweeps *sweeps.Store
-	kept   Kept
+	db       *store.DB
+	log      *audit.Log
+	findings *findings.Store
+	kept     Kept
 }
 
 // Kept reads the checkpoints that are kept outside the database: all of them, or
@@ -31,8 +31,8 @@ type IntegrityPass struct {
 type Kept func(ctx context.Context, all bool) ([]audit.Outside, error)
 
 // NewIntegrity returns the pass.
-func NewIntegrity(db *store.DB, l *audit.Log, s *sweeps.Store, kept Kept) *IntegrityPass {
-	return &IntegrityPass{db: db, log: l, sweeps: s, kept: kept}
+func NewIntegrity(db *store.DB, l *audit.Log, s *findings.Store, kept Kept) *IntegrityPass {
+	return &IntegrityPass{db: db, log: l, findings: s, kept: kept}
 }
 
 // Kind implements Pass.
@@ -49,7 +49,7 @@ const (
 
 // Look implements Pass.
 func (p *IntegrityPass) Look(ctx context.Context, o Order) (Found, error) {
-	last, whole, err := p.sweeps.LastVerified(ctx)
+	last, whole, err := p.findings.LastVerified(ctx)
 	if err != nil {
 		return Found{}, err
 	}
@@ -88,16 +88,16 @@ func (p *IntegrityPass) note(ctx context.Context, v audit.Verification, now time
 	if err != nil {
 		return fmt.Errorf("noting what was verified: %w", err)
 	}
-	return p.sweeps.NoteVerified(ctx, sweeps.Verified{Size: v.Size, Root: root, At: now, Whole: v.From == 0})
+	return p.findings.NoteVerified(ctx, findings.Verified{Size: v.Size, Root: root, At: now, Whole: v.From == 0})
 }
 
 // faults are one check for each kind of fault, zero included. What is said names
 // the kind and the position.
-func faults(v audit.Verification, now time.Time) []sweeps.Check {
-	var out []sweeps.Check
+func faults(v audit.Verification, now time.Time) []findings.Check {
+	var out []findings.Check
 	for _, k := range audit.Kinds() {
-		c := sweeps.Check{Store: "database", Table: eventsTable, Column: "log: " + string(k), Disposition: sweeps.Checked, Rows: v.Counts[k], CheckedAt: now,
-			Severity: sweeps.Critical, Duration: time.Duration(v.Seconds * float64(time.Second)), Ground: fmt.Sprintf("verified from position %d to %d", v.From, v.Size)}
+		c := findings.Check{Store: "database", Table: eventsTable, Column: "log: " + string(k), Disposition: findings.Checked, Rows: v.Counts[k], CheckedAt: now,
+			Severity: findings.Critical, Duration: time.Duration(v.Seconds * float64(time.Second)), Ground: fmt.Sprintf("verified from position %d to %d", v.From, v.Size)}
 		for _, f := range v.Faults {
 			if f.Kind != k {
 				continue
@@ -115,14 +115,14 @@ func faults(v audit.Verification, now time.Time) []sweeps.Check {
 }
 
 // elsewhere says whether a cut tail would have shown.
-func elsewhere(v audit.Verification, now time.Time) sweeps.Check {
-	c := sweeps.Check{Store: "database", Table: checkpointsTable, Column: keptElsewhere, Disposition: sweeps.Checked, Severity: sweeps.Critical, CheckedAt: now,
+func elsewhere(v audit.Verification, now time.Time) findings.Check {
+	c := findings.Check{Store: "database", Table: checkpointsTable, Column: keptElsewhere, Disposition: findings.Checked, Severity: findings.Critical, CheckedAt: now,
 		Ground: fmt.Sprintf("the log begins with the %d events of a checkpoint kept elsewhere", v.Outside)}
 	switch {
 	case v.Counts[audit.CutTail] > 0:
 		c.Rows, c.Ground = v.Counts[audit.CutTail], "the log does not begin with what was kept elsewhere or verified before"
 	case v.Outside < 0 && v.Size > 0:
-		c.Disposition, c.Ground = sweeps.Unjudged, "no checkpoint is kept elsewhere, so a cut tail would not show: see TRAKR_CHECKPOINT_FILE"
+		c.Disposition, c.Ground = findings.Unjudged, "no checkpoint is kept elsewhere, so a cut tail would not show: see TRAKR_CHECKPOINT_FILE"
 	case v.Outside < 0:
 		c.Ground = "the log is empty"
 	}
@@ -130,19 +130,19 @@ func elsewhere(v audit.Verification, now time.Time) sweeps.Check {
 }
 
 // guards are one check for each control of the database.
-func guards(controls []guard.Control, now time.Time) []sweeps.Check {
-	var out []sweeps.Check
+func guards(controls []guard.Control, now time.Time) []findings.Check {
+	var out []findings.Check
 	for _, x := range controls {
-		c := sweeps.Check{Store: "database", Table: "database", Column: "control: " + x.ID, Disposition: sweeps.Checked, CheckedAt: now, Severity: sweeps.Medium, Ground: x.Name}
+		c := findings.Check{Store: "database", Table: "database", Column: "control: " + x.ID, Disposition: findings.Checked, CheckedAt: now, Severity: findings.Medium, Ground: x.Name}
 		if x.Required {
-			c.Severity = sweeps.Critical
+			c.Severity = findings.Critical
 		}
 		switch x.State {
 		case guard.Pass:
 		case guard.Fail:
 			c.Rows, c.Ground = int64(max(len(x.Differences), 1)), x.Detail()
 		default:
-			c.Disposition, c.Ground = sweeps.Unjudged, "the control is unknown: "+x.Detail()
+			c.Disposition, c.Ground = findings.Unjudged, "the control is unknown: "+x.Detail()
 		}
 		out = append(out, c)
 	}

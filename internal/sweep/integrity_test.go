@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"trakr/internal/store/audit"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
 )
@@ -29,7 +29,7 @@ type looker struct {
 func integrity(t *testing.T) *looker {
 	t.Helper()
 	l := &looker{Env: storetest.New(t)}
-	p := sweep.NewIntegrity(l.DB, l.Log, sweeps.New(l.DB), func(_ context.Context, all bool) ([]audit.Outside, error) {
+	p := sweep.NewIntegrity(l.DB, l.Log, findings.New(l.DB), func(_ context.Context, all bool) ([]audit.Outside, error) {
 		l.asked = append(l.asked, all)
 		return l.kept, nil
 	})
@@ -73,7 +73,7 @@ func (l *looker) sequence() {
 	l.kept = []audit.Outside{{Name: "kept", Note: cp.Note}}
 }
 
-func (l *looker) look() sweeps.Run {
+func (l *looker) look() findings.Run {
 	l.T.Helper()
 	r, err := l.runner.RunOnce(l.T.Context(), scheduler, sweep.Integrity, sweep.ByCommand,
 		sweep.ReportProgress(func(done, _ int64) { l.seen = append(l.seen, done) }))
@@ -82,8 +82,8 @@ func (l *looker) look() sweeps.Run {
 	}
 	// The test's server flushes nothing, and each pass says so. The rest is judged.
 	unsafe := func(column string) bool { return column == "control: fsync" || column == "control: full_page_writes" }
-	r.Result = sweeps.Clean
-	r.Checks = slices.DeleteFunc(r.Checks, func(c sweeps.Check) bool {
+	r.Result = findings.Clean
+	r.Checks = slices.DeleteFunc(r.Checks, func(c findings.Check) bool {
 		if unsafe(c.Column) && !c.Found() {
 			l.T.Errorf("%s is called sound", c.Column)
 		}
@@ -92,21 +92,21 @@ func (l *looker) look() sweeps.Run {
 	for _, c := range r.Checks {
 		switch {
 		case c.Found():
-			r.Result = sweeps.Findings
-		case c.Disposition == sweeps.Unjudged && r.Result == sweeps.Clean:
-			r.Result = sweeps.Blind
+			r.Result = findings.Found
+		case c.Disposition == findings.Unjudged && r.Result == findings.Clean:
+			r.Result = findings.Blind
 		}
 	}
-	r.Findings = slices.DeleteFunc(r.Findings, func(f sweeps.Finding) bool { return unsafe(f.Column) })
+	r.Findings = slices.DeleteFunc(r.Findings, func(f findings.Finding) bool { return unsafe(f.Column) })
 	return r
 }
 
-func (l *looker) clean(what string) sweeps.Run {
+func (l *looker) clean(what string) findings.Run {
 	l.T.Helper()
 	r := l.look()
-	if r.Result != sweeps.Clean {
+	if r.Result != findings.Clean {
 		for _, c := range r.Checks {
-			if c.Found() || c.Disposition == sweeps.Unjudged {
+			if c.Found() || c.Disposition == findings.Unjudged {
 				l.T.Errorf("%s: %s: %s %s: %s", what, r.Result, c.Table, c.Column, c.Ground)
 			}
 		}
@@ -128,12 +128,12 @@ func (l *looker) tamper(sql string) {
 
 func TestTheLogIsVerifiedFromWhereItWasAndWholeOnceAWeek(t *testing.T) {
 	l := integrity(t)
-	if r := l.clean("an empty log"); checkColumn(r, "trakr.audit_checkpoints", "kept elsewhere").Disposition != sweeps.Checked {
+	if r := l.clean("an empty log"); checkColumn(r, "trakr.audit_checkpoints", "kept elsewhere").Disposition != findings.Checked {
 		t.Error("an empty log is called unjudged")
 	}
 	l.sequence()
 	l.grow(10)
-	from := func(r sweeps.Run) (from, to int) {
+	from := func(r findings.Run) (from, to int) {
 		if _, err := fmt.Sscanf(checkColumn(r, "trakr.audit_events", "log: changed").Ground, "verified from position %d to %d", &from, &to); err != nil {
 			t.Fatal(err)
 		}
@@ -204,19 +204,19 @@ func TestEachTamperingIsNamed(t *testing.T) {
 			l.Clock.Add(time.Hour)
 			r := l.look()
 			if c.whole {
-				if r.Result != sweeps.Clean {
+				if r.Result != findings.Clean {
 					t.Errorf("an hourly pass read what was verified before: %s", r.Result)
 				}
 				l.Clock.Add(sweep.WholeEvery)
 				r = l.look()
 			}
 			got := checkColumn(r, "trakr.audit_events", "log: "+string(c.kind))
-			if r.Result != sweeps.Findings || !got.Found() || !strings.HasPrefix(got.Ground, string(c.kind)) {
+			if r.Result != findings.Found || !got.Found() || !strings.HasPrefix(got.Ground, string(c.kind)) {
 				t.Errorf("%s: %+v", r.Result, got)
 			}
 			size := l.Int(`SELECT max(size) FROM trakr.verified_log`)
 			l.Clock.Add(time.Hour)
-			if again := l.look(); again.Result != sweeps.Findings || len(again.Findings) == 0 || l.Int(`SELECT max(size) FROM trakr.verified_log`) != size {
+			if again := l.look(); again.Result != findings.Found || len(again.Findings) == 0 || l.Int(`SELECT max(size) FROM trakr.verified_log`) != size {
 				t.Errorf("the next pass forgot it: %s", again.Result)
 			}
 		})
@@ -227,7 +227,7 @@ func TestNoCheckpointElsewhereIsBlind(t *testing.T) {
 	l := integrity(t)
 	l.grow(2)
 	l.kept = nil
-	if r := l.look(); r.Result != sweeps.Blind || checkColumn(r, "trakr.audit_checkpoints", "kept elsewhere").Disposition != sweeps.Unjudged {
+	if r := l.look(); r.Result != findings.Blind || checkColumn(r, "trakr.audit_checkpoints", "kept elsewhere").Disposition != findings.Unjudged {
 		t.Errorf("%s", r.Result)
 	}
 	// One that is older than what was verified is contained all the same; a foreign one is not.
@@ -240,7 +240,7 @@ func TestNoCheckpointElsewhereIsBlind(t *testing.T) {
 	other := integrity(t)
 	other.grow(1)
 	l.kept = other.kept
-	if r := l.look(); r.Result != sweeps.Findings || !checkColumn(r, "trakr.audit_checkpoints", "kept elsewhere").Found() {
+	if r := l.look(); r.Result != findings.Found || !checkColumn(r, "trakr.audit_checkpoints", "kept elsewhere").Found() {
 		t.Errorf("a checkpoint of another log: %s", r.Result)
 	}
 }
@@ -267,10 +267,10 @@ func TestEachGuardIsACheck(t *testing.T) {
 			l := integrity(t)
 			l.Exec(c.sql)
 			r := l.look()
-			if got := checkColumn(r, "database", c.control); r.Result != sweeps.Findings || !got.Found() || !strings.Contains(got.Ground, "Way out") {
+			if got := checkColumn(r, "database", c.control); r.Result != findings.Found || !got.Found() || !strings.Contains(got.Ground, "Way out") {
 				t.Errorf("%s: %+v", r.Result, got)
 			}
-			i := slices.IndexFunc(r.Findings, func(f sweeps.Finding) bool { return f.Column == c.control })
+			i := slices.IndexFunc(r.Findings, func(f findings.Finding) bool { return f.Column == c.control })
 			if i < 0 || len(r.Findings) != 1 {
 				t.Errorf("%+v", r.Findings)
 			}

@@ -7,9 +7,11 @@ import (
 	"trakr/internal/erasure"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/liveness"
 	"trakr/internal/store/outbox"
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/retention"
 	"trakr/policy"
 )
 
@@ -33,7 +35,7 @@ var kinds = []struct {
 	pass  func(Parts) Pass
 }{
 	{Orphans, "count rows of tenants that are not registered; blind without a fresh canary",
-		func(p Parts) Pass { return NewOrphans(p.Sweeps, p.Policy) }},
+		func(p Parts) Pass { return NewOrphans(p.Census, p.Policy) }},
 	{Erasures, "finish and certify erasures that have begun; count overdue deliveries",
 		func(p Parts) Pass { return NewErasures(p.Eraser, p.Policy, p.Outbox) }},
 	{Liveness, "ask Bitbucket about each tenant, and erase those whose uninstall never arrived",
@@ -41,11 +43,11 @@ var kinds = []struct {
 			return NewLiveness(p.Liveness, p.Policy, p.Door, p.Bitbucket, probeEraser{p.Eraser})
 		}},
 	{Retention, "delete rows past their period, and values of fields that the policy switches off",
-		func(p Parts) Pass { return NewRetention(p.Sweeps, p.Policy, p.Door) }},
+		func(p Parts) Pass { return NewRetention(p.Retention, p.Policy, p.Door) }},
 	{Integrity, "verify the audit log, all of it once a week, and the database's guards",
-		func(p Parts) Pass { return NewIntegrity(p.DB, p.Log, p.Sweeps, p.Outside) }},
+		func(p Parts) Pass { return NewIntegrity(p.DB, p.Log, p.Findings, p.Outside) }},
 	{Minimisation, "search unencrypted columns for contact data, undeclared columns, unknown payload keys",
-		func(p Parts) Pass { return NewMinimisation(p.Sweeps, p.Policy) }},
+		func(p Parts) Pass { return NewMinimisation(p.Census, p.Policy) }},
 	{Drift, "compare tables, columns, scopes, hosts and jobs with the policy",
 		func(p Parts) Pass { return NewDrift(p.Policy, p.Running) }},
 }
@@ -75,7 +77,9 @@ type Parts struct {
 	DB        *store.DB
 	Policy    *policy.Policy
 	Log       *audit.Log
-	Sweeps    *sweeps.Store
+	Findings  *findings.Store
+	Census    *census.Store
+	Retention *retention.Store
 	Outbox    *outbox.Store
 	Liveness  *liveness.Store
 	Eraser    *erasure.Eraser

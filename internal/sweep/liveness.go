@@ -14,8 +14,8 @@ import (
 	"trakr/internal/bitbucket"
 	"trakr/internal/erasure"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/liveness"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
 )
@@ -312,11 +312,11 @@ func suspected(t liveness.State, now time.Time, apart, story time.Duration) live
 func days(n int) time.Duration { return time.Duration(n) * 24 * time.Hour }
 
 // checks says what the answers amount to.
-func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due int64, many liveness.Lately, v verdicts) []sweeps.Check {
+func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due int64, many liveness.Lately, v verdicts) []findings.Check {
 	rule := p.policy.Liveness
-	check := func(what string, rows int64, d sweeps.Disposition, ground, predicate string) sweeps.Check {
+	check := func(what string, rows int64, d findings.Disposition, ground, predicate string) findings.Check {
 		sum := sha256.Sum256([]byte(predicate))
-		return sweeps.Check{Store: "database", Table: "trakr.tenant_liveness", Column: what, Rows: rows, Disposition: d, Ground: ground,
+		return findings.Check{Store: "database", Table: "trakr.tenant_liveness", Column: what, Rows: rows, Disposition: d, Ground: ground,
 			PredicateDigest: hex.EncodeToString(sum[:]), CheckedAt: c.At}
 	}
 	asking := "GET " + p.policy.App.Proof.Resource + " answers "
@@ -325,28 +325,28 @@ func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due int6
 		c.Suspected = max(c.Suspected, suspects)
 	}
 
-	alive := check("alive", got.alive, sweeps.Retained, "Bitbucket answered that the app is installed", asking+"2xx")
-	suspicion := check("suspected", c.Suspected, sweeps.Retained, fmt.Sprintf("Bitbucket answered that it does not know the app there; erased after %d such answers over %d days", rule.Suspicions, rule.Days), liveness.CountSQL)
-	gone := check("gone", v.left, sweeps.Checked, "", asking+"401, 403 or 404")
-	silent := check("silent", got.silent, sweeps.Retained, "Bitbucket gave no clear answer; neither suspected nor cleared, and asked again", asking+"anything else")
-	unheard := check("unheard", 0, sweeps.Checked, "", liveness.CountSQL)
-	mass := check("too_many", 0, sweeps.Checked, "", liveness.LatelySQL)
+	alive := check("alive", got.alive, findings.Retained, "Bitbucket answered that the app is installed", asking+"2xx")
+	suspicion := check("suspected", c.Suspected, findings.Retained, fmt.Sprintf("Bitbucket answered that it does not know the app there; erased after %d such answers over %d days", rule.Suspicions, rule.Days), liveness.CountSQL)
+	gone := check("gone", v.left, findings.Checked, "", asking+"401, 403 or 404")
+	silent := check("silent", got.silent, findings.Retained, "Bitbucket gave no clear answer; neither suspected nor cleared, and asked again", asking+"anything else")
+	unheard := check("unheard", 0, findings.Checked, "", liveness.CountSQL)
+	mass := check("too_many", 0, findings.Checked, "", liveness.LatelySQL)
 	switch {
 	case tooMany(many):
-		mass.Rows, mass.Severity = many.Gone, sweeps.Critical
+		mass.Rows, mass.Severity = many.Gone, findings.Critical
 		mass.Ground = fmt.Sprintf("too many at once: %d of %d that answered are gone, so no suspicion was counted and nothing erased; look at the app's scopes and at Bitbucket's status. "+
 			"Who is known to be gone can be erased by a deletion request", many.Gone, many.Answered)
-		suspicion = check("suspected", many.Gone, sweeps.Unjudged, "too many at once to be believed: no suspicion was counted and nothing erased", asking+"401, 403 or 404")
+		suspicion = check("suspected", many.Gone, findings.Unjudged, "too many at once to be believed: no suspicion was counted and nothing erased", asking+"401, 403 or 404")
 	case many.Answered == 0 && c.Live > 0:
-		mass.Disposition, mass.Ground = sweeps.Unjudged, "nobody answered lately, so nobody knows how many are gone"
+		mass.Disposition, mass.Ground = findings.Unjudged, "nobody answered lately, so nobody knows how many are gone"
 	case suspects > 0 && got.alive == 0 && c.Live <= 1:
-		suspicion = check("suspected", suspects, sweeps.Unjudged, "there is only one tenant and none to compare it with: it is never erased by a probe", asking+"401, 403 or 404")
+		suspicion = check("suspected", suspects, findings.Unjudged, "there is only one tenant and none to compare it with: it is never erased by a probe", asking+"401, 403 or 404")
 	case suspects > 0 && got.alive == 0:
-		suspicion = check("suspected", suspects, sweeps.Unjudged, "no other tenant answered that it is alive, so Bitbucket itself may be out: no suspicion was counted and nothing erased", asking+"401, 403 or 404")
+		suspicion = check("suspected", suspects, findings.Unjudged, "no other tenant answered that it is alive, so Bitbucket itself may be out: no suspicion was counted and nothing erased", asking+"401, 403 or 404")
 	}
 	switch {
 	case tooMany(many):
-		gone.Disposition, gone.Ground = sweeps.Unjudged, suspicion.Ground
+		gone.Disposition, gone.Ground = findings.Unjudged, suspicion.Ground
 	case v.left > 0:
 		gone.Ground = "gone at Bitbucket and still held; a run that is not dry erases them"
 	case c.Live == 1:
@@ -354,21 +354,21 @@ func (p *LivenessPass) checks(o Order, got *answers, c liveness.Counts, due int6
 	}
 	switch {
 	case got.busy:
-		silent = check("silent", due-got.alive-suspects, sweeps.Unjudged, "Bitbucket asked to slow down (429): the rest is asked in a later pass", asking+"429")
+		silent = check("silent", due-got.alive-suspects, findings.Unjudged, "Bitbucket asked to slow down (429): the rest is asked in a later pass", asking+"429")
 		silent.Rows = max(silent.Rows, got.silent)
 	case got.silent > 0 && got.alive+suspects == 0:
-		silent.Disposition, silent.Ground = sweeps.Unjudged, "Bitbucket gave no clear answer about anyone"
+		silent.Disposition, silent.Ground = findings.Unjudged, "Bitbucket gave no clear answer about anyone"
 	}
 	if c.Unheard > 0 {
-		unheard.Rows, unheard.Disposition = c.Unheard, sweeps.Unjudged
+		unheard.Rows, unheard.Disposition = c.Unheard, findings.Unjudged
 		unheard.Ground = fmt.Sprintf("no clear answer for %d days or more: whether the app is still installed there is not known", rule.Days)
 	}
-	out := []sweeps.Check{alive, suspicion, gone, mass, silent, unheard}
+	out := []findings.Check{alive, suspicion, gone, mass, silent, unheard}
 	if v.waiting > 0 {
-		out = append(out, check("waiting", v.waiting, sweeps.Retained, fmt.Sprintf("gone at Bitbucket; this pass erased the %d it may, the others are erased when they are asked again", min(rule.MaxErasures, policy.MaxErasures)), asking+"401, 403 or 404"))
+		out = append(out, check("waiting", v.waiting, findings.Retained, fmt.Sprintf("gone at Bitbucket; this pass erased the %d it may, the others are erased when they are asked again", min(rule.MaxErasures, policy.MaxErasures)), asking+"401, 403 or 404"))
 	}
 	if v.held > 0 {
-		out = append(out, check("held", v.held, sweeps.Retained, "gone at Bitbucket; a legal hold keeps the data", asking+"401, 403 or 404"))
+		out = append(out, check("held", v.held, findings.Retained, "gone at Bitbucket; a legal hold keeps the data", asking+"401, 403 or 404"))
 	}
 	return out
 }

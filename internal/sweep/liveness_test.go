@@ -21,9 +21,9 @@ import (
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/liveness"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
@@ -130,7 +130,7 @@ func (w *world) says(id lifecycle.TenantID, status int) {
 func (w *world) everybody(status int) { w.bitbucket.answer(func() { w.bitbucket.all = status }) }
 
 // tomorrow moves the clock by a day and runs the scheduled pass.
-func (w *world) tomorrow() sweeps.Run {
+func (w *world) tomorrow() findings.Run {
 	w.T.Helper()
 	w.Clock.Add(24 * time.Hour)
 	r, err := w.runner.RunDue(w.T.Context(), scheduler, sweep.Liveness, w.Clock.Now())
@@ -141,7 +141,7 @@ func (w *world) tomorrow() sweeps.Run {
 }
 
 // now runs the scheduled pass that is due now.
-func (w *world) now() sweeps.Run {
+func (w *world) now() findings.Run {
 	w.T.Helper()
 	r, err := w.runner.RunDue(w.T.Context(), scheduler, sweep.Liveness, w.Clock.Now())
 	if err != nil {
@@ -150,7 +150,7 @@ func (w *world) now() sweeps.Run {
 	return r
 }
 
-func (w *world) anHourLater() sweeps.Run { w.T.Helper(); w.Clock.Add(time.Hour); return w.now() }
+func (w *world) anHourLater() findings.Run { w.T.Helper(); w.Clock.Add(time.Hour); return w.now() }
 
 func (w *world) live() int64 {
 	w.T.Helper()
@@ -176,7 +176,7 @@ func (w *world) suspicions(id lifecycle.TenantID) int64 {
 	return w.Int(`SELECT coalesce(sum(suspicions), 0) FROM trakr.tenant_liveness WHERE tenant_id = $1`, id.String())
 }
 
-func subject(r sweeps.Run, what string) sweeps.Check {
+func subject(r findings.Run, what string) findings.Check {
 	return checkColumn(r, "trakr.tenant_liveness", what)
 }
 
@@ -204,9 +204,9 @@ func TestOnlyATenantThatIsGoneForDaysIsErased(t *testing.T) {
 		}
 		// C was installed on day 0: once nothing was heard of it for more than four
 		// days, nobody claims to know.
-		wantResult := sweeps.Clean
+		wantResult := findings.Clean
 		if day > 4 {
-			wantResult = sweeps.Blind
+			wantResult = findings.Blind
 		}
 		if r.Result != wantResult || (day > 4) != (subject(r, "unheard").Rows == 1) {
 			t.Errorf("day %d: %s, unheard %+v", day, r.Result, subject(r, "unheard"))
@@ -266,7 +266,7 @@ func TestAnOutageErasesNobody(t *testing.T) {
 		w.everybody(status)
 		for range 6 {
 			r := w.tomorrow()
-			if c := subject(r, "suspected"); r.Result != sweeps.Blind || c.Disposition != sweeps.Unjudged || !strings.Contains(c.Ground, "Bitbucket itself may be out") {
+			if c := subject(r, "suspected"); r.Result != findings.Blind || c.Disposition != findings.Unjudged || !strings.Contains(c.Ground, "Bitbucket itself may be out") {
 				t.Fatalf("%d: %s, %+v", status, r.Result, c)
 			}
 		}
@@ -275,7 +275,7 @@ func TestAnOutageErasesNobody(t *testing.T) {
 	w.everybody(0)
 	w.says(a, 404)
 	r := w.tomorrow()
-	if r.Result != sweeps.Clean || w.suspicions(a) != 1 || w.state(a) != lifecycle.Live || w.state(b) != lifecycle.Live {
+	if r.Result != findings.Clean || w.suspicions(a) != 1 || w.state(a) != lifecycle.Live || w.state(b) != lifecycle.Live {
 		t.Errorf("%s, %d suspicions, A %s", r.Result, w.suspicions(a), w.state(a))
 	}
 }
@@ -287,7 +287,7 @@ func TestSilenceIsNoSuspicion(t *testing.T) {
 		w.tenant()
 		w.everybody(status)
 		r := w.tomorrow()
-		if c := subject(r, "silent"); r.Result != sweeps.Blind || c.Disposition != sweeps.Unjudged || w.suspicions(a) != 0 {
+		if c := subject(r, "silent"); r.Result != findings.Blind || c.Disposition != findings.Unjudged || w.suspicions(a) != 0 {
 			t.Errorf("%d: %s, %+v, %d suspicions", status, r.Result, c, w.suspicions(a))
 		}
 	}
@@ -304,7 +304,7 @@ func TestBitbucketAsksForRestAndGetsIt(t *testing.T) {
 	if n := len(w.bitbucket.asked); n > 2 { // one more may be on its way
 		t.Errorf("%d questions after Bitbucket asked to slow down", n)
 	}
-	if c := subject(r, "silent"); r.Result != sweeps.Blind || c.Rows != 20 || !strings.Contains(c.Ground, "429") {
+	if c := subject(r, "silent"); r.Result != findings.Blind || c.Rows != 20 || !strings.Contains(c.Ground, "429") {
 		t.Errorf("%s, %+v", r.Result, c)
 	}
 	// Those not asked come first the next time.
@@ -322,12 +322,12 @@ func TestBitbucketAsksForRestAndGetsIt(t *testing.T) {
 func TestTheOnlyTenantIsNeverErasedByAProbe(t *testing.T) {
 	w := newWorld(t)
 	a := w.tenant()
-	if r := w.tomorrow(); r.Result != sweeps.Clean || !strings.Contains(subject(r, "gone").Ground, "never erased by a probe") {
+	if r := w.tomorrow(); r.Result != findings.Clean || !strings.Contains(subject(r, "gone").Ground, "never erased by a probe") {
 		t.Errorf("alive: %s, %+v", r.Result, subject(r, "gone"))
 	}
 	w.says(a, 404)
 	for range 10 {
-		if r := w.tomorrow(); r.Result != sweeps.Blind || !strings.Contains(subject(r, "suspected").Ground, "only one tenant") {
+		if r := w.tomorrow(); r.Result != findings.Blind || !strings.Contains(subject(r, "suspected").Ground, "only one tenant") {
 			t.Fatalf("%s, %+v", r.Result, subject(r, "suspected"))
 		}
 	}
@@ -354,7 +354,7 @@ func TestAControlIsFoundBesideThoseThatAreDue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Result != sweeps.Clean || w.suspicions(a) != 1 || subject(r, "alive").Rows != 1 {
+	if r.Result != findings.Clean || w.suspicions(a) != 1 || subject(r, "alive").Rows != 1 {
 		t.Errorf("%s, %d suspicions, %+v", r.Result, w.suspicions(a), subject(r, "alive"))
 	}
 }
@@ -410,7 +410,7 @@ func TestADryRunAsksAndKeepsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := sweeps.Run{Checks: found.Checks}
+		r := findings.Run{Checks: found.Checks}
 		if c := subject(r, "gone"); !c.Found() || c.Rows != 1 || subject(r, "suspected").Rows != 1 {
 			t.Errorf("%+v, %+v", c, subject(r, "suspected"))
 		}
@@ -435,12 +435,12 @@ func TestWhatStopsAnErasureIsTold(t *testing.T) {
 		w.tomorrow()
 	}
 	w.eraser.err = lifecycle.Fail(lifecycle.OnHold, "held")
-	if r := w.tomorrow(); r.Result != sweeps.Clean || subject(r, "held").Rows != 1 {
+	if r := w.tomorrow(); r.Result != findings.Clean || subject(r, "held").Rows != 1 {
 		t.Errorf("a legal hold: %s, %+v", r.Result, subject(r, "held"))
 	}
 	w.eraser.err = errors.New("broken")
 	w.Clock.Add(24 * time.Hour)
-	if r, err := w.runner.RunDue(t.Context(), scheduler, sweep.Liveness, w.Clock.Now()); err == nil || r.Result != sweeps.Failed {
+	if r, err := w.runner.RunDue(t.Context(), scheduler, sweep.Liveness, w.Clock.Now()); err == nil || r.Result != findings.Failed {
 		t.Errorf("an erasure that failed: %s, %v", r.Result, err)
 	}
 	// It installs again between the question and the erasure.
@@ -474,7 +474,7 @@ func TestADatabaseErrorIsNeverAnAnswer(t *testing.T) {
 		w.says(a, 404)
 		w.Exec(sql)
 		w.Clock.Add(24 * time.Hour)
-		if r, err := w.runner.RunDue(t.Context(), scheduler, sweep.Liveness, w.Clock.Now()); err == nil || r.Result == sweeps.Clean {
+		if r, err := w.runner.RunDue(t.Context(), scheduler, sweep.Liveness, w.Clock.Now()); err == nil || r.Result == findings.Clean {
 			t.Errorf("%s: %s, %v", name, r.Result, err)
 		}
 		if w.state(a) != lifecycle.Live {
@@ -497,16 +497,16 @@ func TestAMassOfSuspicionsErasesNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := subject(sweeps.Run{Checks: dry.Checks}, "too_many"); !c.Found() || c.Rows != 20 {
+	if c := subject(findings.Run{Checks: dry.Checks}, "too_many"); !c.Found() || c.Rows != 20 {
 		t.Errorf("a dry run: %+v", c)
 	}
 	for day := range 6 {
-		for _, r := range []sweeps.Run{w.tomorrow(), w.anHourLater()} { // nobody is due in the second
+		for _, r := range []findings.Run{w.tomorrow(), w.anHourLater()} { // nobody is due in the second
 			c := subject(r, "too_many")
-			if r.Result != sweeps.Findings || !c.Found() || c.Rows != 20 || c.Severity != sweeps.Critical || !strings.Contains(c.Ground, "20 of 21") {
+			if r.Result != findings.Found || !c.Found() || c.Rows != 20 || c.Severity != findings.Critical || !strings.Contains(c.Ground, "20 of 21") {
 				t.Fatalf("day %d: %s, %+v", day, r.Result, c)
 			}
-			if c := subject(r, "suspected"); c.Disposition != sweeps.Unjudged {
+			if c := subject(r, "suspected"); c.Disposition != findings.Unjudged {
 				t.Fatalf("day %d: %+v", day, c)
 			}
 		}
@@ -517,7 +517,7 @@ func TestAMassOfSuspicionsErasesNobody(t *testing.T) {
 	// Bitbucket falls silent: that is no sign that it is over.
 	w.everybody(500)
 	for range 4 {
-		if c := subject(w.tomorrow(), "too_many"); c.Disposition == sweeps.Checked && c.Rows == 0 {
+		if c := subject(w.tomorrow(), "too_many"); c.Disposition == findings.Checked && c.Rows == 0 {
 			t.Fatalf("over without an answer: %+v", c)
 		}
 	}
@@ -528,7 +528,7 @@ func TestAMassOfSuspicionsErasesNobody(t *testing.T) {
 	for _, id := range others[2:] { // two are really gone
 		w.says(id, 0)
 	}
-	if r := w.tomorrow(); r.Result != sweeps.Clean || w.counted() != 2 {
+	if r := w.tomorrow(); r.Result != findings.Clean || w.counted() != 2 {
 		t.Errorf("when it is over: %s, %d suspicions, %+v", r.Result, w.counted(), subject(r, "too_many"))
 	}
 	if n := w.Int(`SELECT count(*) FROM trakr.findings WHERE column_name = 'too_many' AND resolved_at IS NOT NULL`); n != 1 {
@@ -545,7 +545,7 @@ func TestAMassSpreadOverPassesErasesNobody(t *testing.T) {
 		w.now()
 		w.says(w.tenant(), 403)
 	}
-	var last sweeps.Run
+	var last findings.Run
 	for range 6 * 8 {
 		w.Clock.Add(3 * time.Hour)
 		last = w.now()
@@ -590,7 +590,7 @@ func TestOnlySoManyAreErasedInOnePass(t *testing.T) {
 	for range 4 {
 		w.tomorrow()
 	}
-	if r := w.tomorrow(); w.live() != 4 || subject(r, "waiting").Rows != 1 || r.Result != sweeps.Clean {
+	if r := w.tomorrow(); w.live() != 4 || subject(r, "waiting").Rows != 1 || r.Result != findings.Clean {
 		t.Errorf("%d tenants left of 6, want 4: %s, %+v", w.live(), r.Result, subject(r, "waiting"))
 	}
 	if r := w.tomorrow(); w.live() != 3 || subject(r, "waiting").Rows > 0 {

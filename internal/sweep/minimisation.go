@@ -4,7 +4,8 @@ import (
 	"context"
 	"strings"
 
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/policy"
 )
 
@@ -12,12 +13,12 @@ import (
 // number, for tables and columns that the policy does not declare, for large objects,
 // and for members of Bitbucket's payloads that were never seen before.
 type MinimisationPass struct {
-	sweeps *sweeps.Store
+	census *census.Store
 	policy *policy.Policy
 }
 
 // NewMinimisation returns the pass.
-func NewMinimisation(s *sweeps.Store, p *policy.Policy) *MinimisationPass {
+func NewMinimisation(s *census.Store, p *policy.Policy) *MinimisationPass {
 	return &MinimisationPass{s, p}
 }
 
@@ -43,15 +44,15 @@ const maxNewKeys = 100
 
 // Look implements Pass.
 func (p *MinimisationPass) Look(ctx context.Context, o Order) (Found, error) {
-	found, err := p.sweeps.Shapes(ctx, sweeps.DeclaredBy(p.policy), o.Now, !o.DryRun)
+	found, err := p.census.Shapes(ctx, census.DeclaredBy(p.policy), o.Now, !o.DryRun)
 	if err != nil {
 		return Found{}, err
 	}
 	out := Found{Checks: found.Checks, SnapshotAt: found.SnapshotAt}
 	for i := range out.Checks {
-		out.Checks[i].Severity = sweeps.High
+		out.Checks[i].Severity = findings.High
 	}
-	all := sweeps.Check{Store: "database", Table: eventsTable, Column: payloadKeys, Disposition: sweeps.Checked, CheckedAt: found.SnapshotAt,
+	all := findings.Check{Store: "database", Table: eventsTable, Column: payloadKeys, Disposition: findings.Checked, CheckedAt: found.SnapshotAt,
 		Ground: "every name of a payload's member that was not kept is known"}
 	for _, k := range found.Keys {
 		if p.policy.KnownPayloadKey(k.Name) {
@@ -60,7 +61,7 @@ func (p *MinimisationPass) Look(ctx context.Context, o Order) (Found, error) {
 		if all.Rows++; all.Rows > maxNewKeys {
 			continue
 		}
-		out.Checks = append(out.Checks, sweeps.Check{Store: "database", Table: eventsTable, Column: payloadKey + k.Name, Disposition: sweeps.Checked, Rows: 1, Severity: sweeps.Low, CheckedAt: found.SnapshotAt,
+		out.Checks = append(out.Checks, findings.Check{Store: "database", Table: eventsTable, Column: payloadKey + k.Name, Disposition: findings.Checked, Rows: 1, Severity: findings.Low, CheckedAt: found.SnapshotAt,
 			Ground: "Bitbucket sent a member that was never seen before " + k.FirstSeenAt.UTC().Format("2006-01-02") + "; it was not kept. Declare it under known_payload_keys once somebody has looked"})
 	}
 	if all.Rows > maxNewKeys {

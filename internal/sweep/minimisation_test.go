@@ -13,17 +13,18 @@ import (
 	"trakr/internal/contactdata"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tokens"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
 	"trakr/policy"
 )
 
-func minimise(t *testing.T, e *storetest.Env) sweeps.Run {
+func minimise(t *testing.T, e *storetest.Env) findings.Run {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewMinimisation(sweeps.New(e.DB), e.Policy))...)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewMinimisation(census.New(e.DB), e.Policy))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,13 +35,13 @@ func minimise(t *testing.T, e *storetest.Env) sweeps.Run {
 	return got
 }
 
-func cleanly(t *testing.T, what string, r sweeps.Run) {
+func cleanly(t *testing.T, what string, r findings.Run) {
 	t.Helper()
-	if r.Result == sweeps.Clean {
+	if r.Result == findings.Clean {
 		return
 	}
 	for _, c := range r.Checks {
-		if c.Found() || c.Disposition == sweeps.Unjudged {
+		if c.Found() || c.Disposition == findings.Unjudged {
 			t.Errorf("%s: %s: %s %s: %d, %s", what, r.Result, c.Table, c.Column, c.Rows, c.Ground)
 		}
 	}
@@ -79,7 +80,7 @@ func TestAPlantedValueIsFoundInEveryTypeOfColumn(t *testing.T) {
 	r := minimise(t, e)
 	for i, c := range columns {
 		got := checkColumn(r, fmt.Sprintf("public.t%d", i), "v")
-		if got.Disposition != sweeps.Checked || got.Rows != 1 || !strings.Contains(got.Ground, "of 4 rows, values shaped like an e-mail address in 1, like a telephone number in 1") || len(got.PredicateDigest) != 64 {
+		if got.Disposition != findings.Checked || got.Rows != 1 || !strings.Contains(got.Ground, "of 4 rows, values shaped like an e-mail address in 1, like a telephone number in 1") || len(got.PredicateDigest) != 64 {
 			t.Errorf("%s: %+v", c.kind, got)
 		}
 	}
@@ -171,15 +172,15 @@ func TestWhatIsSealedIsNotSaidToBeSearched(t *testing.T) {
 	e := storetest.New(t)
 	columns := [][2]string{{"trakr.tenant_fields", "client_key"}, {"trakr.tenant_fields", "shared_secret"}, {"trakr.tenant_fields", "principal_uuid"}, {"trakr.tenant_fields", "username"},
 		{"trakr.tenant_fields", "avatar_url"}, {"trakr.outbox_payloads", "sealed"}}
-	not := func(when string, r sweeps.Run) {
+	not := func(when string, r findings.Run) {
 		t.Helper()
 		for _, at := range columns {
-			if c := checkColumn(r, at[0], at[1]); c.Disposition != sweeps.NotSearched || c.Rows != 0 || c.PredicateDigest != "" || c.Ground != "sealed; judged before it was stored" {
+			if c := checkColumn(r, at[0], at[1]); c.Disposition != findings.NotSearched || c.Rows != 0 || c.PredicateDigest != "" || c.Ground != "sealed; judged before it was stored" {
 				t.Errorf("%s: %v: %+v", when, at, c)
 			}
 		}
 		for _, c := range r.Checks {
-			if c.Disposition == sweeps.NotSearched && !slices.Contains(columns, [2]string{c.Table, c.Column}) {
+			if c.Disposition == findings.NotSearched && !slices.Contains(columns, [2]string{c.Table, c.Column}) {
 				t.Errorf("%s: %s %s was not searched either", when, c.Table, c.Column)
 			}
 		}
@@ -201,12 +202,12 @@ func TestWhatIsSealedIsNotSaidToBeSearched(t *testing.T) {
 
 	e.Exec(`ALTER TABLE trakr.tenant_fields DISABLE TRIGGER judge_seal; UPDATE trakr.tenant_fields SET username = 'ada.lovelace@example.com'::bytea WHERE tenant_id = '` + id.String() + `'`)
 	r = minimise(t, e)
-	if c := checkColumn(r, "trakr.tenant_fields", "username"); c.Disposition != sweeps.Checked || c.Rows != 1 || !c.Found() || len(r.Findings) != 1 {
+	if c := checkColumn(r, "trakr.tenant_fields", "username"); c.Disposition != findings.Checked || c.Rows != 1 || !c.Found() || len(r.Findings) != 1 {
 		t.Errorf("in clear: %+v, %d findings", c, len(r.Findings))
 	}
 	// A column that was made a text is searched like any other.
 	e.Exec(`DROP TRIGGER judge_seal ON trakr.tenant_fields; ALTER TABLE trakr.tenant_fields ALTER username TYPE text USING NULL`)
-	if c := checkColumn(minimise(t, e), "trakr.tenant_fields", "username"); c.Disposition != sweeps.Checked {
+	if c := checkColumn(minimise(t, e), "trakr.tenant_fields", "username"); c.Disposition != findings.Checked {
 		t.Errorf("a text: %+v", c)
 	}
 }
@@ -217,13 +218,13 @@ func TestALargeObjectIsFoundWhateverIsInIt(t *testing.T) {
 	e := storetest.New(t)
 	r := minimise(t, e)
 	cleanly(t, "none", r)
-	if c := check(r, table); c.Disposition != sweeps.Checked || c.Rows != 0 || len(c.PredicateDigest) != 64 {
+	if c := check(r, table); c.Disposition != findings.Checked || c.Rows != 0 || len(c.PredicateDigest) != 64 {
 		t.Errorf("none: %+v", c)
 	}
 	// The service's own role may make one, as everybody may: that is why it is looked for.
 	e.Exec(`SET ROLE trakr_service; SELECT lo_from_bytea(0, 'ada.lovelace@example.com'); SELECT lo_create(0)`)
 	r = minimise(t, e)
-	if c := check(r, table); c.Rows != 2 || !c.Found() || c.Severity != sweeps.High || len(r.Findings) != 1 || r.Result != sweeps.Findings {
+	if c := check(r, table); c.Rows != 2 || !c.Found() || c.Severity != findings.High || len(r.Findings) != 1 || r.Result != findings.Found {
 		t.Errorf("two: %s, %+v, %d findings", r.Result, c, len(r.Findings))
 	}
 	e.Exec(`SELECT lo_unlink(oid) FROM pg_largeobject_metadata`)
@@ -315,7 +316,7 @@ func TestTablesAndColumnsThatNobodyDeclaredAreFound(t *testing.T) {
 			t.Errorf("%v: %+v", at, c)
 		}
 	}
-	if r.Result != sweeps.Findings || len(r.Findings) != 3 {
+	if r.Result != findings.Found || len(r.Findings) != 3 {
 		t.Errorf("%s: %+v", r.Result, r.Findings)
 	}
 }
@@ -324,7 +325,7 @@ func TestHiddenRowsAreNotCalledClean(t *testing.T) {
 	e := storetest.New(t)
 	e.Exec(`CREATE TABLE public.odd (v text); ALTER TABLE public.odd ENABLE ROW LEVEL SECURITY`)
 	declare(e, policy.Table{Name: "public.odd", Columns: []string{"v"}})
-	if r := minimise(t, e); r.Result != sweeps.Blind || checkColumn(r, "public.odd", "v").Disposition != sweeps.Unjudged {
+	if r := minimise(t, e); r.Result != findings.Blind || checkColumn(r, "public.odd", "v").Disposition != findings.Unjudged {
 		t.Errorf("%s", r.Result)
 	}
 }
@@ -348,7 +349,7 @@ func TestAPayloadKeyNeverSeenBeforeIsFoundUntilItIsDeclared(t *testing.T) {
 		t.Errorf("%d names kept", n)
 	}
 	e.Policy.KnownPayloadKeys = append(e.Policy.KnownPayloadKeys, "principal.mobile")
-	if r := minimise(t, e); r.Result != sweeps.Clean || len(r.Findings) != 0 {
+	if r := minimise(t, e); r.Result != findings.Clean || len(r.Findings) != 0 {
 		t.Errorf("declared: %s, %+v", r.Result, r.Findings)
 	}
 }
@@ -357,8 +358,8 @@ func TestAPayloadKeyNeverSeenBeforeIsFoundUntilItIsDeclared(t *testing.T) {
 func TestADrySearchNotesNothing(t *testing.T) {
 	e := storetest.New(t)
 	record(t, e, func(ev *audit.Event) { ev.DroppedNames = []string{"mobile"} })
-	f, err := sweep.NewMinimisation(sweeps.New(e.DB), e.Policy).Look(t.Context(), sweep.Order{Access: scheduler, Now: e.Clock.Now(), DryRun: true})
-	if err != nil || !checkColumn(sweeps.Run{Checks: f.Checks}, "trakr.audit_events", "payload key mobile").Found() {
+	f, err := sweep.NewMinimisation(census.New(e.DB), e.Policy).Look(t.Context(), sweep.Order{Access: scheduler, Now: e.Clock.Now(), DryRun: true})
+	if err != nil || !checkColumn(findings.Run{Checks: f.Checks}, "trakr.audit_events", "payload key mobile").Found() {
 		t.Error(err)
 	}
 	if n := e.Int(`SELECT (SELECT count(*) FROM trakr.shape_scans) + (SELECT count(*) FROM trakr.payload_keys_seen)`); n != 0 {

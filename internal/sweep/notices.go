@@ -9,7 +9,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"trakr/internal/egress/webhook"
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/findings"
 )
 
 // EventType begins the type of each event about a finding; the transition follows.
@@ -18,31 +18,31 @@ const EventType = "com.trakr.finding."
 // Outbox gives the webhook each step of a finding's life, from where the sweeps'
 // store keeps it.
 type Outbox struct {
-	sweeps *sweeps.Store
-	source string
+	findings *findings.Store
+	source   string
 }
 
 // NewOutbox returns the outbox. The source names this installation: its public
 // address and the app's key.
-func NewOutbox(s *sweeps.Store, baseURL, appKey string) *Outbox {
+func NewOutbox(s *findings.Store, baseURL, appKey string) *Outbox {
 	return &Outbox{s, baseURL + "/" + appKey}
 }
 
 // notice is what a receiver learns: names of our tables and counts, never a value.
 type notice struct {
-	FindingID string          `json:"finding_id"`
-	Kind      string          `json:"kind"`
-	Severity  sweeps.Severity `json:"severity"`
-	Store     string          `json:"store"`
-	Table     string          `json:"table"`
-	Column    string          `json:"column"`
-	Count     int64           `json:"count"`
-	Blind     bool            `json:"blind,omitempty"` // a sweep could not judge it
+	FindingID string            `json:"finding_id"`
+	Kind      string            `json:"kind"`
+	Severity  findings.Severity `json:"severity"`
+	Store     string            `json:"store"`
+	Table     string            `json:"table"`
+	Column    string            `json:"column"`
+	Count     int64             `json:"count"`
+	Blind     bool              `json:"blind,omitempty"` // a sweep could not judge it
 }
 
 // Due implements webhook.Outbox.
 func (o *Outbox) Due(ctx context.Context, now time.Time, limit int) ([]webhook.Message, error) {
-	waiting, err := o.sweeps.Undelivered(ctx, now, limit)
+	waiting, err := o.findings.Undelivered(ctx, now, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -57,22 +57,22 @@ func (o *Outbox) Due(ctx context.Context, now time.Time, limit int) ([]webhook.M
 
 // Delivered implements webhook.Outbox.
 func (o *Outbox) Delivered(ctx context.Context, id string, now time.Time) error {
-	return o.sweeps.Delivered(ctx, id, now)
+	return o.findings.Delivered(ctx, id, now)
 }
 
 // Postpone implements webhook.Outbox.
 func (o *Outbox) Postpone(ctx context.Context, id string, next time.Time) error {
-	return o.sweeps.Postpone(ctx, id, next)
+	return o.findings.Postpone(ctx, id, next)
 }
 
 // GiveUp implements webhook.Outbox.
 func (o *Outbox) GiveUp(ctx context.Context, before time.Time) (int64, error) {
-	return o.sweeps.GiveUp(ctx, before)
+	return o.findings.GiveUp(ctx, before)
 }
 
 // Measure registers how many findings are open, acknowledged ones included. A kind
 // without one shows no series.
-func Measure(provider metric.MeterProvider, s *sweeps.Store) error {
+func Measure(provider metric.MeterProvider, s *findings.Store) error {
 	_, err := provider.Meter("trakr/internal/sweep").Int64ObservableGauge("trakr.findings.open",
 		metric.WithDescription("Open findings, acknowledged ones included."), metric.WithUnit("{finding}"),
 		metric.WithInt64Callback(func(ctx context.Context, o metric.Int64Observer) error {

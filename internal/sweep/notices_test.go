@@ -14,8 +14,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"trakr/internal/egress/webhook"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 )
 
@@ -35,7 +35,7 @@ func (r *receiver) send(_ context.Context, e webhook.Event) error {
 
 func relay(t *testing.T, e *storetest.Env, r *receiver) *webhook.Relay {
 	t.Helper()
-	out, err := webhook.NewRelay(webhook.Config{Outbox: sweep.NewOutbox(sweeps.New(e.DB), "https://trakr.example.com", "trakr"), Send: r.send,
+	out, err := webhook.NewRelay(webhook.Config{Outbox: sweep.NewOutbox(findings.New(e.DB), "https://trakr.example.com", "trakr"), Send: r.send,
 		Now: e.Clock.Now, Log: slog.New(slog.DiscardHandler), Meter: noop.NewMeterProvider()})
 	if err != nil {
 		t.Fatal(err)
@@ -82,13 +82,13 @@ func TestEachStepOfAFindingReachesTheWebhookOnceItIsCommitted(t *testing.T) {
 	// The receiver is down: nothing is lost, and sweeps go on.
 	r.down = true
 	e.Clock.Add(time.Minute)
-	if _, err := sweeps.New(e.DB).Acknowledge(t.Context(), operator, f.ID, e.Clock.Now()); err != nil {
+	if _, err := findings.New(e.DB).Acknowledge(t.Context(), operator, f.ID, e.Clock.Now()); err != nil {
 		t.Fatal(err)
 	}
 	deliver()
 	e.Exec(`DROP TABLE public.cache`)
 	e.Clock.Add(time.Second)
-	if got := run(t, e); got.Result != sweeps.Clean {
+	if got := run(t, e); got.Result != findings.Clean {
 		t.Errorf("the sweep beside it: %s", got.Result)
 	}
 	r.down = false
@@ -117,7 +117,7 @@ func TestAnOldStepIsGivenUpAndStaysUndelivered(t *testing.T) {
 func TestOpenFindingsAreMeasured(t *testing.T) {
 	e := storetest.New(t)
 	reader := sdkmetric.NewManualReader()
-	if err := sweep.Measure(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)), sweeps.New(e.DB)); err != nil {
+	if err := sweep.Measure(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)), findings.New(e.DB)); err != nil {
 		t.Fatal(err)
 	}
 	stale(t, e)

@@ -3,19 +3,20 @@ package sweep
 import (
 	"context"
 
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/policy"
 )
 
 // OrphanPass looks, in every table of the live catalog, for rows of tenants that are
 // not registered any more. One row of its own, the canary, must be among what it sees.
 type OrphanPass struct {
-	sweeps *sweeps.Store
+	census *census.Store
 	policy *policy.Policy
 }
 
 // NewOrphans returns the pass.
-func NewOrphans(s *sweeps.Store, p *policy.Policy) *OrphanPass { return &OrphanPass{s, p} }
+func NewOrphans(s *census.Store, p *policy.Policy) *OrphanPass { return &OrphanPass{s, p} }
 
 // Kind implements Pass.
 func (*OrphanPass) Kind() string { return Orphans }
@@ -25,11 +26,11 @@ func (*OrphanPass) Destructive() bool { return false }
 
 // Look implements Pass.
 func (p *OrphanPass) Look(ctx context.Context, _ Order) (Found, error) {
-	checks, at, err := p.sweeps.Orphans(ctx, sweeps.DeclaredBy(p.policy))
+	checks, at, err := p.census.Orphans(ctx, census.DeclaredBy(p.policy))
 	for i, c := range checks {
-		checks[i].Severity = sweeps.High // a table or column that nobody declared
-		if c.Disposition == sweeps.Checked && c.Rows > 0 {
-			checks[i].Severity = sweeps.Critical // somebody's row outlived its tenant
+		checks[i].Severity = findings.High // a table or column that nobody declared
+		if c.Disposition == findings.Checked && c.Rows > 0 {
+			checks[i].Severity = findings.Critical // somebody's row outlived its tenant
 		}
 	}
 	return Found{Checks: checks, SnapshotAt: at}, err

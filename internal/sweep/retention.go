@@ -2,8 +2,6 @@ package sweep
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,7 +9,8 @@ import (
 	"time"
 
 	"trakr/internal/lifecycle"
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/findings"
+	"trakr/internal/store/retention"
 	"trakr/policy"
 )
 
@@ -19,7 +18,7 @@ import (
 // sweep does, and looks whether whoever else should have done so has. The period of a
 // field that the policy switches off is over: its values go too.
 type RetentionPass struct {
-	sweeps *sweeps.Store
+	rows   *retention.Store
 	policy *policy.Policy
 	values Values
 }
@@ -33,7 +32,7 @@ type Values interface {
 }
 
 // NewRetention returns the pass.
-func NewRetention(s *sweeps.Store, p *policy.Policy, values Values) *RetentionPass {
+func NewRetention(s *retention.Store, p *policy.Policy, values Values) *RetentionPass {
 	return &RetentionPass{s, p, values}
 }
 
@@ -65,7 +64,7 @@ func (p *RetentionPass) Look(ctx context.Context, o Order) (Found, error) {
 	slices.SortStableFunc(rules, func(a, b policy.Retention) int { return strings.Compare(last(a.Class), last(b.Class)) })
 	for _, r := range rules {
 		cutoff := o.Now.Add(-r.Period.Duration())
-		var checks []sweeps.Check
+		var checks []findings.Check
 		var err error
 		switch r.ExecutedBy {
 		case policy.ByRetention:
@@ -86,7 +85,7 @@ const valuesTable = "trakr.tenant_fields"
 
 // switchedOff removes, or in a dry run counts, the values of fields that are off. What
 // stays is held by the law, or on its way out with its tenant.
-func (p *RetentionPass) switchedOff(ctx context.Context, o Order) ([]sweeps.Check, error) {
+func (p *RetentionPass) switchedOff(ctx context.Context, o Order) ([]findings.Check, error) {
 	before, err := p.values.CountSwitchedOff(ctx)
 	if err != nil || len(before) == 0 {
 		return nil, err
@@ -100,11 +99,11 @@ func (p *RetentionPass) switchedOff(ctx context.Context, o Order) ([]sweeps.Chec
 			return nil, err
 		}
 	}
-	var checks []sweeps.Check
+	var checks []findings.Check
 	for _, f := range slices.Sorted(maps.Keys(before)) {
-		gone, left := p.check(sweeps.Retention{Table: valuesTable, At: o.Now}, removedRows+": "+string(f)), p.check(sweeps.Retention{Table: valuesTable, At: o.Now}, keptRows+": "+string(f))
-		gone.Disposition, gone.Rows, gone.Ground = sweeps.Retained, max(before[f]-after[f], 0), "removed: the policy switches the field off"
-		left.Disposition, left.Rows, left.Ground = sweeps.Retained, after[f], "the field is off; what stays is under a legal hold or goes with its tenant's erasure"
+		gone, left := p.check(retention.Table{Name: valuesTable, At: o.Now}, removedRows+": "+string(f)), p.check(retention.Table{Name: valuesTable, At: o.Now}, keptRows+": "+string(f))
+		gone.Disposition, gone.Rows, gone.Ground = findings.Retained, max(before[f]-after[f], 0), "removed: the policy switches the field off"
+		left.Disposition, left.Rows, left.Ground = findings.Retained, after[f], "the field is off; what stays is under a legal hold or goes with its tenant's erasure"
 		if o.DryRun {
 			gone.Rows, gone.Ground = before[f], "would be removed, but for legal holds: the policy switches the field off"
 			checks = append(checks, gone)
@@ -135,20 +134,20 @@ func (p *RetentionPass) tables(class string) (out []policy.Table) {
 }
 
 // execute removes, or in a dry run counts, what is past the period of a class.
-func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention, cutoff time.Time) ([]sweeps.Check, error) {
+func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention, cutoff time.Time) ([]findings.Check, error) {
 	var names []string
 	for _, t := range p.tables(r.Class) {
 		names = append(names, t.Name)
 	}
-	found, err := p.sweeps.Retire(ctx, o.Access, o.Now, r.Class, names, cutoff, o.DryRun)
+	found, err := p.rows.Retire(ctx, o.Access, o.Now, r.Class, names, cutoff, o.DryRun)
 	if err != nil {
 		return nil, err
 	}
-	var checks []sweeps.Check
+	var checks []findings.Check
 	for _, x := range found {
 		removed := p.check(x, removedRows)
 		if x.Fault != "" {
-			removed.Disposition, removed.Ground = sweeps.Unjudged, "what is past its period could not be removed: "+x.Fault
+			removed.Disposition, removed.Ground = findings.Unjudged, "what is past its period could not be removed: "+x.Fault
 			checks = append(checks, removed)
 			if x.Removed == 0 {
 				continue
@@ -156,15 +155,15 @@ func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention
 		}
 		overdue, kept := p.check(x, overdueRows), p.check(x, keptRows)
 		before := "before " + cutoff.UTC().Format(time.DateOnly) + " (" + r.Class + ", " + r.Period.Human() + " from " + r.Starts + ")"
-		removed.Disposition, removed.Rows = sweeps.Retained, x.Removed
+		removed.Disposition, removed.Rows = findings.Retained, x.Removed
 		removed.Ground = "removed: " + before
-		removed.Duration, overdue.Severity = x.Took, sweeps.Medium
+		removed.Duration, overdue.Severity = x.Took, findings.Medium
 		overdue.Rows, overdue.Ground = x.Due, "past the period and still there: "+before
 		if o.DryRun {
 			removed.Rows, removed.Ground = x.Due, "would be removed: "+before
 			overdue.Rows = 0
 		}
-		kept.Disposition, kept.Rows, kept.Ground = sweeps.Retained, x.Kept, "within the period, or needed by what is; "+r.Ground
+		kept.Disposition, kept.Rows, kept.Ground = findings.Retained, x.Kept, "within the period, or needed by what is; "+r.Ground
 		if x.Fault != "" {
 			checks = append(checks, overdue, kept)
 			continue
@@ -175,7 +174,7 @@ func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention
 }
 
 // watch counts what somebody else should have removed by now.
-func (p *RetentionPass) watch(ctx context.Context, r policy.Retention, cutoff time.Time) ([]sweeps.Check, error) {
+func (p *RetentionPass) watch(ctx context.Context, r policy.Retention, cutoff time.Time) ([]findings.Check, error) {
 	way := "still there; the running service removes it: is trakr serve running?"
 	switch r.ExecutedBy {
 	case policy.ByNobody:
@@ -185,43 +184,42 @@ func (p *RetentionPass) watch(ctx context.Context, r policy.Retention, cutoff ti
 		cutoff = time.Date(cutoff.UTC().Year(), cutoff.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
 		way = "still there; run: " + expireCommand
 	}
-	var checks []sweeps.Check
+	var checks []findings.Check
 	for _, t := range p.tables(r.Class) {
 		schema, name, _ := strings.Cut(t.Name, ".")
 		if t.AgeColumn() == "" {
-			c := p.check(sweeps.Retention{Table: t.Name}, overdueRows)
-			c.Disposition, c.Ground = sweeps.Unjudged, "its rows do not tell their age"
+			c := p.check(retention.Table{Name: t.Name}, overdueRows)
+			c.Disposition, c.Ground = findings.Unjudged, "its rows do not tell their age"
 			checks = append(checks, c)
 			continue
 		}
-		x, err := p.sweeps.Overdue(ctx, schema, name, t.AgeColumn(), cutoff)
+		x, err := p.rows.Overdue(ctx, schema, name, t.AgeColumn(), cutoff)
 		if err != nil {
 			return nil, err
 		}
 		c := p.check(x, overdueRows)
-		c.Duration, c.Severity = x.Took, sweeps.Medium
+		c.Duration, c.Severity = x.Took, findings.Medium
 		c.Rows, c.Ground = x.Due, fmt.Sprintf("past the period of %s (%s) and %s", r.Period.Human(), r.Class, way)
 		if x.Fault != "" {
-			c.Disposition, c.Ground = sweeps.Unjudged, "what is past its period could not be counted: "+x.Fault
+			c.Disposition, c.Ground = findings.Unjudged, "what is past its period could not be counted: "+x.Fault
 		}
 		checks = append(checks, c)
 	}
 	if len(checks) == 0 { // a store outside the database, such as backups
-		checks = append(checks, sweeps.Check{Store: r.Class, Table: r.Class, Column: overdueRows, Disposition: sweeps.Retained, CheckedAt: cutoff,
+		checks = append(checks, findings.Check{Store: r.Class, Table: r.Class, Column: overdueRows, Disposition: findings.Retained, CheckedAt: cutoff,
 			Ground: "ends by " + r.Period.Human() + " through a setting at the provider, which this software does not see"})
 	}
 	return checks, nil
 }
 
 // check begins what is said of a table.
-func (p *RetentionPass) check(x sweeps.Retention, column string) sweeps.Check {
-	c := sweeps.Check{Store: "database", Table: x.Table, Column: column, Disposition: sweeps.Checked, CheckedAt: x.At}
-	if _, s, ok := p.policy.Table(x.Table); ok {
+func (p *RetentionPass) check(x retention.Table, column string) findings.Check {
+	c := findings.Check{Store: "database", Table: x.Name, Column: column, Disposition: findings.Checked, CheckedAt: x.At}
+	if _, s, ok := p.policy.Table(x.Name); ok {
 		c.Store = s.Name
 	}
 	if x.Predicate != "" {
-		sum := sha256.Sum256([]byte(x.Predicate))
-		c.PredicateDigest = hex.EncodeToString(sum[:])
+		c.PredicateDigest = findings.Digest(x.Predicate)
 	}
 	return c
 }

@@ -8,16 +8,17 @@ import (
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/findings"
+	"trakr/internal/store/retention"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
 	"trakr/policy"
 )
 
-func retain(t *testing.T, e *storetest.Env) sweeps.Run {
+func retain(t *testing.T, e *storetest.Env) findings.Run {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewRetention(sweeps.New(e.DB), e.Policy, e.Door))...)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewRetention(retention.New(e.DB), e.Policy, e.Door))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,13 +29,13 @@ func retain(t *testing.T, e *storetest.Env) sweeps.Run {
 	return got
 }
 
-func dry(t *testing.T, e *storetest.Env) sweeps.Run {
+func dry(t *testing.T, e *storetest.Env) findings.Run {
 	t.Helper()
-	f, err := sweep.NewRetention(sweeps.New(e.DB), e.Policy, e.Door).Look(t.Context(), sweep.Order{Access: scheduler, Now: e.Clock.Now(), DryRun: true})
+	f, err := sweep.NewRetention(retention.New(e.DB), e.Policy, e.Door).Look(t.Context(), sweep.Order{Access: scheduler, Now: e.Clock.Now(), DryRun: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return sweeps.Run{Checks: f.Checks}
+	return findings.Run{Checks: f.Checks}
 }
 
 // history is eleven years of rows: each table has some that are past its period by a
@@ -85,7 +86,7 @@ func TestWhatIsPastItsPeriodGoesAndNothingElse(t *testing.T) {
 		before[table] = e.Int(`SELECT count(*) FROM ` + table)
 	}
 	r := retain(t, e)
-	if r.Result != sweeps.Clean || len(r.Findings) != 0 {
+	if r.Result != findings.Clean || len(r.Findings) != 0 {
 		t.Errorf("%s: %+v", r.Result, r.Findings)
 	}
 	for table, n := range past {
@@ -97,7 +98,7 @@ func TestWhatIsPastItsPeriodGoesAndNothingElse(t *testing.T) {
 		case "trakr.sweep_results":
 			left -= int64(len(r.Checks))
 		}
-		if removed.Rows != n || before[table]-left != n || overdue.Rows != 0 || removed.Disposition != sweeps.Retained || overdue.Disposition != sweeps.Checked || len(overdue.PredicateDigest) != 64 {
+		if removed.Rows != n || before[table]-left != n || overdue.Rows != 0 || removed.Disposition != findings.Retained || overdue.Disposition != findings.Checked || len(overdue.PredicateDigest) != 64 {
 			t.Errorf("%s: %d of %d gone, want %d\n%+v\n%+v", table, before[table]-left, before[table], n, removed, overdue)
 		}
 		if want := left; kept.Rows != want && kept.Rows != want+1 {
@@ -132,7 +133,7 @@ func TestWhatIsPastItsPeriodGoesAndNothingElse(t *testing.T) {
 	}
 	again := retain(t, e)
 	for table := range past {
-		if c := checkColumn(again, table, "removed"); c.Rows != 0 || c.Disposition != sweeps.Retained {
+		if c := checkColumn(again, table, "removed"); c.Rows != 0 || c.Disposition != findings.Retained {
 			t.Errorf("a second pass: %s: %+v", table, c)
 		}
 	}
@@ -209,7 +210,7 @@ func requested(t *testing.T) *storetest.Env {
 func TestRequestsAndHoldsGoWhenTheyAreOver(t *testing.T) {
 	e := requested(t)
 	r := retain(t, e)
-	if r.Result != sweeps.Clean {
+	if r.Result != findings.Clean {
 		t.Errorf("%s: %+v", r.Result, r.Findings)
 	}
 	for table, n := range map[string]int64{"trakr.deletion_requests": 2, "trakr.deletion_request_events": 4, "trakr.legal_holds": 2, "trakr.tenants": 1} {
@@ -273,7 +274,7 @@ func TestAnErasureThatIsNotFinishedIsNotRetired(t *testing.T) {
 			e.Exec(`ALTER TABLE trakr.erasures DISABLE TRIGGER erasure_goes_on; ` + c.sql)
 			before := e.Int(`SELECT count(*) FROM trakr.erasures`)
 			r := retain(t, e)
-			if got := checkColumn(r, "trakr.erasures", "removed"); got.Rows != c.goes || got.Disposition != sweeps.Retained || before-e.Int(`SELECT count(*) FROM trakr.erasures`) != c.goes {
+			if got := checkColumn(r, "trakr.erasures", "removed"); got.Rows != c.goes || got.Disposition != findings.Retained || before-e.Int(`SELECT count(*) FROM trakr.erasures`) != c.goes {
 				t.Errorf("%+v, want %d", got, c.goes)
 			}
 		})
@@ -285,7 +286,7 @@ func TestWhatOthersReferToStays(t *testing.T) {
 	e := seeded(t)
 	e.Exec(`SET ROLE trakr_owner; CREATE TABLE public.later (erasure_id uuid REFERENCES trakr.erasures (erasure_id)); INSERT INTO public.later SELECT erasure_id FROM trakr.erasures WHERE erased_at < now() - interval '3650 days'`)
 	r := retain(t, e)
-	if c := checkColumn(r, "trakr.erasures", "removed"); c.Rows != 0 || c.Disposition != sweeps.Retained {
+	if c := checkColumn(r, "trakr.erasures", "removed"); c.Rows != 0 || c.Disposition != findings.Retained {
 		t.Errorf("%+v", c)
 	}
 	if c := checkColumn(r, "trakr.tenants", "removed"); c.Rows != 0 {
@@ -306,7 +307,7 @@ func TestWhatOthersShouldHaveRemovedIsAFinding(t *testing.T) {
 	if c := checkColumn(r, "trakr.replay_guard", "overdue"); c.Rows != 1 || !c.Found() || !strings.Contains(c.Ground, "trakr serve") {
 		t.Errorf("%+v", c)
 	}
-	if r.Result != sweeps.Findings || len(r.Findings) != 2 {
+	if r.Result != findings.Found || len(r.Findings) != 2 {
 		t.Errorf("%s: %+v", r.Result, r.Findings)
 	}
 }
@@ -316,7 +317,7 @@ func TestEveryPeriodIsExecuted(t *testing.T) {
 	e := storetest.New(t)
 	r := retain(t, e)
 	for _, c := range r.Checks {
-		if c.Disposition == sweeps.Unjudged {
+		if c.Disposition == findings.Unjudged {
 			t.Errorf("%s: %s", c.Table, c.Ground)
 		}
 	}
@@ -330,7 +331,7 @@ func TestEveryPeriodIsExecuted(t *testing.T) {
 	}
 	declare(e, policy.Table{Name: "trakr.nowhere", Columns: []string{"x"}, Class: "evidence"})
 	r = retain(t, e)
-	if c := checkColumn(r, "trakr.nowhere", "removed"); c.Disposition != sweeps.Unjudged || r.Result != sweeps.Blind {
+	if c := checkColumn(r, "trakr.nowhere", "removed"); c.Disposition != findings.Unjudged || r.Result != findings.Blind {
 		t.Errorf("a table without a rule: %s, %+v", r.Result, c)
 	}
 }
@@ -341,7 +342,7 @@ func TestOneTablesTroubleDoesNotHideTheRest(t *testing.T) {
 	e.Exec(`CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'P0001'; END $$;
 		CREATE TRIGGER no BEFORE DELETE ON trakr.findings FOR EACH ROW EXECUTE FUNCTION public.no()`)
 	r := retain(t, e)
-	if c := checkColumn(r, "trakr.findings", "removed"); c.Disposition != sweeps.Unjudged || !strings.Contains(c.Ground, "P0001") || r.Result == sweeps.Clean {
+	if c := checkColumn(r, "trakr.findings", "removed"); c.Disposition != findings.Unjudged || !strings.Contains(c.Ground, "P0001") || r.Result == findings.Clean {
 		t.Errorf("%s, %+v", r.Result, c)
 	}
 	if c := checkColumn(r, "trakr.reports_issued", "removed"); c.Rows != 2500 {
@@ -364,7 +365,7 @@ func TestWhatIsSwitchedOffGoesWithTheNextPass(t *testing.T) {
 	}
 	r := retain(t, e)
 	removed, kept := checkColumn(r, "trakr.tenant_fields", "removed: username"), checkColumn(r, "trakr.tenant_fields", "kept: username")
-	if removed.Rows != 2 || kept.Rows != 0 || kept.Disposition != sweeps.Retained || e.Int(held) != 20 {
+	if removed.Rows != 2 || kept.Rows != 0 || kept.Disposition != findings.Retained || e.Int(held) != 20 {
 		t.Errorf("removed %+v, kept %+v, held %d", removed, kept, e.Int(held))
 	}
 	if n := e.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'tenant.update' AND actor_type = 'scheduler' AND field_names = ARRAY['username'] AND correlation_id IS NOT NULL`); n != 2 {

@@ -15,7 +15,8 @@ import (
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
-	"trakr/internal/store/sweeps"
+	"trakr/internal/store/findings"
+	"trakr/internal/store/heartbeats"
 	"trakr/policy"
 )
 
@@ -45,7 +46,7 @@ type Order struct {
 
 // Found is what a pass saw.
 type Found struct {
-	Checks     []sweeps.Check
+	Checks     []findings.Check
 	SnapshotAt time.Time // the database's clock when what was judged was read
 	// Then is what rests on the run's word and waits until that is stored; nil for
 	// nothing. What it leaves undone is the next pass's.
@@ -54,18 +55,19 @@ type Found struct {
 
 // Runner runs sweeps on one database.
 type Runner struct {
-	db     *store.DB
-	sweeps *sweeps.Store
-	policy *policy.Policy
-	passes []Pass
-	now    func() time.Time
-	log    *slog.Logger
+	db       *store.DB
+	findings *findings.Store
+	beats    *heartbeats.Store
+	policy   *policy.Policy
+	passes   []Pass
+	now      func() time.Time
+	log      *slog.Logger
 }
 
 // New returns a runner of these passes. The policy must give each kind a schedule
 // and a timeout, and schedule no other.
 func New(db *store.DB, p *policy.Policy, now func() time.Time, log *slog.Logger, passes ...Pass) (*Runner, error) {
-	r := &Runner{db: db, sweeps: sweeps.New(db), policy: p, passes: passes, now: now, log: log}
+	r := &Runner{db: db, findings: findings.New(db), beats: heartbeats.New(db), policy: p, passes: passes, now: now, log: log}
 	for _, k := range r.Kinds() {
 		if _, ok := p.Sweep(k); !ok {
 			return nil, fmt.Errorf("the policy has no schedule for the sweep %q", k)
@@ -130,7 +132,7 @@ func ReportProgress(f func(done, total int64)) Option { return func(s *settings)
 //
 // A dry run only looks: it opens and resolves no finding, and stands for no pass
 // that was due.
-func (r *Runner) RunOnce(ctx context.Context, a lifecycle.Access, kind string, by Trigger, opts ...Option) (sweeps.Run, error) {
+func (r *Runner) RunOnce(ctx context.Context, a lifecycle.Access, kind string, by Trigger, opts ...Option) (findings.Run, error) {
 	var s settings
 	for _, o := range opts {
 		o(&s)
@@ -141,18 +143,18 @@ func (r *Runner) RunOnce(ctx context.Context, a lifecycle.Access, kind string, b
 // RunDue is RunOnce for the pass that was due at that time; it acts. When some
 // replica started a pass since then that did not fail, it fails with ErrNotDue;
 // one that was cut off, or dry, does not count.
-func (r *Runner) RunDue(ctx context.Context, a lifecycle.Access, kind string, due time.Time) (sweeps.Run, error) {
+func (r *Runner) RunDue(ctx context.Context, a lifecycle.Access, kind string, due time.Time) (findings.Run, error) {
 	act := false
 	return r.run(ctx, a, kind, BySchedule, settings{dry: &act}, due)
 }
 
-func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Trigger, s settings, due time.Time) (sweeps.Run, error) {
+func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Trigger, s settings, due time.Time) (findings.Run, error) {
 	pass, err := r.pass(kind)
 	if err != nil {
-		return sweeps.Run{}, err
+		return findings.Run{}, err
 	}
 	if err := a.CheckReason(); err != nil {
-		return sweeps.Run{}, err
+		return findings.Run{}, err
 	}
 	dry := pass.Destructive() && by != BySchedule
 	if s.dry != nil {
@@ -164,27 +166,27 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 
 	lease, ok, err := store.TryLease(ctx, r.db, "sweep/"+kind)
 	if err != nil {
-		return sweeps.Run{}, fmt.Errorf("locking the sweep: %w", err)
+		return findings.Run{}, fmt.Errorf("locking the sweep: %w", err)
 	}
 	if !ok {
-		return sweeps.Run{}, lifecycle.Fail(lifecycle.SweepRunning, "A sweep of this kind is running now; its result will be listed under sweeps.", lifecycle.After(10*time.Second))
+		return findings.Run{}, lifecycle.Fail(lifecycle.SweepRunning, "A sweep of this kind is running now; its result will be listed under sweeps.", lifecycle.After(10*time.Second))
 	}
 	defer lease.Release()
 	if !due.IsZero() {
-		done, err := r.sweeps.SuccessSince(ctx, kind, due)
+		done, err := r.findings.SuccessSince(ctx, kind, due)
 		if err != nil {
-			return sweeps.Run{}, err
+			return findings.Run{}, err
 		}
 		if done != nil {
-			return sweeps.Run{}, ErrNotDue
+			return findings.Run{}, ErrNotDue
 		}
 	}
 
 	// A crash after Begin leaves a run without a result, which counts as no run;
 	// a crash before Finish loses the counts, and the next pass counts again.
-	run, err := r.sweeps.Begin(ctx, kind, string(by), dry, r.now())
+	run, err := r.findings.Begin(ctx, kind, string(by), dry, r.now())
 	if err != nil {
-		return sweeps.Run{}, err
+		return findings.Run{}, err
 	}
 	o := Order{Access: a, RunID: run.ID, Now: run.StartedAt, DryRun: dry, Progress: s.progress}
 	o.Access.CorrelationID = run.ID
@@ -194,7 +196,7 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 	}
 	weigh(kind, found.Checks)
 	run.Checks, run.SnapshotAt, run.Result = found.Checks, &found.SnapshotAt, judge(found.Checks)
-	if err := r.sweeps.Finish(ctx, a, &run, r.now()); err != nil {
+	if err := r.findings.Finish(ctx, a, &run, r.now()); err != nil {
 		return run, r.fail(a, &run, err)
 	}
 	// A crash here leaves a run that is over, and what rests on it to the next one.
@@ -208,22 +210,22 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 }
 
 // fail stores that the run failed, even when its own time is up.
-func (r *Runner) fail(a lifecycle.Access, run *sweeps.Run, cause error) error {
+func (r *Runner) fail(a lifecycle.Access, run *findings.Run, cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	run.Result, run.Checks, run.SnapshotAt = sweeps.Failed, nil, nil
-	return errors.Join(cause, r.sweeps.Finish(ctx, a, run, r.now()))
+	run.Result, run.Checks, run.SnapshotAt = findings.Failed, nil, nil
+	return errors.Join(cause, r.findings.Finish(ctx, a, run, r.now()))
 }
 
 // judge says what a pass may claim. Findings outrank blindness: they are known.
-func judge(checks []sweeps.Check) sweeps.Result {
-	result := sweeps.Clean
+func judge(checks []findings.Check) findings.Result {
+	result := findings.Clean
 	for _, c := range checks {
 		switch {
 		case c.Found():
-			return sweeps.Findings
-		case c.Disposition == sweeps.Unjudged:
-			result = sweeps.Blind
+			return findings.Found
+		case c.Disposition == findings.Unjudged:
+			result = findings.Blind
 		}
 	}
 	return result
@@ -232,14 +234,14 @@ func judge(checks []sweeps.Check) sweeps.Result {
 // weigh says how much it matters that something cannot be judged. Nothing is promised
 // for what nobody sees; but whether a tenant is alive is often not to be told, where
 // there are few of them or Bitbucket is out.
-func weigh(kind string, checks []sweeps.Check) {
+func weigh(kind string, checks []findings.Check) {
 	for i, c := range checks {
 		if !c.Blind() {
 			continue
 		}
-		checks[i].Severity = sweeps.High
+		checks[i].Severity = findings.High
 		if kind == Liveness {
-			checks[i].Severity = sweeps.Medium
+			checks[i].Severity = findings.Medium
 		}
 	}
 }
@@ -247,43 +249,40 @@ func weigh(kind string, checks []sweeps.Check) {
 // Health is how recently a kind of sweep did its duty.
 type Health struct {
 	Kind     string
-	Last     *sweeps.Run // newest pass that finished and did not fail; nil when none
-	Newest   *sweeps.Run // newest pass that finished, failed or not; nil when none
-	Since    time.Time   // since when it is expected to run; zero when it never was
+	Last     *findings.Run // newest pass that finished and did not fail; nil when none
+	Newest   *findings.Run // newest pass that finished, failed or not; nil when none
+	Since    time.Time     // since when it is expected to run; zero when it never was
 	Interval time.Duration
 	Overdue  bool
 }
 
 // Failing reports whether the newest pass failed: what an older one found is then
 // no answer any more, although it may not be overdue.
-func (h Health) Failing() bool { return h.Newest != nil && h.Newest.Result == sweeps.Failed }
+func (h Health) Failing() bool { return h.Newest != nil && h.Newest.Result == findings.Failed }
 
-// Health judges one kind at a moment: a pass is overdue when none finished
-// within twice its interval, counted from the last one or, when it never ran,
-// from the time it was first expected. A moment well before that time says that a
-// clock was moved, or that nobody expected the sweep then: overdue too.
+// Health returns how recently one kind ran, as of a moment. Whether it is overdue is
+// heartbeats' rule.
 func (r *Runner) Health(ctx context.Context, kind string, interval time.Duration, at time.Time) (Health, error) {
 	h := Health{Kind: kind, Interval: interval}
 	var err error
-	if h.Last, err = r.sweeps.LastSuccess(ctx, kind, at); err != nil {
+	if h.Last, err = r.findings.LastSuccess(ctx, kind, at); err != nil {
 		return h, err
 	}
-	if h.Newest, err = r.sweeps.LastFinished(ctx, kind, at); err != nil {
+	if h.Newest, err = r.findings.LastFinished(ctx, kind, at); err != nil {
 		return h, err
 	}
-	if h.Since, err = r.sweeps.FirstExpected(ctx, kind); err != nil {
+	if h.Since, err = r.beats.SweepExpectedSince(ctx, kind); err != nil {
 		return h, err
 	}
-	from := h.Since
-	if h.Last != nil && (from.IsZero() || from.After(at) || h.Last.FinishedAt.After(from)) {
-		from = *h.Last.FinishedAt
+	beat := heartbeats.Beat{Job: kind, ExpectedSince: h.Since, Interval: interval}
+	if h.Last != nil {
+		beat.LastSucceeded = h.Last.FinishedAt
 	}
-	h.Overdue = from.IsZero() || at.Sub(from) > 2*interval || from.Sub(at) > 2*interval
+	h.Overdue = beat.Overdue(at)
 	return h, nil
 }
 
 // Expect notes that a kind is scheduled from now on.
 func (r *Runner) Expect(ctx context.Context, kind string) error {
-	_, err := r.sweeps.Expect(ctx, kind, r.now())
-	return err
+	return r.beats.ExpectSweep(ctx, kind, r.now())
 }

@@ -17,9 +17,10 @@ import (
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/outbox"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
 	"trakr/internal/sweep/sweeptest"
@@ -34,16 +35,16 @@ var scheduler = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorS
 
 func runner(t *testing.T, e *storetest.Env) *sweep.Runner {
 	t.Helper()
-	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
+	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(census.New(e.DB), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
-func run(t *testing.T, e *storetest.Env) sweeps.Run {
+func run(t *testing.T, e *storetest.Env) findings.Run {
 	t.Helper()
-	if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+	if err := census.New(e.DB).PlantCanary(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	got, err := runner(t, e).RunOnce(t.Context(), scheduler, sweep.Orphans, sweep.ByCommand)
@@ -53,18 +54,18 @@ func run(t *testing.T, e *storetest.Env) sweeps.Run {
 	return got
 }
 
-func check(r sweeps.Run, table string) sweeps.Check {
-	i := slices.IndexFunc(r.Checks, func(c sweeps.Check) bool { return c.Table == table })
+func check(r findings.Run, table string) findings.Check {
+	i := slices.IndexFunc(r.Checks, func(c findings.Check) bool { return c.Table == table })
 	if i < 0 {
-		return sweeps.Check{Rows: -1}
+		return findings.Check{Rows: -1}
 	}
 	return r.Checks[i]
 }
 
-func checkColumn(r sweeps.Run, table, column string) sweeps.Check {
-	i := slices.IndexFunc(r.Checks, func(c sweeps.Check) bool { return c.Table == table && c.Column == column })
+func checkColumn(r findings.Run, table, column string) findings.Check {
+	i := slices.IndexFunc(r.Checks, func(c findings.Check) bool { return c.Table == table && c.Column == column })
 	if i < 0 {
-		return sweeps.Check{Rows: -1}
+		return findings.Check{Rows: -1}
 	}
 	return r.Checks[i]
 }
@@ -92,13 +93,13 @@ func TestACleanSweepStoresTheZeroOfEveryTable(t *testing.T) {
 	e.Install(storetest.Values("live"), "a")
 	uninstall(t, e, e.Install(storetest.Values("gone"), "b"))
 	r := run(t, e)
-	if r.Result != sweeps.Clean || len(r.Findings) != 0 {
+	if r.Result != findings.Clean || len(r.Findings) != 0 {
 		t.Fatalf("%s with %d findings", r.Result, len(r.Findings))
 	}
-	for table, want := range map[string]sweeps.Disposition{"trakr.tenant_fields": sweeps.Checked, "trakr.replay_guard": sweeps.Checked, "trakr.outbox_payloads": sweeps.Checked,
-		"trakr.tenants": sweeps.Retained, "trakr.erasures": sweeps.Retained, "trakr.audit_events": sweeps.Retained} {
+	for table, want := range map[string]findings.Disposition{"trakr.tenant_fields": findings.Checked, "trakr.replay_guard": findings.Checked, "trakr.outbox_payloads": findings.Checked,
+		"trakr.tenants": findings.Retained, "trakr.erasures": findings.Retained, "trakr.audit_events": findings.Retained} {
 		c := check(r, table)
-		if c.Disposition != want || (want == sweeps.Checked && c.Rows != 0) || len(c.PredicateDigest) != 64 {
+		if c.Disposition != want || (want == findings.Checked && c.Rows != 0) || len(c.PredicateDigest) != 64 {
 			t.Errorf("%s: %+v", table, c)
 		}
 	}
@@ -141,7 +142,7 @@ INSERT INTO public.parts VALUES ('` + gone.String() + `', 1);
 		t.Fatal(err)
 	}
 	r := run(t, e)
-	if r.Result != sweeps.Findings {
+	if r.Result != findings.Found {
 		t.Fatalf("result %s", r.Result)
 	}
 	for table, rows := range map[string]int64{`"Extra"."Odd ""Name"`: 2, "public.texts": 1, "public.linked": 1, "public.parts": 1, "public.mirror": 1, "trakr.tenant_fields": 0} {
@@ -151,7 +152,7 @@ INSERT INTO public.parts VALUES ('` + gone.String() + `', 1);
 		} else if !declared {
 			c = checkColumn(r, table, carrier(table))
 		}
-		if c.Rows != rows || c.Disposition != sweeps.Checked {
+		if c.Rows != rows || c.Disposition != findings.Checked {
 			t.Errorf("%s: %+v, want %d rows", table, c, rows)
 		}
 	}
@@ -170,12 +171,12 @@ INSERT INTO public.parts VALUES ('` + gone.String() + `', 1);
 	}
 	e.Exec(`DELETE FROM "Extra"."Odd ""Name"; DELETE FROM public.texts; DROP TABLE public.linked; DROP TABLE public.parts; DROP MATERIALIZED VIEW public.mirror`)
 	e.Clock.Add(time.Minute)
-	if r := run(t, e); r.Result != sweeps.Findings || len(r.Findings) != 2 || r.Findings[0].Rows != 0 || r.Findings[0].Ground == "" {
+	if r := run(t, e); r.Result != findings.Found || len(r.Findings) != 2 || r.Findings[0].Rows != 0 || r.Findings[0].Ground == "" {
 		t.Errorf("two empty tables that nobody declared: %s, %+v", r.Result, r.Findings)
 	}
 	e.Exec(`DROP TABLE "Extra"."Odd ""Name"; DROP TABLE public.texts`)
 	e.Clock.Add(time.Minute)
-	if clean := run(t, e); clean.Result != sweeps.Clean || len(clean.Findings) != 0 {
+	if clean := run(t, e); clean.Result != findings.Clean || len(clean.Findings) != 0 {
 		t.Errorf("after the rows are gone: %s, %d findings open", clean.Result, len(clean.Findings))
 	}
 }
@@ -228,11 +229,11 @@ func TestAStaleRowIsFoundWhateverItsColumnIsCalled(t *testing.T) {
 	e.Exec(`CREATE DOMAIN public.inner_id AS uuid; CREATE DOMAIN public.outer_id AS public.inner_id; CREATE TABLE public.domains (customer public.outer_id)`)
 	e.Exec(`INSERT INTO public.domains VALUES ($1::text::uuid), ($2::text::uuid)`, g, l)
 	r := run(t, e)
-	if r.Result != sweeps.Findings {
+	if r.Result != findings.Found {
 		t.Fatalf("result %s", r.Result)
 	}
 	for i, c := range columns {
-		if got := checkColumn(r, kept[i], c.column); got.Rows != 1 || !got.Found() || got.Disposition != sweeps.Checked {
+		if got := checkColumn(r, kept[i], c.column); got.Rows != 1 || !got.Found() || got.Disposition != findings.Checked {
 			t.Errorf("%s %s: %+v", c.column, c.kind, got)
 		}
 	}
@@ -248,18 +249,18 @@ func TestWhatCannotBeJudgedIsNeverClean(t *testing.T) {
 	for name, c := range map[string]struct {
 		sql, table, column string
 		columns            []string // declared
-		want               sweeps.Result
+		want               findings.Result
 	}{
-		"a client key":                     {`CREATE TABLE public.odd (client_key text); INSERT INTO public.odd VALUES ('k')`, "public.odd", "client_key", nil, sweeps.Findings},
-		"a workspace":                      {`CREATE TABLE public.odd (workspace_uuid uuid); INSERT INTO public.odd VALUES ('` + id + `')`, "public.odd", "workspace_uuid", nil, sweeps.Findings},
-		"an installation":                  {`CREATE TABLE public.odd ("installationId" bigint); INSERT INTO public.odd VALUES (1)`, "public.odd", "installationId", nil, sweeps.Findings},
-		"bytes":                            {`CREATE TABLE public.odd (v bytea); INSERT INTO public.odd VALUES ('x')`, "public.odd", "v", nil, sweeps.Findings},
-		"a number called tenant":           {`CREATE TABLE public.odd (tenant_id bigint); INSERT INTO public.odd VALUES (1)`, "public.odd", "tenant_id", nil, sweeps.Findings},
-		"a number called tenant, declared": {`CREATE TABLE public.odd (tenant_id bigint); INSERT INTO public.odd VALUES (1)`, "public.odd", "tenant_id", []string{"tenant_id"}, sweeps.Blind},
+		"a client key":                     {`CREATE TABLE public.odd (client_key text); INSERT INTO public.odd VALUES ('k')`, "public.odd", "client_key", nil, findings.Found},
+		"a workspace":                      {`CREATE TABLE public.odd (workspace_uuid uuid); INSERT INTO public.odd VALUES ('` + id + `')`, "public.odd", "workspace_uuid", nil, findings.Found},
+		"an installation":                  {`CREATE TABLE public.odd ("installationId" bigint); INSERT INTO public.odd VALUES (1)`, "public.odd", "installationId", nil, findings.Found},
+		"bytes":                            {`CREATE TABLE public.odd (v bytea); INSERT INTO public.odd VALUES ('x')`, "public.odd", "v", nil, findings.Found},
+		"a number called tenant":           {`CREATE TABLE public.odd (tenant_id bigint); INSERT INTO public.odd VALUES (1)`, "public.odd", "tenant_id", nil, findings.Found},
+		"a number called tenant, declared": {`CREATE TABLE public.odd (tenant_id bigint); INSERT INTO public.odd VALUES (1)`, "public.odd", "tenant_id", []string{"tenant_id"}, findings.Blind},
 		"a count that fails": {`CREATE EXTENSION IF NOT EXISTS postgres_fdw; CREATE SERVER nowhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '/nowhere');
-			CREATE USER MAPPING FOR CURRENT_USER SERVER nowhere; CREATE FOREIGN TABLE public.far (tenant_id uuid) SERVER nowhere`, "public.far", "tenant_id", []string{"tenant_id"}, sweeps.Blind},
-		"a view without data": {`CREATE MATERIALIZED VIEW public.mirror AS SELECT tenant_id FROM trakr.erasures WITH NO DATA`, "public.mirror", "tenant_id", []string{"tenant_id"}, sweeps.Blind},
-		"hidden rows":         {`CREATE TABLE public.odd (tenant_id uuid); ALTER TABLE public.odd ENABLE ROW LEVEL SECURITY`, "public.odd", "tenant_id", []string{"tenant_id"}, sweeps.Blind},
+			CREATE USER MAPPING FOR CURRENT_USER SERVER nowhere; CREATE FOREIGN TABLE public.far (tenant_id uuid) SERVER nowhere`, "public.far", "tenant_id", []string{"tenant_id"}, findings.Blind},
+		"a view without data": {`CREATE MATERIALIZED VIEW public.mirror AS SELECT tenant_id FROM trakr.erasures WITH NO DATA`, "public.mirror", "tenant_id", []string{"tenant_id"}, findings.Blind},
+		"hidden rows":         {`CREATE TABLE public.odd (tenant_id uuid); ALTER TABLE public.odd ENABLE ROW LEVEL SECURITY`, "public.odd", "tenant_id", []string{"tenant_id"}, findings.Blind},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := storetest.New(t)
@@ -271,10 +272,10 @@ func TestWhatCannotBeJudgedIsNeverClean(t *testing.T) {
 			if r.Result != c.want {
 				t.Errorf("result %s, want %s", r.Result, c.want)
 			}
-			if got := checkColumn(r, c.table, c.column); got.Disposition != sweeps.Unjudged || got.Ground == "" {
+			if got := checkColumn(r, c.table, c.column); got.Disposition != findings.Unjudged || got.Ground == "" {
 				t.Errorf("%+v", got)
 			}
-			if c := check(r, "trakr.tenant_fields"); c.Disposition != sweeps.Checked {
+			if c := check(r, "trakr.tenant_fields"); c.Disposition != findings.Checked {
 				t.Error("one table's trouble hid the rest")
 			}
 		})
@@ -283,7 +284,7 @@ func TestWhatCannotBeJudgedIsNeverClean(t *testing.T) {
 		e := storetest.New(t)
 		e.Exec(`CREATE TABLE public.odd (tenant_id bigint, client_key text)`)
 		declare(e, policy.Table{Name: "public.odd", Columns: []string{"tenant_id", "client_key"}, HasTenant: true})
-		if r := run(t, e); r.Result != sweeps.Clean {
+		if r := run(t, e); r.Result != findings.Clean {
 			t.Errorf("result %s", r.Result)
 		}
 	})
@@ -298,18 +299,18 @@ func TestAnUndeclaredColumnIsFound(t *testing.T) {
 		ALTER TABLE trakr.schedule_state ADD phone bigint; ALTER TABLE trakr.api_tokens ADD memo text`)
 	e.Exec(`INSERT INTO trakr.api_tokens VALUES ('t', sha256('x'), 'service', 'l', 'c', now(), now(), NULL, $1::text)`, "of "+gone.String())
 	r := run(t, e)
-	if r.Result != sweeps.Findings || len(r.Findings) != 3 {
+	if r.Result != findings.Found || len(r.Findings) != 3 {
 		t.Fatalf("%s: %+v", r.Result, r.Findings)
 	}
 	for at, want := range map[[2]string]int64{{"trakr.tenants", "owner_email"}: 1, {"trakr.schedule_state", "phone"}: 0, {"trakr.api_tokens", "memo"}: 1} {
 		c := checkColumn(r, at[0], at[1])
-		if !c.Undeclared || c.Rows != want || (at[1] == "memo") != (c.Disposition == sweeps.Checked) {
+		if !c.Undeclared || c.Rows != want || (at[1] == "memo") != (c.Disposition == findings.Checked) {
 			t.Errorf("%v: %+v", at, c)
 		}
 	}
 	e.Exec(`ALTER TABLE trakr.tenants DROP owner_email; ALTER TABLE trakr.schedule_state DROP phone; ALTER TABLE trakr.api_tokens DROP memo`)
 	e.Clock.Add(time.Minute)
-	if r := run(t, e); r.Result != sweeps.Clean || len(r.Findings) != 0 {
+	if r := run(t, e); r.Result != findings.Clean || len(r.Findings) != 0 {
 		t.Errorf("afterwards: %s, %d findings open", r.Result, len(r.Findings))
 	}
 }
@@ -334,7 +335,7 @@ func TestAFindingClosesOnceItsTableIsDeclared(t *testing.T) {
 			if d.Retained != nil {
 				want = 0
 			}
-			if r := run(t, e); len(r.Findings) != want || (r.Result == sweeps.Clean) != (want == 0) {
+			if r := run(t, e); len(r.Findings) != want || (r.Result == findings.Clean) != (want == 0) {
 				t.Errorf("%s: %+v", r.Result, r.Findings)
 			}
 			if n := e.Int(`SELECT count(*) FROM trakr.findings WHERE resolved_at IS NULL`); n != int64(want) {
@@ -454,10 +455,10 @@ func TestTwoRunnersShareTheWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer second.Close()
-	if err := sweeps.New(e.DB).PlantCanary(t.Context()); err != nil {
+	if err := census.New(e.DB).PlantCanary(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	other, err := sweep.New(second, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(second), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
+	other, err := sweep.New(second, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewOrphans(census.New(second), e.Policy), sweep.NewErasures(erasuretest.New(t, e).Eraser, e.Policy, storetest.Must(t)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -491,7 +492,7 @@ func TestAPassThatWasCutOffNeitherBlocksNorCounts(t *testing.T) {
 	e := storetest.New(t)
 	r := runner(t, e)
 	due := e.Clock.Now()
-	if _, err := sweeps.New(e.DB).Begin(t.Context(), sweep.Orphans, string(sweep.BySchedule), false, due.Add(time.Second)); err != nil {
+	if _, err := findings.New(e.DB).Begin(t.Context(), sweep.Orphans, string(sweep.BySchedule), false, due.Add(time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	e.Clock.Add(2 * time.Second)
@@ -514,7 +515,7 @@ func TestANewerPassThatFailedShows(t *testing.T) {
 		t.Fatal("it did not fail")
 	}
 	h, err := r.Health(t.Context(), sweep.Orphans, time.Hour, e.Clock.Now())
-	if err != nil || !h.Failing() || h.Overdue || h.Last.ID != good.ID || h.Newest.Result != sweeps.Failed {
+	if err != nil || !h.Failing() || h.Overdue || h.Last.ID != good.ID || h.Newest.Result != findings.Failed {
 		t.Errorf("%+v, %v", h, err)
 	}
 	e.Exec(`ALTER FUNCTION door.gone() RENAME TO tenant_columns`)
@@ -579,7 +580,7 @@ func TestASweepThatDidNotRunIsOverdueAfterTwiceItsInterval(t *testing.T) {
 
 func TestAPolicyWithAnUnknownSweepIsRefused(t *testing.T) {
 	e := storetest.New(t)
-	passes := sweeptest.Fill(e.Policy, sweep.NewOrphans(sweeps.New(e.DB), e.Policy))
+	passes := sweeptest.Fill(e.Policy, sweep.NewOrphans(census.New(e.DB), e.Policy))
 	e.Policy.Sweeps = append(e.Policy.Sweeps, policy.Sweep{Kind: "orphan"})
 	if _, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), passes...); err == nil {
 		t.Error("a sweep that can never run was scheduled")

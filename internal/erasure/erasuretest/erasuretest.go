@@ -12,10 +12,11 @@ import (
 	"trakr/internal/erasure"
 	"trakr/internal/erasure/ledger"
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/census"
 	"trakr/internal/store/erasures"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 )
 
 // Rig is an eraser and what a test may want to break.
@@ -23,6 +24,8 @@ type Rig struct {
 	*erasure.Eraser
 	Config erasure.Config
 	Path   string // of the ledger
+
+	findings *findings.Store
 }
 
 // New returns an eraser on e's database.
@@ -56,7 +59,7 @@ func With(t testing.TB, e *storetest.Env, l ledger.Ledger, path string) *Rig {
 		t.Fatal(err)
 	}
 	var one sync.Mutex
-	r := &Rig{Path: path, Config: erasure.Config{Door: e.Door, Erasures: erasures.New(e.DB, e.Clock.Now), Sweeps: sweeps.New(e.DB), Holds: held, Log: e.Log, Keys: e.Keys,
+	r := &Rig{Path: path, findings: findings.New(e.DB), Config: erasure.Config{Door: e.Door, Erasures: erasures.New(e.DB, e.Clock.Now), Census: census.New(e.DB), Holds: held, Log: e.Log, Keys: e.Keys,
 		Policy: e.Policy, Ledger: l, Version: "test", Now: e.Clock.Now, Slog: slog.New(slog.DiscardHandler),
 		Sequence: func(ctx context.Context) error {
 			one.Lock()
@@ -76,12 +79,12 @@ var sweeper = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorSch
 // Run is a sweep that is over, on whose word an erasure can be verified.
 func (r *Rig) Run(t testing.TB) string {
 	t.Helper()
-	run, err := r.Config.Sweeps.Begin(t.Context(), "erasures", "command", false, r.Config.Now())
+	run, err := r.findings.Begin(t.Context(), "erasures", "command", false, r.Config.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	run.Result = sweeps.Clean
-	if err := r.Config.Sweeps.Finish(t.Context(), sweeper, &run, r.Config.Now()); err != nil {
+	run.Result = findings.Clean
+	if err := r.findings.Finish(t.Context(), sweeper, &run, r.Config.Now()); err != nil {
 		t.Fatal(err)
 	}
 	return run.ID

@@ -20,8 +20,8 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/internal/pg"
-	"trakr/internal/store/sweeps"
 )
 
 // Erasure is one erasure and how far it has come. A zero time is a step not taken.
@@ -190,7 +190,7 @@ func (s *Store) Note(ctx context.Context, id uuid.UUID, seq int64, hash [32]byte
 // Verified enters what the verifying step counted, with its audit event, by a sweep's
 // run that is over and did not fail; the database refuses any other. Done before is a
 // success and changes nothing.
-func (s *Store) Verified(ctx context.Context, a lifecycle.Access, x Erasure, run string, counts []sweeps.Check) error {
+func (s *Store) Verified(ctx context.Context, a lifecycle.Access, x Erasure, run string, counts []findings.Check) error {
 	now := s.now().UTC()
 	if now.Before(x.DeletedAt) { // replicas' clocks differ; the order of the steps does not
 		now = x.DeletedAt
@@ -207,7 +207,7 @@ func (s *Store) Verified(ctx context.Context, a lifecycle.Access, x Erasure, run
 		}
 		for _, c := range counts {
 			_, err := tx.NewRaw(`INSERT INTO trakr.erasure_counts (erasure_id, step, store, table_name, column_name, retained, rows, predicate_digest)
-				VALUES (?, 'verify', ?, ?, ?, ?, ?, ?)`, x.ID.String(), c.Store, c.Table, c.Column, c.Disposition == sweeps.Retained, c.Rows, c.PredicateDigest).Exec(ctx)
+				VALUES (?, 'verify', ?, ?, ?, ?, ?, ?)`, x.ID.String(), c.Store, c.Table, c.Column, c.Disposition == findings.Retained, c.Rows, c.PredicateDigest).Exec(ctx)
 			if err != nil {
 				return err
 			}
@@ -222,7 +222,7 @@ func (s *Store) Verified(ctx context.Context, a lifecycle.Access, x Erasure, run
 
 // CountSubject asks the counting role how many registered tenants are recognised by
 // any of these keyed digests, and returns the digest of the SQL as well.
-func (s *Store) CountSubject(ctx context.Context, digests []keyring.Digest) (sweeps.Check, error) {
+func (s *Store) CountSubject(ctx context.Context, digests []keyring.Digest) (findings.Check, error) {
 	const sql = `SELECT count AS rows FROM door.count_subject(?) AS count`
 	var row struct{ Rows int64 }
 	all := make([][]byte, len(digests))
@@ -231,10 +231,10 @@ func (s *Store) CountSubject(ctx context.Context, digests []keyring.Digest) (swe
 	}
 	err := pg.Map(pg.Bun(s.db).NewRaw(sql, pgdialect.Array(all)).Scan(ctx, &row))
 	if err != nil {
-		return sweeps.Check{}, fmt.Errorf("counting what is held under a name: %w", err)
+		return findings.Check{}, fmt.Errorf("counting what is held under a name: %w", err)
 	}
 	sum := sha256.Sum256([]byte(sql))
-	return sweeps.Check{Store: "database", Table: "trakr.tenants", Column: "subject_digest", Disposition: sweeps.Checked, Rows: row.Rows, PredicateDigest: hex.EncodeToString(sum[:])}, nil
+	return findings.Check{Store: "database", Table: "trakr.tenants", Column: "subject_digest", Disposition: findings.Checked, Rows: row.Rows, PredicateDigest: hex.EncodeToString(sum[:])}, nil
 }
 
 // VerifiedNothing records that nothing is held under a name that a request gave.

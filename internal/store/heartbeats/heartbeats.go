@@ -1,5 +1,6 @@
-// Package heartbeats keeps when each scheduled job last started, succeeded and
-// failed, for all replicas together, and judges which did not run in time.
+// Package heartbeats stores when each scheduled job last started, succeeded and failed,
+// for all replicas together, and since when each job and each kind of sweep is expected
+// to run. Beat.Overdue is the one rule for "it ran in time", of jobs and of sweeps.
 package heartbeats
 
 import (
@@ -7,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/uptrace/bun"
 
 	"trakr/internal/store"
 	"trakr/internal/store/internal/pg"
@@ -25,13 +28,16 @@ type Beat struct {
 	Failure       string // closed-set word: why it last failed; "" when it never did
 }
 
-// Overdue reports whether no success lies within twice the job's interval and its
-// jitter, counted from the last one or, when there is none, from when it was first
-// expected. A moment well before that time says that a clock was moved: overdue too.
+// Overdue reports whether a job had no success within twice its interval plus its
+// jitter, as of a moment. The time counts from its last success or from when it was first
+// expected, whichever is later: a success from before the job was scheduled does not make
+// it late. A job that is expected only after the moment counts from its last success. One
+// that was never expected and never succeeded is overdue; so is one whose time lies that
+// far after the moment, because then a clock was moved.
 func (b Beat) Overdue(at time.Time) bool {
 	from := b.ExpectedSince
-	if b.LastSucceeded != nil {
-		from = *b.LastSucceeded
+	if s := b.LastSucceeded; s != nil && (from.IsZero() || from.After(at) || s.After(from)) {
+		from = *s
 	}
 	return from.IsZero() || at.Sub(from).Abs() > 2*b.Interval+b.Jitter
 }
@@ -84,6 +90,38 @@ func (s *Store) write(ctx context.Context, query string, args ...any) error {
 		return errors.Join(err, errors.New("noting a job's heartbeat: the job was never scheduled"))
 	}
 	return nil
+}
+
+// ExpectSweep records that a kind of sweep is scheduled. The time of the first call is
+// kept.
+func (s *Store) ExpectSweep(ctx context.Context, kind string, now time.Time) error {
+	_, err := pg.Bun(s.db).NewInsert().Model(&sweepSchedule{Kind: kind, FirstExpectedAt: now.UTC()}).On("CONFLICT DO NOTHING").Exec(ctx)
+	if err != nil {
+		return fmt.Errorf("recording a sweep's schedule: %w", pg.Map(err))
+	}
+	return nil
+}
+
+// SweepExpectedSince returns since when a kind of sweep is scheduled; zero when it never
+// was.
+func (s *Store) SweepExpectedSince(ctx context.Context, kind string) (time.Time, error) {
+	var row sweepSchedule
+	err := pg.Map(pg.Bun(s.db).NewSelect().Model(&row).Where("job = ?", kind).Scan(ctx))
+	if errors.Is(err, pg.ErrNoRows) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading a sweep's schedule: %w", err)
+	}
+	return row.FirstExpectedAt.UTC(), nil
+}
+
+// sweepSchedule is a row of the table that only sweeps use.
+type sweepSchedule struct {
+	bun.BaseModel `bun:"table:trakr.schedule_state"`
+
+	Kind            string `bun:"job,pk"`
+	FirstExpectedAt time.Time
 }
 
 // List returns what is known of every job ever scheduled, by name.

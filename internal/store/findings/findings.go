@@ -1,11 +1,16 @@
-// Package sweeps keeps what sweeps found: each run, one result per table checked
-// with zero included, and the findings that stay open until a later run no
-// longer sees them. It also knows how to ask the live catalog for every table
-// that carries a tenant (Orphans), so that no list of tables is kept by hand.
-package sweeps
+// Package findings stores what the sweeps found: each run, one result for every table
+// checked, zero included, and the findings, which stay open until a later run no longer
+// sees them. It also stores each step of a finding's life until the webhook's receiver
+// has it, and up to where the audit log was verified.
+//
+// It counts nothing itself: package census counts in the live catalog, and package
+// retention deletes what is past its period.
+package findings
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -24,10 +29,10 @@ type Result string
 
 // The results. Blind: something could not be judged, so nothing is claimed.
 const (
-	Clean    Result = "clean"
-	Findings Result = "findings"
-	Blind    Result = "blind"
-	Failed   Result = "failed"
+	Clean  Result = "clean"
+	Found  Result = "findings"
+	Blind  Result = "blind"
+	Failed Result = "failed"
 )
 
 // Disposition says how one table was treated.
@@ -66,6 +71,12 @@ func (c Check) Found() bool {
 	return c.Undeclared || (c.Disposition == Checked && c.Rows > 0)
 }
 
+// Digest returns the hex SHA-256 of the SQL that counted, as PredicateDigest holds it.
+func Digest(predicate string) string {
+	sum := sha256.Sum256([]byte(predicate))
+	return hex.EncodeToString(sum[:])
+}
+
 // Blind reports whether nothing can be said about what was to be checked.
 func (c Check) Blind() bool { return c.Disposition == Unjudged && !c.Found() }
 
@@ -83,7 +94,7 @@ type Run struct {
 	Findings   []Finding  `json:"findings" bun:"-"`
 }
 
-// Store keeps sweeps in one database.
+// Store stores runs and findings in one database.
 type Store struct{ db *store.DB }
 
 // New returns the store of db.
@@ -204,33 +215,4 @@ func (s *Store) last(ctx context.Context, which string, args ...any) (*Run, erro
 		return nil, fmt.Errorf("reading the last sweep: %w", err)
 	}
 	return &r, nil
-}
-
-// Expect notes since when a job is expected to run, once; it returns that time.
-func (s *Store) Expect(ctx context.Context, job string, now time.Time) (time.Time, error) {
-	var row struct{ FirstExpectedAt time.Time }
-	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		_, err := tx.NewRaw(`INSERT INTO trakr.schedule_state (job, first_expected_at) VALUES (?, ?) ON CONFLICT DO NOTHING`, job, now).Exec(ctx)
-		if err != nil {
-			return err
-		}
-		return tx.NewRaw(`SELECT first_expected_at FROM trakr.schedule_state WHERE job = ?`, job).Scan(ctx, &row)
-	})
-	if err != nil {
-		return time.Time{}, fmt.Errorf("noting a schedule: %w", err)
-	}
-	return row.FirstExpectedAt.UTC(), nil
-}
-
-// FirstExpected returns since when a job is expected; zero when it never was.
-func (s *Store) FirstExpected(ctx context.Context, job string) (time.Time, error) {
-	var row struct{ FirstExpectedAt time.Time }
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT first_expected_at FROM trakr.schedule_state WHERE job = ?`, job).Scan(ctx, &row))
-	if errors.Is(err, pg.ErrNoRows) {
-		return time.Time{}, nil
-	}
-	if err != nil {
-		return time.Time{}, fmt.Errorf("reading a schedule: %w", err)
-	}
-	return row.FirstExpectedAt.UTC(), nil
 }

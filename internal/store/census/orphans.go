@@ -1,15 +1,14 @@
-package sweeps
+package census
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/uptrace/bun"
 
+	"trakr/internal/store/findings"
 	"trakr/internal/store/internal/pg"
 	"trakr/policy"
 )
@@ -63,7 +62,7 @@ func DeclaredBy(p *policy.Policy) Declared {
 //
 // What cannot be judged does not hide the rest. The sweep's own orphan, the canary,
 // must be among what it sees; otherwise its table is not judged, whatever was found.
-func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []Check, snapshotAt time.Time, err error) {
+func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []findings.Check, snapshotAt time.Time, err error) {
 	err = pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		var clock struct{ Now time.Time }
 		if err := tx.NewRaw(`SELECT transaction_timestamp() AS now`).Scan(ctx, &clock); err != nil {
@@ -112,8 +111,8 @@ func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []Check,
 }
 
 // undeclaredTable is the finding that the column's table is there at all.
-func (c column) undeclaredTable(ctx context.Context, tx bun.Tx, at time.Time) Check {
-	check := Check{Store: "database", Table: policy.TableName(c.Schema, c.Table), Disposition: Unjudged, Undeclared: true,
+func (c column) undeclaredTable(ctx context.Context, tx bun.Tx, at time.Time) findings.Check {
+	check := findings.Check{Store: "database", Table: policy.TableName(c.Schema, c.Table), Disposition: findings.Unjudged, Undeclared: true,
 		Ground: "the policy does not declare this table", CheckedAt: at}
 	var row struct{ Rows int64 }
 	err := tx.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
@@ -123,14 +122,14 @@ func (c column) undeclaredTable(ctx context.Context, tx bun.Tx, at time.Time) Ch
 		check.Ground += "; its rows cannot be counted: SQLSTATE " + pg.State(pg.Map(err))
 		return check
 	}
-	check.counted("every row", row.Rows)
+	check.PredicateDigest, check.Rows = findings.Digest("every row"), row.Rows
 	return check
 }
 
 // judge counts one column, or says why it cannot; false when there is nothing to
 // count. known says that the policy declares the table.
-func (c column) judge(ctx context.Context, tx bun.Tx, d Declaration, known bool, at time.Time) (Check, bool) {
-	check := Check{Store: d.Store, Table: policy.TableName(c.Schema, c.Table), Column: c.Name, Disposition: Checked, CheckedAt: at}
+func (c column) judge(ctx context.Context, tx bun.Tx, d Declaration, known bool, at time.Time) (findings.Check, bool) {
+	check := findings.Check{Store: d.Store, Table: policy.TableName(c.Schema, c.Table), Column: c.Name, Disposition: findings.Checked, CheckedAt: at}
 	listed := known && slices.Contains(d.Columns, c.Name)
 	check.Undeclared = known && !listed
 	switch {
@@ -140,9 +139,9 @@ func (c column) judge(ctx context.Context, tx bun.Tx, d Declaration, known bool,
 		return check, false // cannot hold a tenant's id; its table is a finding already
 	}
 	if listed && d.Ground != "" {
-		check.Disposition, check.Ground = Retained, d.Ground
+		check.Disposition, check.Ground = findings.Retained, d.Ground
 	}
-	unjudged := func(why string) { check.Disposition, check.Ground = Unjudged, why }
+	unjudged := func(why string) { check.Disposition, check.Ground = findings.Unjudged, why }
 	switch {
 	case !c.Readable:
 		unjudged("the role that counts may not read the table: GRANT SELECT on it TO trakr_sweep")
@@ -163,7 +162,7 @@ func (c column) judge(ctx context.Context, tx bun.Tx, d Declaration, known bool,
 		unjudged("the count failed: SQLSTATE " + pg.State(pg.Map(err)))
 		return check, true
 	}
-	check.counted(row.Predicate, row.Rows)
+	check.PredicateDigest, check.Rows = findings.Digest(row.Predicate), row.Rows
 	comparable := c.Kind == "uuid" || c.Kind == "text"
 	switch {
 	case row.Rows > 0: // found: there is nothing left to doubt
@@ -178,10 +177,4 @@ func (c column) judge(ctx context.Context, tx bun.Tx, d Declaration, known bool,
 		check.Rows = row.Filled
 	}
 	return check, true
-}
-
-// counted notes a count and the digest of what was counted.
-func (c *Check) counted(predicate string, rows int64) {
-	sum := sha256.Sum256([]byte(predicate))
-	c.PredicateDigest, c.Rows = hex.EncodeToString(sum[:]), rows
 }

@@ -1,4 +1,4 @@
-package sweeps_test
+package census_test
 
 import (
 	"testing"
@@ -6,8 +6,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 )
 
 // A large table is read in pieces, with pauses, while others write; what is counted and
@@ -24,9 +25,9 @@ func TestALargeTableIsCountedTheSameBesideTraffic(t *testing.T) {
 	pieces := func() int64 {
 		return e.Int(`SELECT (length(s) - length(replace(s, 'door.pace', ''))) / length('door.pace') FROM door.source('public', 'large', 'tenant_id') AS s`)
 	}
-	counted := func() sweeps.Check {
+	counted := func() findings.Check {
 		t.Helper()
-		checks, _, err := sweeps.New(e.DB).Orphans(t.Context(), sweeps.DeclaredBy(e.Policy))
+		checks, _, err := census.New(e.DB).Orphans(t.Context(), census.DeclaredBy(e.Policy))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -37,7 +38,7 @@ func TestALargeTableIsCountedTheSameBesideTraffic(t *testing.T) {
 			}
 		}
 		t.Fatal("the table was not counted")
-		return sweeps.Check{}
+		return findings.Check{}
 	}
 	if n := pieces(); n != 0 {
 		t.Errorf("nobody writes, and the table is read in %d pieces", n)

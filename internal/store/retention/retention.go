@@ -1,4 +1,10 @@
-package sweeps
+// Package retention deletes the rows that are past the policy's period, in bounded
+// batches, and counts those that are past it and still stored. The database decides what
+// may be deleted: its functions know the tables, the floors below which no period goes,
+// and what else needs a row. Each deletion is recorded in the audit in its transaction.
+//
+// It is a package of its own because package census deletes nothing.
+package retention
 
 import (
 	"context"
@@ -11,6 +17,7 @@ import (
 	"github.com/uptrace/bun"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/store"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/internal/pg"
 	"trakr/policy"
@@ -30,9 +37,9 @@ var retireFirst = []string{"trakr.findings", "trakr.erasures"}
 // goesAlong are the tables whose rows go only with those of another (migrations 10 and 14).
 var goesAlong = []string{"trakr.sweep_results", "trakr.finding_events", "trakr.erasure_counts", "trakr.deletion_request_events"}
 
-// Retention is what is past its period in one table.
-type Retention struct {
-	Table     string
+// Table is what is past its period in one table.
+type Table struct {
+	Name      string
 	Predicate string // the SQL that counted; "" when nothing could be
 	Removed   int64  // by this pass
 	Due       int64  // past its period and still there
@@ -42,15 +49,21 @@ type Retention struct {
 	Fault     string // why the table could not be judged; "" when it was
 }
 
+// Store deletes and counts in one database.
+type Store struct{ db *store.DB }
+
+// New returns the store of db.
+func New(db *store.DB) *Store { return &Store{db} }
+
 // Retire removes, in batches, the rows of a class's tables that are older than the
 // cutoff and that nothing else needs, and counts what is left; dry only counts.
 // Each transaction records what it removed, so no row goes without its event. A
 // table that fails does not hide the others: it comes back with its fault. The
 // floors are the database's.
-func (s *Store) Retire(ctx context.Context, a lifecycle.Access, now time.Time, class string, tables []string, cutoff time.Time, dry bool) ([]Retention, error) {
-	out := map[string]*Retention{}
+func (s *Store) Retire(ctx context.Context, a lifecycle.Access, now time.Time, class string, tables []string, cutoff time.Time, dry bool) ([]Table, error) {
+	out := map[string]*Table{}
 	for _, t := range tables {
-		out[t] = &Retention{Table: t}
+		out[t] = &Table{Name: t}
 	}
 	ruled := order(tables)
 	for n, more := 0, !dry; more && n < maxRounds; n++ {
@@ -68,7 +81,7 @@ func (s *Store) Retire(ctx context.Context, a lifecycle.Access, now time.Time, c
 		out[t].Took += time.Since(begin)
 		out[t].fault(err)
 	}
-	list := make([]Retention, 0, len(tables))
+	list := make([]Table, 0, len(tables))
 	for _, t := range tables {
 		if out[t].Predicate == "" && out[t].Fault == "" {
 			out[t].Fault = "the table whose rows it goes with could not be counted"
@@ -79,7 +92,7 @@ func (s *Store) Retire(ctx context.Context, a lifecycle.Access, now time.Time, c
 }
 
 // fault keeps the first reason why a table could not be judged.
-func (r *Retention) fault(err error) {
+func (r *Table) fault(err error) {
 	switch {
 	case err == nil || r.Fault != "":
 	case pg.State(err) == "22023":
@@ -107,7 +120,7 @@ func order(tables []string) []string {
 // retireRound removes some batches of each table, with the event, in one
 // transaction; more says that others may be left. A crash before its commit removes
 // nothing, one after it leaves the rest to the next pass.
-func (s *Store) retireRound(ctx context.Context, a lifecycle.Access, now time.Time, class string, tables []string, cutoff time.Time, out map[string]*Retention) (more bool, err error) {
+func (s *Store) retireRound(ctx context.Context, a lifecycle.Access, now time.Time, class string, tables []string, cutoff time.Time, out map[string]*Table) (more bool, err error) {
 	removed := map[string]int64{}
 	err = pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		clear(removed)
@@ -183,7 +196,7 @@ func counts(of map[string]int64) string {
 }
 
 // retirable counts one table and what goes with its rows.
-func (s *Store) retirable(ctx context.Context, table string, cutoff time.Time, out map[string]*Retention) error {
+func (s *Store) retirable(ctx context.Context, table string, cutoff time.Time, out map[string]*Table) error {
 	var rows []struct {
 		Table      string `bun:"table_name"`
 		Predicate  string
@@ -211,8 +224,8 @@ func (s *Store) retirable(ctx context.Context, table string, cutoff time.Time, o
 
 // Overdue counts the rows of a table that are older than a moment, by a column of
 // times; a row without one has no age yet.
-func (s *Store) Overdue(ctx context.Context, schema, table, column string, before time.Time) (Retention, error) {
-	out := Retention{Table: policy.TableName(schema, table)}
+func (s *Store) Overdue(ctx context.Context, schema, table, column string, before time.Time) (Table, error) {
+	out := Table{Name: policy.TableName(schema, table)}
 	begin := time.Now()
 	var row struct {
 		Rows, Undated int64
@@ -226,6 +239,6 @@ func (s *Store) Overdue(ctx context.Context, schema, table, column string, befor
 		out.Fault = "SQLSTATE " + pg.State(err)
 		return out, nil
 	}
-	out.Predicate, out.Due, out.At, out.Took = "door.measure "+out.Table+" "+column, row.Rows-row.Undated, row.At.UTC(), time.Since(begin)
+	out.Predicate, out.Due, out.At, out.Took = "door.measure "+out.Name+" "+column, row.Rows-row.Undated, row.At.UTC(), time.Since(begin)
 	return out, nil
 }

@@ -1,4 +1,4 @@
-package sweeps
+package census
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/uptrace/bun/dialect/pgdialect"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/internal/pg"
 	"trakr/policy"
 )
@@ -19,7 +20,7 @@ import (
 // hold an id, whatever its name. A check is Retained with its ground where the policy
 // lets rows outlive their tenant, Unjudged where the count cannot be told, else
 // Checked: such rows go with the tenant.
-func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared Declared) (checks []Check, snapshotAt time.Time, err error) {
+func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared Declared) (checks []findings.Check, snapshotAt time.Time, err error) {
 	err = pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		known, err := listed(ctx, tx, declared)
 		if err != nil {
@@ -37,19 +38,19 @@ func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared Decl
 		for _, r := range rows {
 			snapshotAt = r.Now.UTC()
 			table := policy.TableName(r.SchemaName, r.TableName)
-			check := Check{Store: "database", Table: table, Column: r.ColumnName, Disposition: Checked, CheckedAt: snapshotAt}
+			check := findings.Check{Store: "database", Table: table, Column: r.ColumnName, Disposition: findings.Checked, CheckedAt: snapshotAt}
 			d, ok := declared(table)
 			if ok {
 				check.Store = d.Store
 			}
 			check.Undeclared = !slices.Contains(d.Columns, r.ColumnName)
 			if !check.Undeclared && d.Ground != "" {
-				check.Disposition, check.Ground = Retained, d.Ground
+				check.Disposition, check.Ground = findings.Retained, d.Ground
 			}
 			if r.Rows == nil {
-				check.Disposition, check.Ground = Unjudged, "the role that counts cannot tell its rows"
+				check.Disposition, check.Ground = findings.Unjudged, "the role that counts cannot tell its rows"
 			} else {
-				check.counted(r.Predicate, *r.Rows)
+				check.PredicateDigest, check.Rows = findings.Digest(r.Predicate), *r.Rows
 			}
 			checks = append(checks, check)
 		}

@@ -1,9 +1,7 @@
-package sweeps
+package census
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +11,7 @@ import (
 	"github.com/uptrace/bun"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/internal/pg"
 	"trakr/policy"
 )
@@ -54,7 +53,7 @@ type shaped struct {
 
 // Searched is what a search for shapes found.
 type Searched struct {
-	Checks     []Check
+	Checks     []findings.Check
 	Keys       []PayloadKey // every name of a payload's member that any event bears and that was not kept
 	SnapshotAt time.Time
 }
@@ -115,7 +114,7 @@ func (s *Store) Shapes(ctx context.Context, declared Declared, now time.Time, ke
 
 // largeObjects counts what lies beside all tables. Nothing of ours makes one, no role
 // but a superuser's may search them, and whoever may log in may make them.
-func (s *Store) largeObjects(ctx context.Context) (Check, error) {
+func (s *Store) largeObjects(ctx context.Context) (findings.Check, error) {
 	const count = `SELECT count(*) AS n, clock_timestamp() AS now FROM pg_catalog.pg_largeobject_metadata`
 	var row struct {
 		N   int64
@@ -123,10 +122,9 @@ func (s *Store) largeObjects(ctx context.Context) (Check, error) {
 	}
 	begin := time.Now()
 	if err := pg.Map(pg.Bun(s.db).NewRaw(count).Scan(ctx, &row)); err != nil {
-		return Check{}, fmt.Errorf("counting large objects: %w", err)
+		return findings.Check{}, fmt.Errorf("counting large objects: %w", err)
 	}
-	sum := sha256.Sum256([]byte(count))
-	c := Check{Store: "database", Table: "pg_catalog.pg_largeobject_metadata", Disposition: Checked, Rows: row.N, PredicateDigest: hex.EncodeToString(sum[:]),
+	c := findings.Check{Store: "database", Table: "pg_catalog.pg_largeobject_metadata", Disposition: findings.Checked, Rows: row.N, PredicateDigest: findings.Digest(count),
 		CheckedAt: row.Now.UTC(), Duration: time.Since(begin), Ground: "there is no large object"}
 	if row.N > 0 {
 		c.Ground = "large objects are no table's, and nobody can say what is in them: look who owns them, then lo_unlink them"
@@ -177,14 +175,14 @@ func (s *Store) catalog(ctx context.Context) ([]column, error) {
 }
 
 // table judges one table.
-func (x *search) table(ctx context.Context, columns []column) ([]Check, error) {
+func (x *search) table(ctx context.Context, columns []column) ([]findings.Check, error) {
 	first, at := columns[0], x.at
 	table := policy.TableName(first.Schema, first.Table)
 	d, known := x.declared(table)
-	var checks []Check
+	var checks []findings.Check
 	if !known {
 		d.Store = "database"
-		checks = append(checks, Check{Store: d.Store, Table: table, Disposition: Unjudged, Undeclared: true, Ground: "the policy does not declare this table", CheckedAt: at})
+		checks = append(checks, findings.Check{Store: d.Store, Table: table, Disposition: findings.Unjudged, Undeclared: true, Ground: "the policy does not declare this table", CheckedAt: at})
 	}
 	begin := time.Now()
 	found, unjudged, err := x.count(ctx, first, table)
@@ -193,7 +191,7 @@ func (x *search) table(ctx context.Context, columns []column) ([]Check, error) {
 		return nil, err
 	}
 	for _, c := range columns {
-		check := Check{Store: d.Store, Table: table, Column: c.Name, Disposition: Checked, CheckedAt: at, Duration: took}
+		check := findings.Check{Store: d.Store, Table: table, Column: c.Name, Disposition: findings.Checked, CheckedAt: at, Duration: took}
 		check.Undeclared = known && !slices.Contains(d.Columns, c.Name)
 		searched := c.Kind == "text" || c.Kind == "opaque"
 		i := slices.IndexFunc(found, func(x shaped) bool { return x.Column == c.Name })
@@ -202,22 +200,22 @@ func (x *search) table(ctx context.Context, columns []column) ([]Check, error) {
 			continue
 		case !searched: // only its being there is to be said
 		case sealed(table, c) && (i < 0 || found[i].Emails+found[i].Phones == 0):
-			check.Disposition, check.Ground = NotSearched, sealedGround
+			check.Disposition, check.Ground = findings.NotSearched, sealedGround
 		case !c.Readable:
-			check.Disposition, check.Ground = Unjudged, "the role that counts may not read the table: GRANT SELECT on it TO trakr_sweep"
+			check.Disposition, check.Ground = findings.Unjudged, "the role that counts may not read the table: GRANT SELECT on it TO trakr_sweep"
 		case c.Filtered:
-			check.Disposition, check.Ground = Unjudged, "row-level security hides rows from the role that counts, trakr_sweep"
+			check.Disposition, check.Ground = findings.Unjudged, "row-level security hides rows from the role that counts, trakr_sweep"
 		case unjudged != "" && (i < 0 || found[i].Emails+found[i].Phones == 0):
-			check.Disposition, check.Ground = Unjudged, unjudged
+			check.Disposition, check.Ground = findings.Unjudged, unjudged
 		case i < 0:
-			check.Disposition, check.Ground = Unjudged, "the database did not search this column"
+			check.Disposition, check.Ground = findings.Unjudged, "the database did not search this column"
 		default:
-			check.shape(found[i])
+			found[i].into(&check)
 		}
 		if check.Undeclared {
 			check.Ground = "the policy does not declare this column" + after("; ", check.Ground)
 			if check.Rows == 0 {
-				check.Disposition = Unjudged
+				check.Disposition = findings.Unjudged
 			}
 		}
 		checks = append(checks, check)
@@ -232,10 +230,9 @@ func after(joint, s string) string {
 	return joint + s
 }
 
-// shape notes what was counted in a column.
-func (c *Check) shape(x shaped) {
-	sum := sha256.Sum256([]byte(x.Predicate))
-	c.PredicateDigest, c.Rows = hex.EncodeToString(sum[:]), max(x.Emails, x.Phones)
+// into stores what was counted in a column in its check.
+func (x shaped) into(c *findings.Check) {
+	c.PredicateDigest, c.Rows = findings.Digest(x.Predicate), max(x.Emails, x.Phones)
 	c.Ground = fmt.Sprintf("%s in %d rows", shapesAllSeen, x.Scanned)
 	if c.Rows > 0 {
 		c.Ground = fmt.Sprintf("of %d rows, values shaped like %s in %d, like %s in %d", x.Scanned, shapeEmail, x.Emails, shapePhone, x.Phones)

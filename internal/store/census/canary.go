@@ -1,4 +1,4 @@
-package sweeps
+package census
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/uptrace/bun"
 
+	"trakr/internal/store/findings"
 	"trakr/internal/store/internal/pg"
 )
 
@@ -35,18 +36,18 @@ func (s *Store) PlantCanary(ctx context.Context) error {
 
 // watch judges what the pass saw of the canary. One that is missing, stale or not
 // to be judged makes the pass blind; one that was seen is no finding.
-func watch(ctx context.Context, tx bun.Tx, checks []Check, at time.Time) []Check {
-	i := slices.IndexFunc(checks, func(c Check) bool { return c.Table == canaryTable && c.Column == canaryColumn })
+func watch(ctx context.Context, tx bun.Tx, checks []findings.Check, at time.Time) []findings.Check {
+	i := slices.IndexFunc(checks, func(c findings.Check) bool { return c.Table == canaryTable && c.Column == canaryColumn })
 	if i < 0 {
-		return append(checks, Check{Store: "database", Table: canaryTable, Column: canaryColumn, Disposition: Unjudged, CheckedAt: at,
+		return append(checks, findings.Check{Store: "database", Table: canaryTable, Column: canaryColumn, Disposition: findings.Unjudged, CheckedAt: at,
 			Ground: "the canary has no place: the catalog shows no such table, so the sweep cannot prove that it sees"})
 	}
 	c := &checks[i]
 	blind := func(why string) {
-		c.Disposition, c.Ground = Unjudged, "the canary was not seen, so the sweep cannot prove that it sees: "+why
+		c.Disposition, c.Ground = findings.Unjudged, "the canary was not seen, so the sweep cannot prove that it sees: "+why
 	}
 	switch {
-	case c.Disposition == Unjudged:
+	case c.Disposition == findings.Unjudged:
 		blind(c.Ground)
 		return checks
 	case c.Rows == 0:
@@ -63,7 +64,7 @@ func watch(ctx context.Context, tx bun.Tx, checks []Check, at time.Time) []Check
 	case row.Newest == nil || at.Sub(*row.Newest) > 2*CanaryEvery:
 		blind("it is stale; the running service plants one every " + short(CanaryEvery) + ", and has not for longer than twice that")
 	default:
-		c.Disposition = Retained
+		c.Disposition = findings.Retained
 	}
 	return checks
 }

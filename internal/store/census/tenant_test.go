@@ -1,24 +1,25 @@
-package sweeps_test
+package census_test
 
 import (
 	"os"
 	"testing"
 
 	"trakr/internal/lifecycle"
+	"trakr/internal/store/census"
+	"trakr/internal/store/findings"
 	"trakr/internal/store/storetest"
-	"trakr/internal/store/sweeps"
 )
 
 func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
 
 // count is a tenant's rows as checks by table and column.
-func count(t *testing.T, e *storetest.Env, id lifecycle.TenantID) map[string]sweeps.Check {
+func count(t *testing.T, e *storetest.Env, id lifecycle.TenantID) map[string]findings.Check {
 	t.Helper()
-	checks, at, err := sweeps.New(e.DB).Tenant(t.Context(), id, sweeps.DeclaredBy(e.Policy))
+	checks, at, err := census.New(e.DB).Tenant(t.Context(), id, census.DeclaredBy(e.Policy))
 	if err != nil || at.IsZero() {
 		t.Fatal(err)
 	}
-	out := map[string]sweeps.Check{}
+	out := map[string]findings.Check{}
 	for _, c := range checks {
 		out[c.Table+" "+c.Column] = c
 	}
@@ -30,12 +31,12 @@ func TestATenantsRowsAreCountedInEveryTableThatCarriesOne(t *testing.T) {
 	id := e.Install(storetest.Values("counted"), "one")
 	e.Install(storetest.Values("other"), "two")
 	got := count(t, e, id)
-	for column, want := range map[string]sweeps.Check{
-		"trakr.tenants tenant_id":       {Disposition: sweeps.Retained, Rows: 1},
-		"trakr.tenant_fields tenant_id": {Disposition: sweeps.Checked, Rows: 1},
-		"trakr.replay_guard tenant_id":  {Disposition: sweeps.Checked, Rows: 1},
-		"trakr.erasures tenant_id":      {Disposition: sweeps.Retained, Rows: 0},
-		"trakr.audit_events tenant_id":  {Disposition: sweeps.Retained, Rows: 1},
+	for column, want := range map[string]findings.Check{
+		"trakr.tenants tenant_id":       {Disposition: findings.Retained, Rows: 1},
+		"trakr.tenant_fields tenant_id": {Disposition: findings.Checked, Rows: 1},
+		"trakr.replay_guard tenant_id":  {Disposition: findings.Checked, Rows: 1},
+		"trakr.erasures tenant_id":      {Disposition: findings.Retained, Rows: 0},
+		"trakr.audit_events tenant_id":  {Disposition: findings.Retained, Rows: 1},
 	} {
 		c, ok := got[column]
 		if !ok || c.Disposition != want.Disposition || c.Rows != want.Rows || len(c.PredicateDigest) != 64 {
@@ -54,11 +55,11 @@ func TestWhatNobodyThoughtOfIsCountedAndWhatCannotBeToldIsNotZero(t *testing.T) 
 	e.Exec(`CREATE TABLE public.hidden (tenant_id uuid); INSERT INTO public.hidden VALUES ('` + id.String() + `'); ALTER TABLE public.hidden ENABLE ROW LEVEL SECURITY`)
 	e.Exec(`CREATE TABLE public.opaque (tenant_hash bytea); INSERT INTO public.opaque VALUES ('\x01')`)
 	got := count(t, e, id)
-	if c := got["public.later tenant"]; c.Rows != 1 || !c.Undeclared || c.Disposition != sweeps.Checked {
+	if c := got["public.later tenant"]; c.Rows != 1 || !c.Undeclared || c.Disposition != findings.Checked {
 		t.Errorf("an id in a text: %+v", c)
 	}
 	for _, column := range []string{"public.hidden tenant_id", "public.opaque tenant_hash"} {
-		if c, ok := got[column]; !ok || c.Disposition != sweeps.Unjudged {
+		if c, ok := got[column]; !ok || c.Disposition != findings.Unjudged {
 			t.Errorf("%s: %+v", column, c)
 		}
 	}
@@ -76,12 +77,12 @@ func TestAnIdIsFoundWhereNoPolicySaysWhatIsKeptWhateverTheColumnsName(t *testing
 	e.Exec(`CREATE TABLE public.hashes (v bytea); INSERT INTO public.hashes VALUES ('\x01')`)
 	got := count(t, e, id)
 	for column, rows := range map[string]int64{"public.notes owner": 1, "public.notes body": 1, "public.notes sum": 0, "trakr.user of_whom": 0, "trakr.sweep_runs started_for": 0} {
-		if c, ok := got[column]; !ok || c.Rows != rows || c.Disposition != sweeps.Checked || !c.Undeclared {
+		if c, ok := got[column]; !ok || c.Rows != rows || c.Disposition != findings.Checked || !c.Undeclared {
 			t.Errorf("%s: %+v", column, c)
 		}
 	}
 	for _, column := range []string{"public.sealed owner", "public.hashes v"} {
-		if c, ok := got[column]; !ok || c.Disposition != sweeps.Unjudged {
+		if c, ok := got[column]; !ok || c.Disposition != findings.Unjudged {
 			t.Errorf("%s: %+v", column, c)
 		}
 	}
@@ -99,12 +100,12 @@ func TestWhatARestrictivePolicyTakesBackIsNotZero(t *testing.T) {
 			id := e.Install(storetest.Values("hidden"), "one")
 			e.Exec(`CREATE TABLE public.notes (tenant_id uuid); INSERT INTO public.notes VALUES ('` + id.String() + `'); GRANT SELECT ON public.notes TO trakr_sweep;
 				ALTER TABLE public.notes ENABLE ROW LEVEL SECURITY; CREATE POLICY shown ON public.notes FOR SELECT TO trakr_sweep USING (true)`)
-			if c := count(t, e, id)["public.notes tenant_id"]; c.Disposition != sweeps.Checked || c.Rows != 1 {
+			if c := count(t, e, id)["public.notes tenant_id"]; c.Disposition != findings.Checked || c.Rows != 1 {
 				t.Fatalf("shown: %+v", c)
 			}
 			e.Exec(`CREATE POLICY taken ON public.notes AS RESTRICTIVE TO ` + to + ` USING (false)`)
 			c := count(t, e, id)["public.notes tenant_id"]
-			if want := map[bool]sweeps.Disposition{true: sweeps.Checked, false: sweeps.Unjudged}[to == "trakr_reader"]; c.Disposition != want {
+			if want := map[bool]findings.Disposition{true: findings.Checked, false: findings.Unjudged}[to == "trakr_reader"]; c.Disposition != want {
 				t.Errorf("%+v", c)
 			}
 		})
