@@ -26,10 +26,15 @@ run: build ## start the service on a private PostgreSQL in ./data
 demo: build ## run, simulate Bitbucket, sweep, both reports; leaves everything in ./data/demo
 	@bin=$$(deploy/postgres-binaries.sh) && TRAKR_POSTGRES_BIN="$$bin" deploy/demo.sh
 
+# The packages' tests start their PostgreSQL on copies of one migrated cluster, which the
+# first that needs it makes. `make test` gives the run a directory of its own for it. To
+# keep it over several runs of single packages:
+#   export TRAKR_TEST_CLUSTERS=$PWD/.tmp/clusters
 test: ## all tests, on a real PostgreSQL of their own, with the race detector and shuffled
-	@bin=$$(deploy/postgres-binaries.sh) && evidence=$$(mktemp) && trap 'rm -f "$$evidence"' EXIT && \
+	@bin=$$(deploy/postgres-binaries.sh) && run=$$(mktemp -d) && trap 'rm -rf "$$run"' EXIT && evidence=$$run/evidence && : > "$$evidence" && \
+	export TRAKR_POSTGRES_BIN="$$bin" TRAKR_TEST_EVIDENCE="$$evidence" TRAKR_TEST_CLUSTERS="$$run/clusters" && \
 	$(GO) test -shuffle=on -count=1 $(PURE) && \
-	TRAKR_POSTGRES_BIN="$$bin" TRAKR_TEST_EVIDENCE="$$evidence" $(GO) test -race -shuffle=on -count=1 -timeout 25m $$($(GO) list $(PACKAGES) | grep -vxF $(PURE:%=-e %)) && \
+	$(GO) test -race -shuffle=on -count=1 -timeout 25m $$($(GO) list $(PACKAGES) | grep -vxF $(PURE:%=-e %)) && \
 	n=$$(wc -l < "$$evidence") && { [ "$$n" -gt 0 ] || { echo "no test ran on PostgreSQL" >&2; exit 1; }; } && \
 	echo "$$n databases were made for tests on PostgreSQL"
 

@@ -1,7 +1,8 @@
 // Package storetest gives each test a migrated PostgreSQL database of its own,
 // cloned from a template, on a private server that lives as long as the test
-// binary. There is no fake: what a test sees is what production runs. Without
-// PostgreSQL binaries the tests fail; they are never skipped.
+// binary. The server runs on a copy of a cluster that is prepared once for all
+// binaries of a run. There is no fake: what a test sees is what production runs.
+// Without PostgreSQL binaries the tests fail; they are never skipped.
 package storetest
 
 import (
@@ -15,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,110 +31,6 @@ import (
 	"trakr/internal/store/tenants"
 	"trakr/policy"
 )
-
-var (
-	server  *devpg.Server
-	started sync.Once
-	startup error
-	counter atomic.Int64
-)
-
-const template = "trakr_template"
-
-// Main runs a package's tests and stops the server they used. Call it from
-// TestMain: os.Exit(storetest.Main(m)).
-func Main(m *testing.M) int {
-	code := m.Run()
-	if server != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := server.Stop(ctx); err != nil {
-			fmt.Fprintln(os.Stderr, "stopping the test server:", err)
-			return 1
-		}
-	}
-	return code
-}
-
-func start() {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	server, startup = devpg.Temporary(ctx, devpg.Config{BinDir: os.Getenv("TRAKR_POSTGRES_BIN"), Settings: map[string]string{"max_connections": "200"}})
-	if startup != nil {
-		return
-	}
-	startup = admin(ctx, "CREATE DATABASE "+template)
-	if startup != nil {
-		return
-	}
-	if _, startup = store.Migrate(ctx, urlOf(template)); startup != nil {
-		return
-	}
-	_, startup = server.LoginURL(ctx, store.ServiceRole)
-}
-
-func admin(ctx context.Context, sql string) error {
-	c, err := pgx.Connect(ctx, urlOf("postgres"))
-	if err != nil {
-		return fmt.Errorf("connecting to the test server: %w", err)
-	}
-	defer func() { _ = c.Close(ctx) }()
-	_, err = c.Exec(ctx, sql)
-	return err
-}
-
-func urlOf(database string) string {
-	cfg, err := pgx.ParseConfig(server.URL())
-	if err != nil {
-		return ""
-	}
-	return strings.Replace(server.URL(), "/"+cfg.Database+"?", "/"+database+"?", 1)
-}
-
-// URL returns the superuser's connection string of a fresh, migrated database
-// that is dropped when the test ends.
-func URL(t testing.TB) string {
-	t.Helper()
-	started.Do(start)
-	if startup != nil {
-		t.Fatalf("the tests need a private PostgreSQL: %v", startup)
-	}
-	evidence(t)
-	name := fmt.Sprintf("t%d", counter.Add(1))
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	// The server does not flush, so copying files is the quicker way.
-	if err := admin(ctx, "CREATE DATABASE "+name+" STRATEGY FILE_COPY TEMPLATE "+template); err != nil {
-		t.Fatal(err)
-	}
-	// A template's own grants are not copied; these are those of deploy/roles.sql.
-	if err := admin(ctx, "REVOKE ALL ON DATABASE "+name+" FROM PUBLIC; GRANT CREATE ON DATABASE "+name+" TO trakr_owner;"+
-		"GRANT CONNECT ON DATABASE "+name+" TO trakr_owner, trakr_service, trakr_reader, trakr_backup"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := admin(ctx, "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
-			t.Error(err)
-		}
-	})
-	return urlOf(name)
-}
-
-// ServiceURL is the same database as the running service logs in.
-func ServiceURL(t testing.TB, url string) string {
-	t.Helper()
-	cfg, err := pgx.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u, err := server.LoginURL(t.Context(), store.ServiceRole)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Replace(u, "/"+devpg.DefaultDatabase+"?", "/"+cfg.Database+"?", 1)
-}
 
 // evidence notes, in the file that the test command names, that a test on
 // PostgreSQL really ran.
@@ -167,7 +63,7 @@ type Env struct {
 	Log    *audit.Log
 	Door   *tenants.Door
 	Clock  *Clock
-	Dir    string // of its own, for what lies outside the database
+	Dir    string // of its own, for what is stored outside of the database
 }
 
 // Clock is a clock for tests.
@@ -347,9 +243,6 @@ func (e *Env) Dump() []byte {
 	}
 	return out.Bytes()
 }
-
-// DataDirectory is where the server's files lie, the write-ahead log included.
-func DataDirectory() string { return server.DataDirectory() }
 
 // Breaks are the ways in which writing the audit can fail, each as SQL that
 // makes it so. The last lets every statement succeed and the COMMIT fail.
