@@ -210,7 +210,7 @@ func (r *rig) open(ctx context.Context, name string) (_ *database, err error) {
 	if err := d.log.SignWith(ctx, r.keys.Signing()); err != nil {
 		return nil, err
 	}
-	if d.door, err = tenants.New(ctx, d.db, r.keys, r.policy, d.log); err != nil {
+	if d.door, err = tenants.New(ctx, tenants.Config{DB: d.db, Keys: r.keys, Policy: r.policy, Log: d.log}); err != nil {
 		return nil, err
 	}
 	d.plain, err = r.plainPool(ctx, name)

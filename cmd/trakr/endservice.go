@@ -18,31 +18,22 @@ import (
 	"trakr/internal/schedule/leader"
 	"trakr/internal/store"
 	"trakr/internal/store/outbox"
+	"trakr/internal/store/tenants"
 )
 
-// telling has what happens to tenants entered for the end service, where there is one.
-// It comes before anything acts on a tenant.
-func (s *service) telling() (err error) {
-	if s.outbox, err = outbox.New(s.db, s.audit, s.keys); err != nil {
-		return err
-	}
-	s.entered = make(chan struct{}, 1)
-	if s.cfg.EndServiceURL == "" {
-		return nil
+// endService opens the outbox and returns the end service as the door announces to it;
+// nil where none is configured.
+func (s *service) endService() (_ *tenants.EndService, err error) {
+	if s.outbox, err = outbox.New(s.db, s.audit, s.keys); err != nil || s.cfg.EndServiceURL == "" {
+		return nil, err
 	}
 	if err := egress.Host(s.policy, lifecycle.ToEndService, s.cfg.EndServiceURL); err != nil {
-		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w; correct it, or add the host under egress in the policy", err)
+		return nil, fmt.Errorf("TRAKR_END_SERVICE_URL: %w; correct it, or add the host under egress in the policy", err)
 	}
 	if s.guard, err = egress.New(s.policy, lifecycle.ToEndService, s.cfg.BaseURL); err != nil {
-		return fmt.Errorf("TRAKR_END_SERVICE_URL: %w", err)
+		return nil, fmt.Errorf("TRAKR_END_SERVICE_URL: %w", err)
 	}
-	s.door.Telling(s.guard, func() {
-		select {
-		case s.entered <- struct{}{}:
-		default: // it is known already
-		}
-	})
-	return nil
+	return &tenants.EndService{Guard: s.guard, Outbox: s.outbox}, nil
 }
 
 // sender tells the end service; nil where there is none.
@@ -76,21 +67,6 @@ func (s *service) nobodySends(ctx context.Context) (string, error) {
 		return "Nobody sends: no end service is configured. Set TRAKR_END_SERVICE_URL and TRAKR_END_SERVICE_SECRET for the service and start it: trakr serve", nil
 	}
 	return "Nobody sends: no running service has TRAKR_END_SERVICE_URL. Start one with it: trakr serve", nil
-}
-
-// tell runs the sender and wakes it after each commit that entered something.
-func (s *service) tell(ctx context.Context, to *endservice.Sender) {
-	go func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-s.entered:
-				to.Wake()
-			}
-		}
-	}()
-	to.Run(ctx)
 }
 
 // endServiceCheck says in doctor whether anybody is told.

@@ -151,7 +151,7 @@ func (a *app) serve(ctx context.Context, dev bool) (err error) {
 	background.Go(func() { s.finishSoon(working) })
 	background.Go(func() { s.holding.run(working) })
 	if teller != nil {
-		background.Go(func() { s.tell(working, teller) })
+		background.Go(func() { teller.Run(working) })
 	}
 	if relay != nil {
 		background.Go(func() { relay.Run(working) })

@@ -96,9 +96,8 @@ type service struct {
 	environ   []string
 	scheduled []drift.Job // what the running scheduler has; nil before
 
-	outbox  *outbox.Store
-	guard   *egress.Guard // what may be told to the end service; nil: there is none
-	entered chan struct{} // something was entered for it
+	outbox *outbox.Store
+	guard  *egress.Guard // what may be told to the end service; nil: there is none
 
 	tracer    trace.TracerProvider
 	newKeys   bool
@@ -278,10 +277,12 @@ func (s *service) wire(ctx context.Context, now func() time.Time) (err error) {
 	if err := s.audit.SignWith(ctx, keys.Signing()); err != nil {
 		return err
 	}
-	if s.door, err = tenants.New(ctx, s.db, keys, s.policy, s.audit); err != nil {
+	recipient, err := s.endService()
+	if err != nil {
 		return err
 	}
-	if err := s.telling(); err != nil {
+	s.door, err = tenants.New(ctx, tenants.Config{DB: s.db, Keys: keys, Policy: s.policy, Log: s.audit, EndService: recipient})
+	if err != nil {
 		return err
 	}
 	s.inventory, s.tokens = facts.New(s.db), tokens.New(s.db, now)

@@ -446,8 +446,9 @@ func (w *reality) release(to ...lifecycle.Destination) {
 // told installs a tenant and tells the end service of it.
 func (w *reality) told(name string) lifecycle.TenantID {
 	w.t.Helper()
-	w.Door.Telling(w.guard(), func() {})
-	defer w.Door.Telling(nil, func() {})
+	before := w.Door
+	w.AnnounceTo(w.guard())
+	defer func() { w.Door = before }()
 	id := w.Install(storetest.Values(name), name)
 	w.deliver()
 	return id

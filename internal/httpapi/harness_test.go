@@ -134,7 +134,12 @@ func (f *fakeBitbucket) set(change func(*fakeBitbucket)) {
 
 func newWorld(t *testing.T, change ...func(*policy.Policy)) *world {
 	t.Helper()
-	w := &world{Env: storetest.New(t), log: &syncBuffer{}, bitbucket: &fakeBitbucket{secrets: map[string]string{}}}
+	return worldOf(t, storetest.New(t), change...)
+}
+
+func worldOf(t *testing.T, e *storetest.Env, change ...func(*policy.Policy)) *world {
+	t.Helper()
+	w := &world{Env: e, log: &syncBuffer{}, bitbucket: &fakeBitbucket{secrets: map[string]string{}}}
 	for _, f := range change {
 		f(w.Policy)
 	}

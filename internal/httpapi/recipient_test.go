@@ -11,6 +11,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/proof/certificate"
 	"trakr/internal/store/outbox"
+	"trakr/internal/store/storetest"
 )
 
 // told lets the end service take whatever is due.
@@ -33,20 +34,22 @@ func (w *world) told(o *outbox.Store, g *egress.Guard) int {
 	return len(due)
 }
 
+// announcingWorld is a world whose door announces to the end service.
+func announcingWorld(t *testing.T, e *storetest.Env) (*world, *outbox.Store, *egress.Guard) {
+	t.Helper()
+	g, err := egress.New(e.Policy, lifecycle.ToEndService, "https://trakr.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := e.AnnounceTo(g)
+	return worldOf(t, e), o, g
+}
+
 // The end service knows of the tenant and is out: the values go at once, and the
 // request is completed when it acknowledged.
 func TestADeletionRequestWaitsForTheEndService(t *testing.T) {
-	w := newWorld(t)
+	w, o, g := announcingWorld(t, storetest.New(t))
 	w.Clock.Add(-24 * time.Hour) // the database refuses a move at a time to come
-	g, err := egress.New(w.Policy, lifecycle.ToEndService, "https://trakr.example.com")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Door.Telling(g, func() {})
-	o, err := outbox.New(w.DB, w.Log, w.Keys)
-	if err != nil {
-		t.Fatal(err)
-	}
 	x := invent("waitforit")
 	tenant := w.install(x)
 	if w.told(o, g) != 1 {
@@ -83,16 +86,7 @@ func TestADeletionRequestWaitsForTheEndService(t *testing.T) {
 // The guard refuses what an install would tell the end service: Bitbucket hears that we
 // took it, nothing is sent, and the delivery is a finding.
 func TestAnInstallOfWhichNothingMayBeToldIsAnInstall(t *testing.T) {
-	w := newWorld(t)
-	g, err := egress.New(w.Policy, lifecycle.ToEndService, "https://trakr.example.com")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Door.Telling(g, func() {})
-	o, err := outbox.New(w.DB, w.Log, w.Keys)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, o, g := announcingWorld(t, storetest.New(t))
 	x, y := invent("refused"), invent("taken")
 	x.key, x.username = "custom-zqmarkerzq-key", "zqmarkerzq"
 	y.key, y.username = "connection:120245", "2024"

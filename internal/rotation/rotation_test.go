@@ -65,7 +65,7 @@ func (p *place) replica(source string) (*tenants.Door, *keyring.Keyring) {
 	if err := tenants.BindKeys(p.T.Context(), p.DB, keys, p.Clock.Now()); err != nil {
 		p.T.Fatal(err)
 	}
-	d := storetest.Must(p.T)(tenants.New(p.T.Context(), p.DB, keys, p.Policy, p.Log)).(*tenants.Door)
+	d := storetest.Must(p.T)(tenants.New(p.T.Context(), tenants.Config{DB: p.DB, Keys: keys, Policy: p.Policy, Log: p.Log})).(*tenants.Door)
 	p.T.Cleanup(d.Close)
 	return d, keys
 }

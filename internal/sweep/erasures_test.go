@@ -81,16 +81,12 @@ func TestNoCertificateRestsOnASweepThatFailed(t *testing.T) {
 // days each is a finding, though nobody ever gave it up.
 func TestWhatNobodySendsIsAFindingAfterFiveDays(t *testing.T) {
 	e := storetest.New(t)
-	rig := erasuretest.New(t, e)
 	g, err := egress.New(e.Policy, lifecycle.ToEndService, "https://trakr.example.com")
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.Door.Telling(g, func() {})
-	o, err := outbox.New(e.DB, e.Log, e.Keys)
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := e.AnnounceTo(g)
+	rig := erasuretest.New(t, e)
 	r, err := sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy, sweep.NewErasures(rig.Eraser, e.Policy, o))...)
 	if err != nil {
 		t.Fatal(err)

@@ -55,7 +55,6 @@ type Sender struct {
 	c       Config
 	host    string
 	post    *webhook.Sender
-	woken   chan struct{}
 	counter metric.Int64Counter
 
 	mu    sync.Mutex
@@ -86,7 +85,7 @@ func New(c Config) (*Sender, error) {
 	if c.Notified == nil {
 		c.Notified = func() {}
 	}
-	s := &Sender{c: c, host: u.Hostname(), post: webhook.NewSender(c.URL, c.Key, c.Now), woken: make(chan struct{}, 1), doubt: true}
+	s := &Sender{c: c, host: u.Hostname(), post: webhook.NewSender(c.URL, c.Key, c.Now), doubt: true}
 	m := c.Meter.Meter("trakr/internal/endservice")
 	if s.counter, err = m.Int64Counter("trakr.end_service.deliveries", metric.WithDescription("Attempts to tell the end service of a tenant, by how they ended."), metric.WithUnit("{attempt}")); err != nil {
 		return nil, fmt.Errorf("making the end service's metrics: %w", err)
@@ -108,14 +107,6 @@ func New(c Config) (*Sender, error) {
 	return s, nil
 }
 
-// Wake asks for a pass soon; a commit that entered a delivery calls it.
-func (s *Sender) Wake() {
-	select {
-	case s.woken <- struct{}{}:
-	default: // it is asked for already
-	}
-}
-
 // Run delivers whenever no other replica does, until ctx ends. What is under way then
 // is finished.
 func (s *Sender) Run(ctx context.Context) {
@@ -124,7 +115,7 @@ func (s *Sender) Run(ctx context.Context) {
 			if s.idle > 0 { // while it is down a commit does not make it come back sooner
 				return s.rest(), nil
 			}
-			return s.rest(), s.woken
+			return s.rest(), s.c.Outbox.Entered()
 		},
 		Failed: func(ctx context.Context, err error) {
 			s.c.Log.ErrorContext(ctx, "telling the end service failed", "error", err)

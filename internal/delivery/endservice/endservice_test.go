@@ -80,10 +80,8 @@ func newHouse(t *testing.T) *house {
 	t.Cleanup(func() { h.server.Close() })
 	g, err := egress.New(h.Policy, lifecycle.ToEndService, "https://trakr.example.com")
 	must(t, err)
-	h.Door.Telling(g, func() {})
+	h.outbox = h.AnnounceTo(g)
 	h.eraser = erasuretest.New(t, h.Env)
-	h.outbox, err = outbox.New(h.DB, h.Log, h.Keys)
-	must(t, err)
 	h.sender, err = endservice.New(endservice.Config{Outbox: h.outbox, Guard: g, URL: h.server.URL + simulate.EventsPath, Key: key, Now: h.Clock.Now,
 		Log: slog.New(slog.NewTextHandler(&h.log, nil)), Meter: noop.NewMeterProvider(), Notified: func() { h.mu.Lock(); h.notified++; h.mu.Unlock() },
 		Lease: func(ctx context.Context) (leader.Lease, bool, error) {
@@ -571,7 +569,6 @@ func TestTheSenderRunsUntilItIsToldToStop(t *testing.T) {
 	wg.Go(func() { h.sender.Run(ctx) })
 	time.Sleep(200 * time.Millisecond)
 	id := h.Install(storetest.Values("woken"), "in")
-	h.sender.Wake()
 	select {
 	case <-arrived:
 	case <-time.After(4 * time.Second):

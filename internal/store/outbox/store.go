@@ -23,6 +23,8 @@ type Store struct {
 	db   *store.DB
 	log  *audit.Log
 	keys *keyring.Keyring
+
+	entered chan struct{} // holds one element after Notify until the sender receives it
 }
 
 // New returns the outbox of db.
@@ -30,8 +32,20 @@ func New(db *store.DB, log *audit.Log, keys *keyring.Keyring) (*Store, error) {
 	if db == nil || log == nil || keys == nil {
 		return nil, errors.New("an outbox needs a database, an audit log and keys")
 	}
-	return &Store{db, log, keys}, nil
+	return &Store{db: db, log: log, keys: keys, entered: make(chan struct{}, 1)}, nil
 }
+
+// Notify wakes this process's sender after a commit that entered a delivery. Without it
+// the sender, here or in another process, finds the delivery at its next poll.
+func (s *Store) Notify() {
+	select {
+	case s.entered <- struct{}{}:
+	default: // the sender will look anyway
+	}
+}
+
+// Entered is ready to receive after Notify. One sender may receive from it.
+func (s *Store) Entered() <-chan struct{} { return s.entered }
 
 const (
 	// MaxAge is how long a delivery is tried, and how long one may wait at all before

@@ -21,6 +21,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"trakr/internal/egress"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/platform/devpg"
@@ -28,6 +29,7 @@ import (
 	"trakr/internal/store/audit"
 	"trakr/internal/store/erasures"
 	"trakr/internal/store/holds"
+	"trakr/internal/store/outbox"
 	"trakr/internal/store/tenants"
 	"trakr/policy"
 )
@@ -110,9 +112,21 @@ func New(t testing.TB) *Env {
 	if err := e.Log.SignWith(t.Context(), e.Keys.Signing()); err != nil {
 		t.Fatal(err)
 	}
-	e.Door = Must(t)(tenants.New(t.Context(), e.DB, e.Keys, e.Policy, e.Log)).(*tenants.Door)
+	e.Door = Must(t)(tenants.New(t.Context(), tenants.Config{DB: e.DB, Keys: e.Keys, Policy: e.Policy, Log: e.Log})).(*tenants.Door)
 	t.Cleanup(e.Door.Close)
 	return e
+}
+
+// AnnounceTo replaces the Env's door by one that announces installs, changes and
+// erasures to the end service through g, and returns the outbox that it uses. Call it
+// before anything is built on the door.
+func (e *Env) AnnounceTo(g *egress.Guard) *outbox.Store {
+	e.T.Helper()
+	o := Must(e.T)(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)
+	e.Door = Must(e.T)(tenants.New(e.T.Context(), tenants.Config{DB: e.DB, Keys: e.Keys, Policy: e.Policy, Log: e.Log,
+		EndService: &tenants.EndService{Guard: g, Outbox: o}})).(*tenants.Door)
+	e.T.Cleanup(e.Door.Close)
+	return o
 }
 
 // Erase erases a tenant as internal/erasure does, but for the ledger, whose line it

@@ -26,48 +26,78 @@ import (
 	"trakr/policy"
 )
 
-// Door is the door of one database. It is safe for concurrent use.
-type Door struct {
-	db     *store.DB
-	keys   *keyring.Keyring
-	policy *policy.Policy
-	log    *audit.Log
-
-	eraseFrom []erasableTable // tables whose rows of a tenant go with it
-	reads     *batcher
-	tell      *egress.Guard // nil: there is no end service to be told
-	entered   func()        // called after a commit that entered a delivery
+// Config is what a Door works with. All but EndService is required.
+type Config struct {
+	DB     *store.DB
+	Keys   *keyring.Keyring
+	Policy *policy.Policy
+	Log    *audit.Log
+	// EndService is where installs, changes and erasures are announced. Without it only
+	// the erasure of a tenant that an end service knows from before is announced.
+	EndService *EndService
 }
 
-// Telling has every install, change and erasure entered for the end service, in its
-// own transaction; entered is called after each such commit. Call it before anything
-// acts. Without it nothing is entered but the notices for an end service that was told
-// of the tenant in an earlier life.
-func (d *Door) Telling(g *egress.Guard, entered func()) { d.tell, d.entered = g, entered }
+// EndService is how the door announces to the end service: each event enters the outbox
+// in the transaction of its act, and Outbox is notified after the commit.
+type EndService struct {
+	Guard  *egress.Guard
+	Outbox *outbox.Store
+}
 
-// announce enters that the end service is to be told.
-func (d *Door) announce(ctx context.Context, tx bun.Tx, a lifecycle.Access, k egress.Kind, id lifecycle.TenantID, values lifecycle.Values, now time.Time) error {
-	if d.tell == nil {
-		return nil
-	}
-	return outbox.Announce(ctx, tx, d.tell, d.keys, a, k, id, values, now)
+// Door is the door of one database. It is safe for concurrent use.
+type Door struct {
+	db         *store.DB
+	keys       *keyring.Keyring
+	policy     *policy.Policy
+	log        *audit.Log
+	endService *EndService // nil: none is configured
+
+	eraseFrom []erasableTable // tables that lose a tenant's rows at its erasure
+	reads     *batcher
 }
 
 // New returns a door. It refuses to exist without a log, keys or a policy, and
 // with a policy under which values would outlive their tenant or no uninstall
 // could succeed. Close it in the end.
-func New(ctx context.Context, db *store.DB, keys *keyring.Keyring, p *policy.Policy, log *audit.Log) (*Door, error) {
-	if db == nil || keys == nil || p == nil || log == nil {
+func New(ctx context.Context, c Config) (*Door, error) {
+	if c.DB == nil || c.Keys == nil || c.Policy == nil || c.Log == nil {
 		return nil, errors.New("the door needs a database, a keyring, a policy and an audit log")
 	}
-	tables, err := erasable(p)
+	if e := c.EndService; e != nil && (e.Guard == nil || e.Outbox == nil) {
+		return nil, errors.New("a door that announces to the end service needs a guard and an outbox")
+	}
+	tables, err := erasable(c.Policy)
 	if err != nil {
 		return nil, err
 	}
-	if err := reachable(ctx, db, tables); err != nil {
+	if err := reachable(ctx, c.DB, tables); err != nil {
 		return nil, err
 	}
-	return &Door{db: db, keys: keys, policy: p, log: log, eraseFrom: tables, reads: newBatcher(db), entered: func() {}}, nil
+	return &Door{db: c.DB, keys: c.Keys, policy: c.Policy, log: c.Log, endService: c.EndService, eraseFrom: tables, reads: newBatcher(c.DB)}, nil
+}
+
+// announcement is what an install or a change announces to the end service.
+type announcement struct {
+	kind   egress.Kind
+	tenant lifecycle.TenantID
+	values lifecycle.Values
+	at     time.Time
+}
+
+// announce enters an announcement into the outbox, in the transaction of the act.
+func (d *Door) announce(ctx context.Context, tx bun.Tx, a lifecycle.Access, x announcement) error {
+	if d.endService == nil {
+		return nil
+	}
+	return outbox.Announce(ctx, tx, d.endService.Guard, d.keys, a, x.kind, x.tenant, x.values, x.at)
+}
+
+// notify wakes the sender after the commit of an act that announced something. A crash
+// before it only delays the announcement until the sender's next poll.
+func (d *Door) notify() {
+	if d.endService != nil {
+		d.endService.Outbox.Notify()
+	}
 }
 
 // Close ends the door's work after the reads under way; later ones are refused.

@@ -309,7 +309,7 @@ func TestAPolicyThatKeepsValuesIsRefused(t *testing.T) {
 			}
 		}
 	}
-	if _, err := tenants.New(t.Context(), e.DB, e.Keys, e.Policy, e.Log); err == nil {
+	if _, err := tenants.New(t.Context(), tenants.Config{DB: e.DB, Keys: e.Keys, Policy: e.Policy, Log: e.Log}); err == nil {
 		t.Error("a door that would not erase the values was built")
 	}
 }
@@ -337,7 +337,7 @@ func TestAPolicyNoUninstallCouldFollowIsRefused(t *testing.T) {
 			if !found {
 				s.Tables = append(s.Tables, policy.Table{Name: c.table, HasTenant: true})
 			}
-			d, err := tenants.New(t.Context(), e.DB, e.Keys, e.Policy, e.Log)
+			d, err := tenants.New(t.Context(), tenants.Config{DB: e.DB, Keys: e.Keys, Policy: e.Policy, Log: e.Log})
 			if err == nil {
 				d.Close()
 			}

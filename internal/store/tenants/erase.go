@@ -184,7 +184,7 @@ func (d *Door) Delete(ctx context.Context, a lifecycle.Access, erasure uuid.UUID
 		}
 		// Before the payloads go, with every other row of the tenant: what waits to be
 		// sent is closed, and the notice takes its place.
-		if err := outbox.Erased(ctx, tx, d.tell != nil, a, e.TenantID, erasure, now); err != nil {
+		if err := outbox.Erased(ctx, tx, d.endService != nil, a, e.TenantID, erasure, now); err != nil {
 			return fmt.Errorf("entering the notice: %w", err)
 		}
 		for _, table := range d.eraseFrom {
@@ -197,7 +197,7 @@ func (d *Door) Delete(ctx context.Context, a lifecycle.Access, erasure uuid.UUID
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.Action, err)
 	}
-	d.entered()
+	d.notify()
 	return nil
 }
 

@@ -156,7 +156,7 @@ func (d *Door) install(ctx context.Context, a lifecycle.Access, values lifecycle
 		if _, err = tx.NewInsert().Model(&fields).Exec(ctx); err != nil {
 			return err
 		}
-		return d.announce(ctx, tx, a, egress.Installed, id, values, v.ReceivedAt)
+		return d.announce(ctx, tx, a, announcement{egress.Installed, id, values, v.ReceivedAt})
 	})
 	var refused Result
 	switch {
@@ -173,7 +173,7 @@ func (d *Door) install(ctx context.Context, a lifecycle.Access, values lifecycle
 	if err != nil {
 		return lifecycle.TenantID{}, "", fmt.Errorf("installing: %w", err)
 	}
-	d.entered()
+	d.notify()
 	return id, Applied, nil
 }
 
@@ -227,10 +227,10 @@ func (d *Door) update(ctx context.Context, a lifecycle.Access, id lifecycle.Tena
 		if err := exactlyOne(tx.NewUpdate().Model(&fields).WherePK().Exec(ctx)); err != nil {
 			return err
 		}
-		return d.announce(ctx, tx, a, egress.Changed, id, values, v.ReceivedAt)
+		return d.announce(ctx, tx, a, announcement{egress.Changed, id, values, v.ReceivedAt})
 	})
 	if err == nil && result == Applied {
-		d.entered()
+		d.notify()
 	}
 	return result, err
 }
