@@ -1,13 +1,11 @@
-// Package erasures keeps how far each erasure has come: its tombstone is set and its
-// rows are deleted by the door (store/tenants); here are the ledger's line, the
-// counts of the verifying step, and the certificate. Each is entered once, in one
-// transaction with its audit event.
+// Package erasures stores how far each erasure has come. Package tenants sets its
+// tombstone and deletes its rows; this package stores the ledger's line, the counts of the
+// verifying step, and the certificate. Each is recorded once, in one transaction with its
+// audit event.
 package erasures
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -34,23 +32,23 @@ type Erasure struct {
 	RequestedAt   time.Time
 	BegunAt       time.Time
 	NotedAt       time.Time // in the ledger
-	DeletedAt     time.Time // gone from live stores
+	DeletedAt     time.Time // from live stores
 	VerifiedAt    time.Time
 	VerifiedBy    string // sweep run
 	CertificateID string
 	CertifiedAt   time.Time
-	Notice        *Notice // to the end service; nil when it was not to be told
-	Uncertified   bool    // begun before its beginning was recorded: no certificate can rest on it
+	Notice        *Notice // to the end service; nil when none is due
+	Uncertified   bool    // begun before its beginning was recorded: it gets no certificate
 }
 
-// Notice is how the end service was told of an erasure.
+// Notice is how the end service is notified of an erasure.
 type Notice struct {
 	Told           bool      // something was sent about the tenant before, so that there is something to delete
 	AcknowledgedAt time.Time // zero: not yet
 }
 
 // Pending reports whether the end service has still to acknowledge that it deleted what
-// it was told.
+// it received.
 func (n *Notice) Pending() bool { return n != nil && n.Told && n.AcknowledgedAt.IsZero() }
 
 // State returns how far the erasure has come.
@@ -68,7 +66,7 @@ func (x Erasure) State() lifecycle.ErasureState {
 	return lifecycle.ErasureBegun
 }
 
-// Store keeps erasures in one database.
+// Store stores erasures in one database.
 type Store struct {
 	db  *store.DB
 	now func() time.Time
@@ -77,8 +75,10 @@ type Store struct {
 // New returns the store of db.
 func New(db *store.DB, now func() time.Time) *Store { return &Store{db, now} }
 
-// row is an erasure as bun reads it.
+// row is an erasure as bun reads it, with its certificate and its notice.
 type row struct {
+	bun.BaseModel `bun:"table:trakr.erasures,alias:x"`
+
 	ErasureID, TenantID, Trigger string
 	SubjectDigest                []byte
 	RequestID                    *string
@@ -93,9 +93,16 @@ type row struct {
 	AcknowledgedAt               *time.Time
 }
 
-const columns = `x.erasure_id, x.tenant_id, x.trigger, x.subject_digest, x.request_id, x.requested_at, x.begun_at, x.noted_at, x.erased_at,
-	x.verified_at, x.verified_by, x.uncertified, c.certificate_id, c.issued_at, o.told, CASE o.state WHEN 'acknowledged' THEN o.closed_at END AS acknowledged_at
-	FROM trakr.erasures AS x LEFT JOIN trakr.certificates AS c ON c.erasure_id = x.erasure_id LEFT JOIN trakr.outbox AS o ON o.erasure_id = x.erasure_id`
+// selectInto begins a query for erasures with all their columns. into is a *row or a
+// *[]row.
+func selectInto(db bun.IDB, into any) *bun.SelectQuery {
+	return db.NewSelect().Model(into).
+		Column("x.erasure_id", "x.tenant_id", "x.trigger", "x.subject_digest", "x.request_id", "x.requested_at", "x.begun_at",
+			"x.noted_at", "x.erased_at", "x.verified_at", "x.verified_by", "x.uncertified", "c.certificate_id", "c.issued_at", "o.told").
+		ColumnExpr("CASE o.state WHEN 'acknowledged' THEN o.closed_at END AS acknowledged_at").
+		Join("LEFT JOIN trakr.certificates AS c ON c.erasure_id = x.erasure_id").
+		Join("LEFT JOIN trakr.outbox AS o ON o.erasure_id = x.erasure_id")
+}
 
 func (r row) erasure() (Erasure, error) {
 	id, err1 := uuid.Parse(r.ErasureID)
@@ -119,14 +126,29 @@ func (r row) erasure() (Erasure, error) {
 	if r.Told != nil {
 		notice = &Notice{*r.Told, at(r.AcknowledgedAt)}
 	}
-	return Erasure{ID: id, Notice: notice, Tenant: tenant, Trigger: lifecycle.Trigger(r.Trigger), SubjectDigest: r.SubjectDigest, RequestID: text(r.RequestID),
-		RequestedAt: r.RequestedAt.UTC(), BegunAt: r.BegunAt.UTC(), NotedAt: at(r.NotedAt), DeletedAt: at(r.ErasedAt), VerifiedAt: at(r.VerifiedAt),
-		VerifiedBy: text(r.VerifiedBy), CertificateID: text(r.CertificateID), CertifiedAt: at(r.IssuedAt), Uncertified: r.Uncertified}, nil
+	return Erasure{
+		ID: id, Tenant: tenant, Trigger: lifecycle.Trigger(r.Trigger), SubjectDigest: r.SubjectDigest, RequestID: text(r.RequestID),
+		RequestedAt: r.RequestedAt.UTC(), BegunAt: r.BegunAt.UTC(), NotedAt: at(r.NotedAt), DeletedAt: at(r.ErasedAt),
+		VerifiedAt: at(r.VerifiedAt), VerifiedBy: text(r.VerifiedBy), CertificateID: text(r.CertificateID), CertifiedAt: at(r.IssuedAt),
+		Notice: notice, Uncertified: r.Uncertified,
+	}, nil
 }
 
-func (s *Store) one(ctx context.Context, which string, args ...any) (Erasure, error) {
+// Get returns one erasure, or not-found.
+func (s *Store) Get(ctx context.Context, id uuid.UUID) (Erasure, error) {
 	var r row
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+which, args...).Scan(ctx, &r))
+	return r.scanned(selectInto(pg.Bun(s.db), &r).Where("x.erasure_id = ?", id.String()).Scan(ctx))
+}
+
+// Of returns the erasure of a tenant, or not-found.
+func (s *Store) Of(ctx context.Context, tenant lifecycle.TenantID) (Erasure, error) {
+	var r row
+	return r.scanned(selectInto(pg.Bun(s.db), &r).Where("x.tenant_id = ?", tenant.String()).Scan(ctx))
+}
+
+// scanned returns the erasure after a query for one, whose error is err.
+func (r *row) scanned(err error) (Erasure, error) {
+	err = pg.Map(err)
 	if errors.Is(err, pg.ErrNoRows) {
 		return Erasure{}, lifecycle.Fail(lifecycle.NotFound, "There is no such erasure.")
 	}
@@ -136,34 +158,31 @@ func (s *Store) one(ctx context.Context, which string, args ...any) (Erasure, er
 	return r.erasure()
 }
 
-// Get returns one erasure, or not-found.
-func (s *Store) Get(ctx context.Context, id uuid.UUID) (Erasure, error) {
-	return s.one(ctx, ` WHERE x.erasure_id = ?`, id.String())
-}
-
-// Of returns the erasure of a tenant, or not-found.
-func (s *Store) Of(ctx context.Context, tenant lifecycle.TenantID) (Erasure, error) {
-	return s.one(ctx, ` WHERE x.tenant_id = ?`, tenant.String())
-}
-
-// Unfinished lists erasures without a certificate whose values are gone, or are not,
-// oldest first. One that was begun
-// before its beginning was recorded gets none and is finished when it is verified.
+// Unfinished lists erasures without a certificate, oldest first, beginning after one:
+// those whose values are deleted, or those whose values are not. An erasure that was begun
+// before its beginning was recorded gets no certificate and is finished when it is
+// verified.
 func (s *Store) Unfinished(ctx context.Context, deleted bool, after Erasure, limit int) ([]Erasure, error) {
-	return s.several(ctx, ` WHERE c.erasure_id IS NULL AND NOT (x.uncertified AND x.verified_at IS NOT NULL) AND (x.erased_at IS NOT NULL) = ? AND (x.begun_at, x.erasure_id) > (?, ?)
-		ORDER BY x.begun_at, x.erasure_id LIMIT ?`, deleted, after.BegunAt, after.ID.String(), limit)
+	var rows []row
+	err := selectInto(pg.Bun(s.db), &rows).
+		Where("c.erasure_id IS NULL AND NOT (x.uncertified AND x.verified_at IS NOT NULL)").
+		Where("(x.erased_at IS NOT NULL) = ?", deleted).
+		Where("(x.begun_at, x.erasure_id) > (?, ?)", after.BegunAt, after.ID.String()).
+		Order("x.begun_at", "x.erasure_id").Limit(int64(limit)).Scan(ctx)
+	return erasures(rows, err)
 }
 
 // List lists erasures, newest first.
 func (s *Store) List(ctx context.Context, limit int) ([]Erasure, error) {
-	return s.several(ctx, ` ORDER BY x.begun_at DESC, x.erasure_id DESC LIMIT ?`, limit)
+	var rows []row
+	err := selectInto(pg.Bun(s.db), &rows).Order("x.begun_at DESC", "x.erasure_id DESC").Limit(int64(limit)).Scan(ctx)
+	return erasures(rows, err)
 }
 
-func (s *Store) several(ctx context.Context, which string, args ...any) ([]Erasure, error) {
-	var rows []row
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+which, args...).Scan(ctx, &rows))
-	if err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("listing erasures: %w", err)
+// erasures returns the erasures after a query for several, whose error is err.
+func erasures(rows []row, err error) ([]Erasure, error) {
+	if err != nil {
+		return nil, fmt.Errorf("listing erasures: %w", pg.Map(err))
 	}
 	out := make([]Erasure, 0, len(rows))
 	for _, r := range rows {
@@ -176,20 +195,35 @@ func (s *Store) several(ctx context.Context, which string, args ...any) ([]Erasu
 	return out, nil
 }
 
-// Note enters that the ledger has an erasure as its line seq. Done before is a
-// success.
+// Note records that the ledger contains an erasure as its line seq. An erasure that is
+// recorded already stays as it is.
 func (s *Store) Note(ctx context.Context, id uuid.UUID, seq int64, hash [32]byte) error {
-	_, err := pg.Bun(s.db).NewRaw(`UPDATE trakr.erasures SET noted_at = ?, ledger_seq = ?, ledger_hash = ? WHERE erasure_id = ? AND noted_at IS NULL`,
-		s.now().UTC(), seq, hash[:], id.String()).Exec(ctx)
+	_, err := pg.Bun(s.db).NewUpdate().Model((*row)(nil)).
+		Set("noted_at = ?", s.now().UTC()).Set("ledger_seq = ?", seq).Set("ledger_hash = ?", hash[:]).
+		Where("erasure_id = ?", id.String()).Where("noted_at IS NULL").Exec(ctx)
 	if err != nil {
-		return fmt.Errorf("noting an erasure: %w", pg.Map(err))
+		return fmt.Errorf("recording the ledger's line of an erasure: %w", pg.Map(err))
 	}
 	return nil
 }
 
-// Verified enters what the verifying step counted, with its audit event, by a sweep's
-// run that is over and did not fail; the database refuses any other. Done before is a
-// success and changes nothing.
+// countRow is one count of the verifying step.
+type countRow struct {
+	bun.BaseModel `bun:"table:trakr.erasure_counts"`
+
+	ErasureID       string
+	Step            string
+	Store           string
+	TableName       string
+	ColumnName      string
+	Retained        bool
+	Rows            int64
+	PredicateDigest string
+}
+
+// Verified records what the verifying step counted, with its audit event, on the word of
+// a sweep's run that is over and did not fail; the database refuses any other. An erasure
+// that is verified already stays as it is.
 func (s *Store) Verified(ctx context.Context, a lifecycle.Access, x Erasure, run string, counts []findings.Check) error {
 	now := s.now().UTC()
 	if now.Before(x.DeletedAt) { // replicas' clocks differ; the order of the steps does not
@@ -198,7 +232,8 @@ func (s *Store) Verified(ctx context.Context, a lifecycle.Access, x Erasure, run
 	e := audit.New(ctx, now, a, audit.ErasureVerify, audit.Success)
 	e.TenantID, e.CorrelationID, e.StatusDetail = x.Tenant, x.ID.String(), "clean"
 	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		res, err := tx.NewRaw(`UPDATE trakr.erasures SET verified_at = ?, verified_by = ? WHERE erasure_id = ? AND verified_at IS NULL`, now, run, x.ID.String()).Exec(ctx)
+		res, err := tx.NewUpdate().Model((*row)(nil)).Set("verified_at = ?", now).Set("verified_by = ?", run).
+			Where("erasure_id = ?", x.ID.String()).Where("verified_at IS NULL").Exec(ctx)
 		if err != nil {
 			return err
 		}
@@ -206,38 +241,44 @@ func (s *Store) Verified(ctx context.Context, a lifecycle.Access, x Erasure, run
 			return err
 		}
 		for _, c := range counts {
-			_, err := tx.NewRaw(`INSERT INTO trakr.erasure_counts (erasure_id, step, store, table_name, column_name, retained, rows, predicate_digest)
-				VALUES (?, 'verify', ?, ?, ?, ?, ?, ?)`, x.ID.String(), c.Store, c.Table, c.Column, c.Disposition == findings.Retained, c.Rows, c.PredicateDigest).Exec(ctx)
-			if err != nil {
+			r := countRow{
+				ErasureID: x.ID.String(), Step: "verify", Store: c.Store, TableName: c.Table, ColumnName: c.Column,
+				Retained: c.Disposition == findings.Retained, Rows: c.Rows, PredicateDigest: c.PredicateDigest,
+			}
+			if _, err := tx.NewInsert().Model(&r).Exec(ctx); err != nil {
 				return err
 			}
 		}
 		return audit.Append(ctx, tx, e)
 	})
 	if err != nil {
-		return fmt.Errorf("entering a verified erasure: %w", err)
+		return fmt.Errorf("recording a verified erasure: %w", err)
 	}
 	return nil
 }
 
-// CountSubject asks the counting role how many registered tenants are recognised by
-// any of these keyed digests, and returns the digest of the SQL as well.
+// countSubject counts as the counting role, which sees every row. Its digest is part of
+// a certificate.
+const countSubject = `SELECT count AS rows FROM door.count_subject(?) AS count`
+
+// CountSubject counts the registered tenants that any of these keyed digests recognises.
 func (s *Store) CountSubject(ctx context.Context, digests []keyring.Digest) (findings.Check, error) {
-	const sql = `SELECT count AS rows FROM door.count_subject(?) AS count`
 	var row struct{ Rows int64 }
 	all := make([][]byte, len(digests))
 	for i, d := range digests {
 		all[i] = d
 	}
-	err := pg.Map(pg.Bun(s.db).NewRaw(sql, pgdialect.Array(all)).Scan(ctx, &row))
+	err := pg.Map(pg.Bun(s.db).NewRaw(countSubject, pgdialect.Array(all)).Scan(ctx, &row))
 	if err != nil {
-		return findings.Check{}, fmt.Errorf("counting what is held under a name: %w", err)
+		return findings.Check{}, fmt.Errorf("counting the tenants of a name: %w", err)
 	}
-	sum := sha256.Sum256([]byte(sql))
-	return findings.Check{Store: "database", Table: "trakr.tenants", Column: "subject_digest", Disposition: findings.Checked, Rows: row.Rows, PredicateDigest: hex.EncodeToString(sum[:])}, nil
+	return findings.Check{
+		Store: "database", Table: "trakr.tenants", Column: "subject_digest", Disposition: findings.Checked,
+		Rows: row.Rows, PredicateDigest: findings.Digest(countSubject),
+	}, nil
 }
 
-// VerifiedNothing records that nothing is held under a name that a request gave.
+// VerifiedNothing records that no tenant exists under a name that a request gave.
 func (s *Store) VerifiedNothing(ctx context.Context, a lifecycle.Access, request string, subject keyring.Digest) error {
 	e := audit.New(ctx, s.now(), a, audit.ErasureVerify, audit.Success)
 	e.CorrelationID, e.SubjectDigest, e.StatusDetail = request, subject.String(), "clean"
@@ -248,10 +289,16 @@ func (s *Store) VerifiedNothing(ctx context.Context, a lifecycle.Access, request
 type Evidence struct {
 	Store, Table, Column string
 	Retained             bool
-	Before, Deleted      int64 // zero where the deleting step has no business
+	Before, Deleted      int64 // zero in a table of which the deleting step deletes nothing
 	After                int64
 	PredicateDigest      string
 }
+
+const selectEvidence = `SELECT v.store, v.table_name, v.column_name, v.retained, v.predicate_digest, v.rows AS after,
+		coalesce(d.rows_before, 0) AS before, coalesce(d.rows, 0) AS deleted
+	FROM trakr.erasure_counts AS v LEFT JOIN trakr.erasure_counts AS d ON d.erasure_id = v.erasure_id AND d.step = 'delete'
+		AND d.store = v.store AND d.table_name = v.table_name AND d.column_name = v.column_name
+	WHERE v.erasure_id = ? AND v.step = 'verify' ORDER BY v.store, v.table_name, v.column_name`
 
 // Evidence returns the counts of an erasure, table by table.
 func (s *Store) Evidence(ctx context.Context, id uuid.UUID) ([]Evidence, error) {
@@ -260,13 +307,8 @@ func (s *Store) Evidence(ctx context.Context, id uuid.UUID) ([]Evidence, error) 
 		Retained                                      bool
 		Before, Deleted, After                        int64
 	}
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT v.store, v.table_name, v.column_name, v.retained, v.predicate_digest, v.rows AS after,
-			coalesce(d.rows_before, 0) AS before, coalesce(d.rows, 0) AS deleted
-		FROM trakr.erasure_counts AS v LEFT JOIN trakr.erasure_counts AS d ON d.erasure_id = v.erasure_id AND d.step = 'delete'
-			AND d.store = v.store AND d.table_name = v.table_name AND d.column_name = v.column_name
-		WHERE v.erasure_id = ? AND v.step = 'verify' ORDER BY v.store, v.table_name, v.column_name`, id.String()).Scan(ctx, &rows))
-	if err != nil {
-		return nil, fmt.Errorf("reading an erasure's counts: %w", err)
+	if err := pg.Bun(s.db).NewRaw(selectEvidence, id.String()).Scan(ctx, &rows); err != nil {
+		return nil, fmt.Errorf("reading an erasure's counts: %w", pg.Map(err))
 	}
 	out := make([]Evidence, len(rows))
 	for i, r := range rows {
@@ -275,16 +317,27 @@ func (s *Store) Evidence(ctx context.Context, id uuid.UUID) ([]Evidence, error) 
 	return out, nil
 }
 
-// Certificate is one that was issued: of an erasure, or of a request under which
-// nothing was held.
+// Certificate is one that was issued: of an erasure, or of a request for which no tenant
+// was found.
 type Certificate struct {
 	ID, ErasureID, RequestID string
 	IssuedAt                 time.Time
 	Document                 string
 }
 
+// certificateRow is a certificate as bun reads and writes it.
+type certificateRow struct {
+	bun.BaseModel `bun:"table:trakr.certificates,alias:c"`
+
+	CertificateID string
+	ErasureID     string `bun:",nullzero"`
+	RequestID     string `bun:",nullzero"`
+	IssuedAt      time.Time
+	Document      string
+}
+
 // Issue stores a certificate with its audit event. There is one for each erasure and
-// each request: when another process was quicker, its certificate is returned.
+// each request: when another process issued one before, that one is returned.
 func (s *Store) Issue(ctx context.Context, a lifecycle.Access, tenant lifecycle.TenantID, c Certificate) (Certificate, error) {
 	e := audit.New(ctx, c.IssuedAt, a, audit.ErasureIssue, audit.Success)
 	e.TenantID, e.CorrelationID, e.StatusDetail = tenant, c.ErasureID, c.ID
@@ -293,8 +346,8 @@ func (s *Store) Issue(ctx context.Context, a lifecycle.Access, tenant lifecycle.
 	}
 	issued := c
 	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		res, err := tx.NewRaw(`INSERT INTO trakr.certificates (certificate_id, erasure_id, request_id, issued_at, document)
-			VALUES (?, NULLIF(?, '')::uuid, NULLIF(?, '')::uuid, ?, ?) ON CONFLICT DO NOTHING`, c.ID, c.ErasureID, c.RequestID, c.IssuedAt, c.Document).Exec(ctx)
+		r := certificateRow{CertificateID: c.ID, ErasureID: c.ErasureID, RequestID: c.RequestID, IssuedAt: c.IssuedAt, Document: c.Document}
+		res, err := tx.NewInsert().Model(&r).On("CONFLICT DO NOTHING").Returning("NULL").Exec(ctx)
 		if err != nil {
 			return err
 		}
@@ -305,7 +358,9 @@ func (s *Store) Issue(ctx context.Context, a lifecycle.Access, tenant lifecycle.
 		if n == 1 {
 			return audit.Append(ctx, tx, e)
 		}
-		issued, err = certificate(ctx, tx, `erasure_id = NULLIF(?, '')::uuid OR request_id = NULLIF(?, '')::uuid`, c.ErasureID, c.RequestID)
+		var before certificateRow
+		issued, err = before.scanned(tx.NewSelect().Model(&before).Where("erasure_id = NULLIF(?, '')::uuid", c.ErasureID).
+			WhereOr("request_id = NULLIF(?, '')::uuid", c.RequestID).Limit(1).Scan(ctx))
 		return err
 	})
 	if err != nil {
@@ -316,29 +371,22 @@ func (s *Store) Issue(ctx context.Context, a lifecycle.Access, tenant lifecycle.
 
 // CertificateOf returns the certificate of an erasure or of a request, or not-found.
 func (s *Store) CertificateOf(ctx context.Context, id uuid.UUID) (Certificate, error) {
-	return certificate(ctx, pg.Bun(s.db), `erasure_id = ?0 OR request_id = ?0 OR erasure_id IN (SELECT x.erasure_id FROM trakr.erasures AS x WHERE x.request_id = ?0)`, id.String())
+	var r certificateRow
+	return r.scanned(pg.Bun(s.db).NewSelect().Model(&r).Where("erasure_id = ?", id.String()).WhereOr("request_id = ?", id.String()).
+		WhereOr("erasure_id IN (SELECT x.erasure_id FROM trakr.erasures AS x WHERE x.request_id = ?)", id.String()).Limit(1).Scan(ctx))
 }
 
-func certificate(ctx context.Context, db bun.IDB, which string, args ...any) (Certificate, error) {
-	var r struct {
-		CertificateID        string
-		ErasureID, RequestID *string
-		IssuedAt             time.Time
-		Document             string
-	}
-	err := pg.Map(db.NewRaw(`SELECT certificate_id, erasure_id, request_id, issued_at, document FROM trakr.certificates WHERE `+which+` LIMIT 1`, args...).Scan(ctx, &r))
+// scanned returns the certificate after a query for one, whose error is err.
+func (r *certificateRow) scanned(err error) (Certificate, error) {
+	err = pg.Map(err)
 	if errors.Is(err, pg.ErrNoRows) {
-		return Certificate{}, lifecycle.Fail(lifecycle.NotFound, "There is no certificate yet; one is issued within minutes after the erasure, once its events stand in the log and the sweep has counted.")
+		return Certificate{}, lifecycle.Fail(lifecycle.NotFound, "There is no certificate yet; one is issued within minutes "+
+			"after the erasure, once its events are in the log and the sweep has counted.")
 	}
 	if err != nil {
 		return Certificate{}, fmt.Errorf("reading a certificate: %w", err)
 	}
-	c := Certificate{ID: r.CertificateID, IssuedAt: r.IssuedAt.UTC(), Document: r.Document}
-	if r.ErasureID != nil {
-		c.ErasureID = *r.ErasureID
-	}
-	if r.RequestID != nil {
-		c.RequestID = *r.RequestID
-	}
-	return c, nil
+	return Certificate{
+		ID: r.CertificateID, ErasureID: r.ErasureID, RequestID: r.RequestID, IssuedAt: r.IssuedAt.UTC(), Document: r.Document,
+	}, nil
 }
