@@ -119,6 +119,9 @@ func (a *app) expire(ctx context.Context, who lifecycle.Access) error {
 	if s.db, err = store.Open(ctx, url, store.Options{MaxConns: 2, Role: store.OwnerRole}); err != nil {
 		return err
 	}
+	if err := s.schema(ctx); err != nil {
+		return err
+	}
 	now := a.now()
 	got, err := audit.Expire(ctx, s.db, who, now, now.Add(-auditPeriod(p)))
 	if err != nil {

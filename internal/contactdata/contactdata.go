@@ -16,7 +16,7 @@ import (
 
 // EmailPattern and PhonePattern are the two shapes. They are written in what Go's and
 // PostgreSQL's regular expressions have in common and read alike in every locale:
-// migrations/00026_shapes.sql has the very same texts, and a test compares them.
+// door.value_shapes in migrations has the very same texts, and a test compares them.
 //
 // In an e-mail address whatever is not ASCII counts as a letter. A telephone number is
 // international (+ and 8 to 15 digits), or American, or begins with a 0 and is written

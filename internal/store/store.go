@@ -49,7 +49,19 @@ func TryLease(ctx context.Context, db *DB, name string) (*Lease, bool, error) {
 	return pg.TryLease(ctx, db, name)
 }
 
-const versionTable = "trakr.schema_migrations"
+// versionTable is where goose records the files that it applied. The baseline's first
+// file marks it with a comment that begins with baselineMark.
+const (
+	versionTable = "trakr.schema_migrations"
+	baselineMark = "baseline "
+)
+
+// ErrBeforeBaseline means that a version before the baseline made the database. Its
+// numbers name other files, so nothing can be concluded from them.
+var ErrBeforeBaseline = errors.New("this database was made by a version of trakr before the baseline of its migrations, which this version cannot use; " +
+	"nothing of that kind was ever deployed. Way out: start with a new, empty database (TRAKR_DATABASE_URL) and a new data directory " +
+	"(TRAKR_DATA_DIR, and TRAKR_LEDGER where it is set), because the keys, the checkpoint and the ledger belong to the old database. " +
+	"A newer database looks the same when its dump was restored without its comments: restore it with them")
 
 // Migration is one numbered file and when it was applied; zero time means pending.
 type Migration struct {
@@ -77,6 +89,9 @@ func MigrateFrom(ctx context.Context, url string, files fs.FS) ([]Migration, err
 		return nil, err
 	}
 	defer db.Close()
+	if _, err = hasVersions(ctx, db); err != nil {
+		return nil, err
+	}
 	p, err := provider(db, files)
 	if err != nil {
 		return nil, err
@@ -174,10 +189,22 @@ func Pending(ctx context.Context, db *DB) ([]Migration, error) {
 	return pending, err
 }
 
+// hasVersions reports whether any file was ever applied to the database. It fails with
+// ErrBeforeBaseline where one was that is not of the baseline or later.
 func hasVersions(ctx context.Context, db *DB) (bool, error) {
-	var row struct{ Exists bool }
-	err := pg.Bun(db).NewRaw(`SELECT to_regclass(?) IS NOT NULL AS exists`, versionTable).Scan(ctx, &row)
-	return row.Exists, pg.Map(err)
+	var table struct{ Exists, Marked bool }
+	err := pg.Bun(db).NewRaw(`SELECT o.oid IS NOT NULL AS exists, coalesce(starts_with(obj_description(o.oid, 'pg_class'), ?), false) AS marked
+		FROM (SELECT to_regclass(?) AS oid) AS o`, baselineMark, versionTable).Scan(ctx, &table)
+	if err != nil || !table.Exists || table.Marked {
+		return table.Exists, pg.Map(err)
+	}
+	// goose creates the table, with version 0, before it applies the file that marks it.
+	var older bool
+	err = pg.Bun(db).NewRaw(`SELECT EXISTS (SELECT FROM trakr.schema_migrations WHERE version_id > 0)`).Scan(ctx, &older)
+	if err == nil && older {
+		return true, ErrBeforeBaseline
+	}
+	return true, pg.Map(err)
 }
 
 func provider(db *DB, files fs.FS) (*goose.Provider, error) {
@@ -191,7 +218,8 @@ func provider(db *DB, files fs.FS) (*goose.Provider, error) {
 	}
 	p, err := goose.NewProvider(goose.DialectCustom, pg.Bun(db).DB, files, goose.WithStore(versions),
 		goose.WithSessionLocker(locker), goose.WithSlog(slog.New(slog.DiscardHandler)), goose.WithDisableGlobalRegistry(true),
-		goose.WithAllowOutofOrder(true)) // each file says what it rests on; a number says only when it was begun
+		// Two branches may merge in another order than that of their files' numbers.
+		goose.WithAllowOutofOrder(true))
 	if err != nil {
 		return nil, fmt.Errorf("reading the migrations: %w", err)
 	}

@@ -3,6 +3,7 @@ package sweep_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -118,7 +119,11 @@ func TestANewTableWithAStaleRowIsFoundWithoutTouchingTheSweep(t *testing.T) {
 	live := e.Install(storetest.Values("live"), "a")
 	uninstall(t, e, gone)
 	later := fstest.MapFS{}
-	for _, name := range []string{"00001_tenants.sql", "00002_audit.sql", "00003_sweeps.sql", "00004_access.sql"} {
+	names, err := fs.Glob(migrations.FS, "*.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
 		b, err := migrations.FS.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

@@ -269,7 +269,7 @@ func expectTableGrants(found facts) expected {
 		e.must = append(e.must, fmt.Sprintf("%s may %s trakr.%s (%s)", c.role, c.may, c.table, c.columns))
 	}
 	// The sweep counts rows of tables that nobody has thought of yet (default
-	// privileges of migration 6); on the values its grant covers two columns.
+	// privileges of the last file of the baseline); on the values its grant covers two columns.
 	e.may = func(f string) bool {
 		table, ok := strings.CutPrefix(f, sweep+" may SELECT trakr.")
 		return ok && table != "tenant_fields" && table != "outbox_payloads" && !strings.Contains(table, "(")

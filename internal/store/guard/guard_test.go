@@ -86,7 +86,7 @@ func TestEveryChangeOfTheCatalogIsNamed(t *testing.T) {
 		{"UPDATE on one month", month(`GRANT UPDATE ON trakr.audit_events_%s TO trakr_service`), "table grants", "trakr_service may UPDATE trakr.audit_events_2"},
 		{"a reader that writes", `GRANT INSERT ON trakr.findings TO trakr_reader`, "table grants", "trakr_reader may INSERT"},
 		{"a grant that is missing", `REVOKE SELECT ON trakr.audit_leaves FROM trakr_reader`, "table grants", "missing: trakr_reader may SELECT trakr.audit_leaves"},
-		{"the sequence", `GRANT USAGE ON SEQUENCE trakr.audit_events_id_seq1 TO trakr_service`, "table grants", "USAGE"},
+		{"the sequence", `GRANT USAGE ON SEQUENCE trakr.audit_events_id_seq TO trakr_service`, "table grants", "USAGE"},
 		{"a function for everybody", `GRANT EXECUTE ON FUNCTION door.read(bytea[]) TO PUBLIC`, "function grants", "PUBLIC may call door.read"},
 		{"making partitions at will", `GRANT EXECUTE ON FUNCTION trakr.make_partition(timestamptz) TO trakr_service`, "function grants", "trakr.make_partition"},
 		{"another owner", `ALTER TABLE trakr.audit_tiles OWNER TO trakr_service; GRANT SELECT, INSERT ON trakr.audit_tiles TO trakr_service; REVOKE ALL ON trakr.audit_tiles FROM trakr_owner`, "owners", "trakr.audit_tiles belongs to trakr_service"},

@@ -1,6 +1,4 @@
--- Who may call the API, and which reports left the house.
---
--- For the operator: creates empty tables only; takes no lock on live data.
+-- Access: who may call the API, and which reports were issued.
 
 -- +goose Up
 CREATE TABLE trakr.api_tokens (
@@ -21,8 +19,12 @@ CREATE TABLE trakr.reports_issued (
     format      text        NOT NULL,
     as_of       timestamptz NOT NULL,
     policy_hash text        NOT NULL,
-    digest      text        NOT NULL, -- hex SHA-256 of the bytes handed out
+    digest      text        NOT NULL, -- hex SHA-256 of the bytes that were issued
     issued_to   text        NOT NULL, -- opaque caller id
     issued_at   timestamptz NOT NULL
 );
 CREATE INDEX reports_issued_by_time ON trakr.reports_issued (issued_at);
+
+GRANT SELECT, INSERT ON trakr.api_tokens, trakr.reports_issued TO trakr_service;
+GRANT UPDATE (revoked_at) ON trakr.api_tokens TO trakr_service;
+GRANT SELECT ON trakr.reports_issued TO trakr_reader;
