@@ -43,7 +43,7 @@ func (a *app) selfScan(ctx context.Context, s *service) []finding {
 // nothing leaves the process.
 type knowsNobody struct{}
 
-// ProvePossession implements httpapi.Prover.
+// ProvePossession implements ingress.Prover.
 func (knowsNobody) ProvePossession(context.Context, lifecycle.Secret, lifecycle.Secret, lifecycle.Secret) error {
 	return lifecycle.SignatureInvalid
 }

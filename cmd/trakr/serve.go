@@ -17,6 +17,7 @@ import (
 
 	"trakr/internal/evidence"
 	"trakr/internal/httpapi"
+	"trakr/internal/ingress"
 	"trakr/internal/lifecycle"
 	"trakr/internal/platform/config"
 	"trakr/internal/platform/telemetry"
@@ -239,19 +240,23 @@ func start(l net.Listener, h http.Handler, failed chan<- error, log *slog.Logger
 }
 
 // prover asks Bitbucket about a first install, unless that is switched off.
-func (s *service) prover() httpapi.Prover {
+func (s *service) prover() ingress.Prover {
 	if s.cfg.DevSkipProof {
 		return nil
 	}
 	return s.client
 }
 
-func (a *app) handlers(s *service, prover httpapi.Prover, tel *telemetry.Telemetry, seq *sequencer.Sequencer) (public, admin http.Handler, routes []httpapi.Route, err error) {
+func (a *app) handlers(s *service, prover ingress.Prover, tel *telemetry.Telemetry, seq *sequencer.Sequencer) (public, admin http.Handler, routes []httpapi.Route, err error) {
 	var statement func(context.Context) (reports.SecurityStatement, error)
 	if s.cfg.PublicStatement {
 		statement = (&evidence.PublicStatement{Reporter: s.reports}).Get
 	}
-	public, err = httpapi.NewPublic(httpapi.Public{Statement: statement, Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Eraser: s.eraser, Prover: prover,
+	gate, err := ingress.New(ingress.Config{Policy: s.policy, BaseURL: s.cfg.BaseURL, Door: s.door, Eraser: s.eraser, Prover: prover, Now: a.now})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	public, err = httpapi.NewPublic(httpapi.Public{Statement: statement, Policy: s.policy, BaseURL: s.cfg.BaseURL, Ingress: gate,
 		TrustedProxies: s.cfg.TrustedProxies, Now: a.now, Log: s.log, Meter: tel.Meter, Observe: tel.ObserveStrangers})
 	if err != nil {
 		return nil, nil, nil, err

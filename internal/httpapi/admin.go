@@ -42,13 +42,13 @@ type ReadyCheck struct {
 
 // Admin is what the private listener needs.
 type Admin struct {
-	Policy  *policy.Policy
-	Door    *tenants.Door
-	Audit   *audit.Log
-	CatchUp func(context.Context) error // sequences what waits; nil where a service does that by itself
-	Tokens  *tokens.Store
-	Findings  *findings.Store
-	Runner  *sweep.Runner
+	Policy   *policy.Policy
+	Door     *tenants.Door
+	Audit    *audit.Log
+	CatchUp  func(context.Context) error // sequences what waits; nil where a service does that by itself
+	Tokens   *tokens.Store
+	Findings *findings.Store
+	Runner   *sweep.Runner
 	// Bitbucket makes tokens for other parts of the product.
 	Bitbucket Bitbucket
 	Holds     *holds.Store

@@ -22,6 +22,7 @@ import (
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/evidence"
 	"trakr/internal/httpapi"
+	"trakr/internal/ingress"
 	"trakr/internal/lifecycle"
 	"trakr/internal/platform/telemetry"
 	deletionrequests "trakr/internal/requests"
@@ -164,7 +165,9 @@ func worldOf(t *testing.T, e *storetest.Env, change ...func(*policy.Policy)) *wo
 	said, err := policy.LoadStatement("", reports.Checks())
 	must(err)
 	reporter := &evidence.Reporter{Policy: w.Policy, Statement: said, Inventory: facts.New(w.DB), Now: w.Clock.Now, Version: "test"}
-	handler, err := httpapi.NewPublic(httpapi.Public{Statement: (&evidence.PublicStatement{Reporter: reporter}).Get, Policy: w.Policy, BaseURL: base, Door: w.Door, Eraser: w.eraser.Eraser, Prover: prover, Now: w.Clock.Now,
+	gate, err := ingress.New(ingress.Config{Policy: w.Policy, BaseURL: base, Door: w.Door, Eraser: w.eraser.Eraser, Prover: prover, Now: w.Clock.Now})
+	must(err)
+	handler, err := httpapi.NewPublic(httpapi.Public{Statement: (&evidence.PublicStatement{Reporter: reporter}).Get, Policy: w.Policy, BaseURL: base, Ingress: gate, Now: w.Clock.Now,
 		Log: w.telemetry.Logger, Meter: w.telemetry.Meter, Observe: w.telemetry.Observe})
 	must(err)
 	w.public.Config.Handler = handler

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -13,9 +14,8 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"trakr/internal/connect"
-	"trakr/internal/erasure"
+	"trakr/internal/ingress"
 	"trakr/internal/lifecycle"
-	"trakr/internal/store/tenants"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -24,9 +24,7 @@ import (
 type Public struct {
 	Policy         *policy.Policy
 	BaseURL        string
-	Door           *tenants.Door
-	Eraser         *erasure.Eraser
-	Prover         Prover // nil accepts first installs unproven; development only
+	Ingress        *ingress.Gate
 	TrustedProxies []netip.Prefix
 	Now            func() time.Time
 	Log            *slog.Logger
@@ -53,19 +51,24 @@ const (
 
 // PublicRoutes lists the routes of the public listener.
 func PublicRoutes() []Route {
-	return []Route{
+	routes := []Route{
 		{http.MethodGet, connect.DescriptorPath, "public", nil},
 		{http.MethodGet, "/healthz", "public", nil},
 		{http.MethodGet, SecurityTextPath, "public", nil},
 		{http.MethodGet, StatementPath, "public", nil},
 		{http.MethodGet, StatementPath + ".json", "public", nil},
-		{http.MethodPost, connect.InstalledPath, "signature", nil},
-		{http.MethodPost, connect.UninstalledPath, "signature", nil},
 	}
+	for _, callback := range ingress.Callbacks() {
+		routes = append(routes, Route{http.MethodPost, callback.Path, "signature", nil})
+	}
+	return routes
 }
 
 // NewPublic returns the handler of the public listener.
 func NewPublic(p Public) (http.Handler, error) {
+	if p.Ingress == nil {
+		return nil, errors.New("the public listener needs an ingress")
+	}
 	descriptor, err := connect.Descriptor(p.Policy, p.BaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("making the descriptor: %w", err)
@@ -75,14 +78,7 @@ func NewPublic(p Public) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the callback counter: %w", err)
 	}
-	c := &callbacks{door: p.Door, eraser: p.Eraser, prover: p.Prover, now: p.Now, log: p.Log, count: count,
-		verifier: connect.NewVerifier(connect.Config{BaseURL: p.BaseURL, Now: p.Now, HeaderOnly: true}),
-		decoder:  connect.NewDecoder(p.Policy),
-		limiter:  newFailureLimiter(p.Now, p.TrustedProxies), rounds: newRounds(), tallies: newTallies(p.Now)}
-
 	handlers := map[string]http.HandlerFunc{
-		connect.InstalledPath:   c.installed,
-		connect.UninstalledPath: c.uninstalled,
 		connect.DescriptorPath: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write(descriptor)
@@ -94,6 +90,10 @@ func NewPublic(p Public) (http.Handler, error) {
 		SecurityTextPath:        p.securityText,
 		StatementPath:           p.statement(reports.HTML),
 		StatementPath + ".json": p.statement(reports.JSON),
+	}
+	c := &callbacks{gate: p.Ingress, trusted: p.TrustedProxies, log: p.Log, count: count}
+	for _, callback := range ingress.Callbacks() {
+		handlers[callback.Path] = c.handler(callback)
 	}
 	return chain(p.Log, p.Observe, routeTable(PublicRoutes(), handlers)), nil
 }

@@ -1,11 +1,8 @@
-package httpapi
+package ingress
 
 import (
 	"context"
-	"net"
-	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,7 +11,7 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Failures one source may make before it is limited: enough for a broken
+// Failures that one source may cause before it is limited: enough for a broken
 // deployment to be noticed, too few to grow the audit or to try keys.
 const (
 	failureBurst  = 60
@@ -22,11 +19,10 @@ const (
 	maxSources    = 10_000
 )
 
-// failureLimiter bounds what a source's failed attempts may cost. It stands in
-// front of nothing that a stored secret could prove; see callbacks.
+// failureLimiter bounds what the failed attempts of a source may cost. It refuses
+// nothing that a stored secret could prove; see the package's documentation.
 type failureLimiter struct {
-	now     func() time.Time
-	trusted []netip.Prefix
+	now func() time.Time
 
 	mu      sync.Mutex
 	sources map[netip.Addr]*source
@@ -34,21 +30,21 @@ type failureLimiter struct {
 
 type source struct {
 	failures *rate.Limiter
-	pending  int // attempts under way: each counts as a failure until it ends
+	pending  int // attempts in progress: each counts as a failure until it ends
 	last     time.Time
 }
 
-func newFailureLimiter(now func() time.Time, trusted []netip.Prefix) *failureLimiter {
-	return &failureLimiter{now: now, trusted: trusted, sources: map[netip.Addr]*source{}}
+func newFailureLimiter(now func() time.Time) *failureLimiter {
+	return &failureLimiter{now: now, sources: map[netip.Addr]*source{}}
 }
 
-// begin reserves a failure for an attempt and reports whether there was one left.
-// The attempt calls end once with how it went: a success gives the reservation
-// back, since many tenants come from Bitbucket's few addresses.
-func (l *failureLimiter) begin(r *http.Request) (ok bool, end func(failed bool)) {
+// begin reserves a failure for an attempt and reports whether one was left. The
+// attempt calls end once with its outcome: a success returns the reservation,
+// since many tenants come from the platform's few addresses.
+func (l *failureLimiter) begin(from netip.Addr) (ok bool, end func(failed bool)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now, addr := l.now(), l.source(r)
+	now, addr := l.now(), group(from)
 	s, known := l.sources[addr]
 	if !known {
 		if len(l.sources) >= maxSources {
@@ -72,8 +68,19 @@ func (l *failureLimiter) begin(r *http.Request) (ok bool, end func(failed bool))
 	}
 }
 
+// group returns the address that counts: IPv6 addresses count by their /64, which
+// one customer has whole.
+func group(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return a
+}
+
 // forget drops sources that have waited long enough, or all when none has: the
-// memory is bounded whoever asks.
+// memory is bounded however many sources there are.
 func (l *failureLimiter) forget(now time.Time) {
 	for a, s := range l.sources {
 		if now.Sub(s.last) > failureBurst*failurePeriod {
@@ -85,53 +92,16 @@ func (l *failureLimiter) forget(now time.Time) {
 	}
 }
 
-// source is the address the request comes from: the connection's or, behind
-// trusted proxies, the last untrusted one in X-Forwarded-For. IPv6 addresses
-// count by their /64, which one customer holds whole.
-func (l *failureLimiter) source(r *http.Request) netip.Addr {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addr = addr.Unmap().WithZone("")
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for i := len(hops) - 1; i >= 0 && l.trusts(addr); i-- {
-		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
-			break
-		}
-		addr = hop.Unmap().WithZone("")
-	}
-	if addr.Is6() {
-		if p, err := addr.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return addr
-}
-
-func (l *failureLimiter) trusts(a netip.Addr) bool {
-	for _, p := range l.trusted {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
-
-// roundEvery is how far apart the reads of one tenant's secret are for senders
+// roundEvery is the time between two reads of one tenant's secret for senders
 // beyond their limit. A valid callback among them waits at most this long.
 const roundEvery = 2 * time.Second
 
 // rounds lets senders beyond their limit share the reads of secrets. All rounds
-// begin at the same moments; a round reads each secret asked for once, which is
-// one audited read, and gives it to those who were waiting by then and to nobody
-// after. So every token is verified, and the reads are bounded by time, however
-// many tokens there are. All wait alike, also for a tenant that is not held.
+// begin at the same moments. A round reads each requested secret once, which is one
+// audited read, and returns it to the senders that were waiting when it began and to
+// no later one. So every token is verified, and the number of reads is bounded by
+// time, however many tokens arrive. All wait the same time, also for an unknown
+// tenant.
 type rounds struct {
 	mu      sync.Mutex
 	waiting map[lifecycle.TenantID]*round
@@ -145,30 +115,34 @@ type round struct {
 
 func newRounds() *rounds { return &rounds{waiting: map[lifecycle.TenantID]*round{}} }
 
-// secret waits for the next round and returns what its read gave: the read of
-// whoever came first.
-func (r *rounds) secret(ctx context.Context, id lifecycle.TenantID, read func(context.Context) (lifecycle.Secret, error)) (lifecycle.Secret, error) {
+// secret waits for the next round and returns the result of its read, which is the
+// read function of the first sender that waited.
+func (r *rounds) secret(
+	ctx context.Context, id lifecycle.TenantID, read func(context.Context) (lifecycle.Secret, error),
+) (lifecycle.Secret, error) {
 	r.mu.Lock()
 	o, ok := r.waiting[id]
 	if !ok {
 		o = &round{done: make(chan struct{})}
 		r.waiting[id] = o
 		now := time.Now()
-		time.AfterFunc(now.Truncate(roundEvery).Add(roundEvery).Sub(now), func() { r.run(context.WithoutCancel(ctx), id, o, read) })
+		next := now.Truncate(roundEvery).Add(roundEvery)
+		time.AfterFunc(next.Sub(now), func() { r.run(context.WithoutCancel(ctx), id, o, read) })
 	}
 	r.mu.Unlock()
 	select {
 	case <-o.done:
 		return o.secret, o.err
 	case <-ctx.Done():
-		return lifecycle.Secret{}, lifecycle.Fail(lifecycle.StoreUnavailable, "The database did not answer in time; nothing was changed. Try again later.",
+		return lifecycle.Secret{}, lifecycle.Fail(lifecycle.StoreUnavailable,
+			"The database did not answer in time; nothing was changed. Try again later.",
 			lifecycle.After(roundEvery), lifecycle.Cause(ctx.Err()))
 	}
 }
 
 func (r *rounds) run(ctx context.Context, id lifecycle.TenantID, o *round, read func(context.Context) (lifecycle.Secret, error)) {
 	r.mu.Lock()
-	delete(r.waiting, id) // who comes from here on waits for the next read
+	delete(r.waiting, id) // senders that arrive from here on wait for the next read
 	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, actTimeout)
 	defer cancel()
@@ -176,7 +150,7 @@ func (r *rounds) run(ctx context.Context, id lifecycle.TenantID, o *round, read 
 	close(o.done)
 }
 
-// tallies bound how often the same thing is recorded: once, and then not again
+// tallies bounds how often the same occurrence is recorded: once, and not again
 // until its period is over.
 type tallies struct {
 	now func() time.Time
