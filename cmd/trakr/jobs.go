@@ -7,6 +7,7 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 
+	"trakr/internal/delivery/findings"
 	"trakr/internal/egress/webhook"
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
@@ -96,7 +97,7 @@ func (a *app) jobsReady(ctx context.Context, s *service) []httpapi.ReadyCheck {
 }
 
 // relay delivers findings to the webhook, when there is one.
-func (a *app) relay(s *service, meter metric.MeterProvider) (*webhook.Relay, error) {
+func (a *app) relay(s *service, meter metric.MeterProvider) (*findings.Relay, error) {
 	if s.cfg.WebhookURL.Empty() {
 		return nil, nil
 	}
@@ -104,7 +105,7 @@ func (a *app) relay(s *service, meter metric.MeterProvider) (*webhook.Relay, err
 	if err != nil {
 		return nil, err
 	}
-	return webhook.NewRelay(webhook.Config{Outbox: sweep.NewOutbox(s.findings, s.cfg.BaseURL, s.policy.App.Key),
+	return findings.NewRelay(findings.Config{Outbox: findings.NewOutbox(s.findings, s.cfg.BaseURL, s.policy.App.Key),
 		Send: webhook.NewSender(s.cfg.WebhookURL.Reveal(), key, a.now).Send, Now: a.now, Log: s.log, Meter: meter,
 		Lease: func(ctx context.Context) (leader.Lease, bool, error) {
 			return store.TryLease(ctx, s.db, "webhook")

@@ -1,14 +1,14 @@
-// Package endservice brings to Trakr's own service behind this one what waits in the
-// outbox: that a tenant was installed, changed or erased.
+// Package endservice delivers the events of the outbox to the end service, which is
+// Trakr's own service behind this one: a tenant was installed, changed or erased.
 //
-// Each event is delivered at least once, always with the same id and the same bytes, and
-// a tenant's events in their order; a tenant that is refused holds up no other one. It is
-// tried for five days, then it is dead: a finding, until somebody has it tried again.
-// Before a byte leaves, the audit has it (outbox.Open). While the end service cannot be
-// reached at all, nothing is opened. What the guard refuses is dead at once: trying again
-// does not mend that.
+// An event is delivered at least once, always with the same id and the same bytes, and a
+// tenant's events in their order; a refused event delays only its own tenant. After five
+// days of attempts an event is dead: a finding, until an operator retries it. The audit
+// records a disclosure before a byte leaves (outbox.Open). While the end service cannot be
+// reached at all, nothing is opened. An event that the guard refuses is dead at once,
+// because a retry cannot change that.
 //
-// No error and no log line holds the secret, a value, or the receiver's words.
+// No error and no log line contains the secret, a value, or the receiver's text.
 package endservice
 
 import (
@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -29,6 +28,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"trakr/internal/delivery"
 	"trakr/internal/egress"
 	"trakr/internal/egress/webhook"
 	"trakr/internal/lifecycle"
@@ -40,10 +40,10 @@ import (
 type Config struct {
 	Outbox *outbox.Store
 	Guard  *egress.Guard
-	URL    string // whose host the policy declares; the caller checks
+	URL    string // the caller has checked its host against the policy
 	Key    webhook.Key
 	Lease  func(ctx context.Context) (l leader.Lease, ok bool, err error)
-	// Notified is called when the notice of an erasure was acknowledged.
+	// Notified is called when the notice of an erasure was acknowledged; nil for nothing.
 	Notified func()
 	Now      func() time.Time
 	Log      *slog.Logger
@@ -58,25 +58,28 @@ type Sender struct {
 	counter metric.Int64Counter
 
 	mu    sync.Mutex
-	doubt bool      // whether it can be reached is not known; by mu
-	asked time.Time // until then it wants to be left alone; by mu
-	idle  int       // passes in a row in which it was down
+	doubt bool      // whether it can be reached is not known; guarded by mu
+	asked time.Time // it asked for no request before this time; guarded by mu
+	idle  int       // passes in a row in which it was down; only Run's goroutine uses it
 }
 
 const (
-	pollEvery   = 5 * time.Second
-	longestRest = time.Minute // between passes while it is down
-	firstRetry  = 10 * time.Second
-	longestWait = time.Hour      // between two attempts of a delivery ...
-	longestAsk  = 24 * time.Hour // ... unless the end service asks for more
-	batch       = 64
-	parallel    = 4
+	pollEvery = 5 * time.Second
+	batch     = 64
+	parallel  = 4
+)
+
+var (
+	// attempts is the schedule of one delivery.
+	attempts = delivery.Schedule{First: 10 * time.Second, Longest: time.Hour, LongestAsked: 24 * time.Hour, MaxAge: outbox.MaxAge}
+	// passes is the schedule of passes while the end service is down.
+	passes = delivery.Schedule{First: pollEvery, Longest: time.Minute}
 )
 
 // New returns a sender that does nothing until Run.
 func New(c Config) (*Sender, error) {
 	if c.Outbox == nil || c.Guard == nil || c.Lease == nil || c.Now == nil || c.Log == nil || c.Meter == nil {
-		return nil, errors.New("a sender needs an outbox, a guard, a lock and a clock")
+		return nil, errors.New("a sender needs an outbox, a guard, a lock, a clock, a log and a meter")
 	}
 	u, err := url.Parse(c.URL)
 	if err != nil || u.Hostname() == "" {
@@ -86,65 +89,63 @@ func New(c Config) (*Sender, error) {
 		c.Notified = func() {}
 	}
 	s := &Sender{c: c, host: u.Hostname(), post: webhook.NewSender(c.URL, c.Key, c.Now), doubt: true}
-	m := c.Meter.Meter("trakr/internal/endservice")
-	if s.counter, err = m.Int64Counter("trakr.end_service.deliveries", metric.WithDescription("Attempts to tell the end service of a tenant, by how they ended."), metric.WithUnit("{attempt}")); err != nil {
+	if err := s.measure(); err != nil {
 		return nil, fmt.Errorf("making the end service's metrics: %w", err)
 	}
-	_, err = m.Int64ObservableGauge("trakr.end_service.open", metric.WithDescription("Deliveries that the end service has not acknowledged, dead ones included."), metric.WithUnit("{delivery}"),
+	return s, nil
+}
+
+// measure registers the metrics: attempts by outcome, and open deliveries.
+func (s *Sender) measure() (err error) {
+	m := s.c.Meter.Meter("trakr/internal/endservice")
+	s.counter, err = m.Int64Counter("trakr.end_service.deliveries",
+		metric.WithDescription("Attempts to deliver an event to the end service, by how they ended."), metric.WithUnit("{attempt}"))
+	if err != nil {
+		return err
+	}
+	_, err = m.Int64ObservableGauge("trakr.end_service.open",
+		metric.WithDescription("Deliveries that the end service has not acknowledged, dead ones included."), metric.WithUnit("{delivery}"),
 		metric.WithInt64Callback(func(ctx context.Context, o metric.Int64Observer) error {
 			ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 			defer cancel()
-			n, err := c.Outbox.Counts(ctx)
+			n, err := s.c.Outbox.Counts(ctx)
 			if err == nil {
 				o.Observe(n.Waiting, metric.WithAttributes(attribute.String("trakr.outcome", string(outbox.Waiting))))
 				o.Observe(n.Dead+n.DeadNotices, metric.WithAttributes(attribute.String("trakr.outcome", string(outbox.Dead))))
 			}
 			return err
 		}))
-	if err != nil {
-		return nil, fmt.Errorf("making the end service's metrics: %w", err)
-	}
-	return s, nil
+	return err
 }
 
-// Run delivers whenever no other replica does, until ctx ends. What is under way then
-// is finished.
+// Run delivers whenever no other replica does, until ctx ends. It finishes the attempts
+// that are under way then.
 func (s *Sender) Run(ctx context.Context) {
 	leader.Loop{Lease: s.c.Lease, Once: s.Once, Every: pollEvery,
 		Rest: func() (time.Duration, <-chan struct{}) {
-			if s.idle > 0 { // while it is down a commit does not make it come back sooner
+			if s.idle > 0 { // a commit does not end an outage sooner
 				return s.rest(), nil
 			}
 			return s.rest(), s.c.Outbox.Entered()
 		},
 		Failed: func(ctx context.Context, err error) {
-			s.c.Log.ErrorContext(ctx, "telling the end service failed", "error", err)
+			s.c.Log.ErrorContext(ctx, "delivering to the end service failed", "error", err)
 		}}.Run(ctx)
 }
 
-// rest is the time between two passes: longer each time while the end service is down.
+// rest returns the time between two passes: longer each time while the end service is
+// down.
 func (s *Sender) rest() time.Duration {
 	if s.idle == 0 {
 		return pollEvery
 	}
-	return jitter(min(pollEvery<<min(s.idle-1, 10), longestRest))
+	return delivery.Jitter(passes.Wait(s.idle))
 }
 
-// jitter takes or gives up to a fifth, so that what failed together does not come back
-// together.
-func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
-}
-
-// wait is how long a delivery rests after so many attempts.
-func wait(attempts int) time.Duration {
-	return jitter(min(firstRetry<<min(max(attempts-1, 0), 20), longestWait))
-}
-
-// Once tries everything that is due, and stops when the end service turns out to be
-// down.
+// Once attempts every delivery that is due, and stops when the end service turns out to
+// be down.
 func (s *Sender) Once(ctx context.Context) error {
-	for !s.leftAlone() {
+	for !s.paused() {
 		due, err := s.c.Outbox.Due(ctx, s.c.Now(), batch)
 		if err != nil {
 			return err
@@ -156,7 +157,7 @@ func (s *Sender) Once(ctx context.Context) error {
 			s.idle++
 			return s.unreached(ctx)
 		}
-		taken, down, err := s.all(ctx, due)
+		taken, down, err := s.attemptAll(ctx, due)
 		switch {
 		case err != nil || ctx.Err() != nil:
 			return err
@@ -172,15 +173,15 @@ func (s *Sender) Once(ctx context.Context) error {
 	return nil
 }
 
-// leftAlone reports whether the end service asked not to be called now.
-func (s *Sender) leftAlone() bool {
+// paused reports whether the end service asked for no request yet.
+func (s *Sender) paused() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.c.Now().Before(s.asked)
 }
 
-// all tries deliveries, each of another tenant, some at a time.
-func (s *Sender) all(ctx context.Context, due []outbox.Delivery) (taken int, down bool, err error) {
+// attemptAll attempts deliveries, each of another tenant, a few at a time.
+func (s *Sender) attemptAll(ctx context.Context, due []outbox.Delivery) (taken int, down bool, err error) {
 	var mu sync.Mutex
 	for some := range slices.Chunk(due, parallel) {
 		var wg sync.WaitGroup
@@ -193,7 +194,7 @@ func (s *Sender) all(ctx context.Context, due []outbox.Delivery) (taken int, dow
 				switch how {
 				case accepted:
 					taken++
-				case unwell:
+				case unavailable:
 					down = true
 				}
 			})
@@ -206,45 +207,45 @@ func (s *Sender) all(ctx context.Context, due []outbox.Delivery) (taken int, dow
 	return taken, down, err
 }
 
-// verdict is how an attempt ended.
-type verdict string
+// outcome is how an attempt ended.
+type outcome string
 
 const (
-	accepted verdict = "success"
-	refused  verdict = "refused" // this delivery, or all: not a fault that mends itself
-	unwell   verdict = "failure" // it is down, or busy
-	left     verdict = "left"    // not to be sent any more
+	accepted    outcome = "success"
+	refused     outcome = "refused" // this delivery, or all of them: waiting does not help
+	unavailable outcome = "failure" // the end service is down, or busy
+	skipped     outcome = "left"    // not to be sent any more
 )
 
-// sender is who acts.
+// sender is the caller of record in the audit.
 var sender = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "end service", Role: lifecycle.RoleScheduler},
 	Reason: lifecycle.Reason{Code: lifecycle.ServiceOperation}}
 
-// attempt tries one delivery.
-func (s *Sender) attempt(ctx context.Context, d outbox.Delivery) (verdict, error) {
-	if !s.c.Guard.Releases(d.Fields) { // any more: it is not even opened
+// attempt attempts one delivery.
+func (s *Sender) attempt(ctx context.Context, d outbox.Delivery) (outcome, error) {
+	if !s.c.Guard.Releases(d.Fields) { // the policy changed: it is not even opened
 		return s.failed(ctx, d, refused, "not released", 0)
 	}
-	// What has begun is finished when we are told to stop: an answer that is lost would
-	// only have to be asked for again.
+	// An attempt that has begun outlives ctx: a lost answer would only mean that the same
+	// bytes are sent again.
 	ctx = context.WithoutCancel(ctx)
-	// From its opening to its answer an attempt takes no longer than others leave it alone
-	// for: afterwards another replica may send it, and the next one after it.
+	// From its opening to its answer an attempt takes no longer than its claim: after that
+	// another replica may send this delivery, and the tenant's next one.
 	mine, cancel := context.WithTimeout(ctx, outbox.Claim)
 	defer cancel()
 	body, err := s.c.Outbox.Open(mine, sender, d, s.c.Guard, s.host)
 	if errors.Is(err, outbox.ErrGone) {
-		return left, nil
+		return skipped, nil
 	}
 	d.Attempts++
-	if errors.Is(err, egress.ErrRefused) { // it is dead, and nothing of it left
+	if errors.Is(err, egress.ErrRefused) { // it is dead, and nothing was sent
 		s.count(ctx, refused)
 		s.c.Log.ErrorContext(ctx, "a delivery for the end service may not be sent", "event_id", d.ID.String(), "error", err)
 		return refused, nil
 	}
 	var f *lifecycle.Fault
-	if errors.As(err, &f) { // the database: nothing was opened
-		return left, err
+	if errors.As(err, &f) { // of the database: nothing was opened
+		return skipped, err
 	}
 	if err != nil { // wrong keys
 		s.c.Log.ErrorContext(ctx, "a delivery for the end service cannot be sent", "event_id", d.ID.String(), "error", err)
@@ -254,7 +255,7 @@ func (s *Sender) attempt(ctx context.Context, d outbox.Delivery) (verdict, error
 	answer, err := s.post.Post(mine, d.ID.String(), body.Bytes())
 	switch {
 	case err != nil:
-		return s.failed(ctx, d, unwell, "no answer", 0)
+		return s.failed(ctx, d, unavailable, "no answer", 0)
 	case answer.Status/100 == 2:
 		s.count(ctx, accepted)
 		s.mark(false)
@@ -263,50 +264,52 @@ func (s *Sender) attempt(ctx context.Context, d outbox.Delivery) (verdict, error
 			s.c.Notified()
 		}
 		return accepted, err
-	case answer.Status/100 == 5, answer.Status == http.StatusRequestTimeout, answer.Status == http.StatusTooEarly, answer.Status == http.StatusTooManyRequests:
-		return s.failed(ctx, d, unwell, "answered "+strconv.Itoa(answer.Status), answer.RetryAfter)
+	case answer.Status/100 == 5, answer.Status == http.StatusRequestTimeout, answer.Status == http.StatusTooEarly,
+		answer.Status == http.StatusTooManyRequests:
+		return s.failed(ctx, d, unavailable, "answered "+strconv.Itoa(answer.Status), answer.RetryAfter)
 	}
 	return s.failed(ctx, d, refused, "answered "+strconv.Itoa(answer.Status), answer.RetryAfter)
 }
 
-// failed enters that an attempt failed, and gives up what has been tried long enough.
-func (s *Sender) failed(ctx context.Context, d outbox.Delivery, how verdict, outcome string, ask time.Duration) (verdict, error) {
+// failed records a failed attempt, and gives the delivery up once it is old enough. The
+// reason is what an operator reads.
+func (s *Sender) failed(ctx context.Context, d outbox.Delivery, how outcome, reason string, ask time.Duration) (outcome, error) {
 	s.count(ctx, how)
 	now := s.c.Now()
-	ask = min(ask, longestAsk)
-	if how == unwell {
+	ask = attempts.Asked(ask)
+	if how == unavailable {
 		s.mark(true)
 		s.mu.Lock()
-		s.asked = now.Add(min(ask, longestWait))
+		s.asked = now.Add(min(ask, attempts.Longest))
 		s.mu.Unlock()
 	}
-	s.c.Log.WarnContext(ctx, "the end service did not take an event", "event_id", d.ID.String(), "attempts", d.Attempts, "reason", outcome)
-	if d.FirstTriedAt != nil && now.Sub(*d.FirstTriedAt) >= outbox.MaxAge {
-		return how, s.c.Outbox.GiveUp(ctx, sender, d, s.host, outcome)
+	s.c.Log.WarnContext(ctx, "the end service did not take an event", "event_id", d.ID.String(), "attempts", d.Attempts, "reason", reason)
+	if d.FirstTriedAt != nil && attempts.Over(*d.FirstTriedAt, now) {
+		return how, s.c.Outbox.GiveUp(ctx, sender, d, s.host, reason)
 	}
-	rest := wait(d.Attempts)
+	wait := attempts.Wait(d.Attempts)
 	if how == refused {
-		rest = jitter(longestWait)
+		wait = attempts.Longest
 	}
-	return how, s.c.Outbox.Postpone(ctx, d, now.Add(max(rest, ask)), outcome)
+	return how, s.c.Outbox.Postpone(ctx, d, now.Add(max(delivery.Jitter(wait), ask)), reason)
 }
 
-// mark notes whether it is in doubt that the end service can be reached.
+// mark records whether it is in doubt that the end service can be reached.
 func (s *Sender) mark(doubt bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.doubt = doubt
 }
 
-// unreached enters that nothing could be tried, and gives up what has waited long
-// enough.
+// unreached records that no attempt could be made, and gives up the deliveries that are
+// old enough.
 func (s *Sender) unreached(ctx context.Context) error {
-	const outcome = "no connection"
+	const reason = "no connection"
 	now := s.c.Now()
 	if s.idle == 1 {
-		s.c.Log.WarnContext(ctx, "the end service cannot be reached; what it is to be told waits")
+		s.c.Log.WarnContext(ctx, "the end service cannot be reached; its deliveries wait")
 	}
-	if err := s.c.Outbox.Unreached(ctx, now, outcome); err != nil {
+	if err := s.c.Outbox.Unreached(ctx, now, reason); err != nil {
 		return err
 	}
 	old, err := s.c.Outbox.Tried(ctx, now, batch)
@@ -314,16 +317,16 @@ func (s *Sender) unreached(ctx context.Context) error {
 		return err
 	}
 	for _, d := range old {
-		if err := s.c.Outbox.GiveUp(ctx, sender, d, s.host, outcome); err != nil {
+		if err := s.c.Outbox.GiveUp(ctx, sender, d, s.host, reason); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// reachable opens a connection and closes it, with the handshake where there is one, so
-// that nothing is opened and recorded for an end service that is not there. Behind a
-// proxy it cannot be told. Where it answered last it is believed.
+// reachable opens and closes a connection, with its TLS handshake, so that no delivery is
+// opened and recorded for an end service that is not there. Behind a proxy that proves
+// nothing and is not done, nor is it after an attempt that was answered.
 func (s *Sender) reachable(ctx context.Context) bool {
 	s.mu.Lock()
 	doubt := s.doubt
@@ -359,6 +362,6 @@ func (s *Sender) reachable(ctx context.Context) bool {
 	return true
 }
 
-func (s *Sender) count(ctx context.Context, how verdict) {
+func (s *Sender) count(ctx context.Context, how outcome) {
 	s.counter.Add(ctx, 1, metric.WithAttributes(attribute.String("trakr.outcome", string(how))))
 }

@@ -19,24 +19,24 @@ type Sender struct {
 	client *http.Client
 }
 
-// sendTimeout is how long the endpoint may take for its whole answer.
+// sendTimeout bounds the endpoint's whole response.
 const sendTimeout = 10 * time.Second
 
-// NewSender returns the sender of an endpoint. It follows no redirect: the
-// signature is for this one.
+// NewSender returns a sender to one endpoint. It follows no redirect, because the
+// signature is for this endpoint.
 func NewSender(url string, key Key, now func() time.Time) *Sender {
 	return &Sender{url: url, key: key, now: now, client: &http.Client{Timeout: sendTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
-// Answer is what an endpoint said.
+// Answer is an endpoint's response.
 type Answer struct {
-	Status     int           // 0: nothing
-	RetryAfter time.Duration // how long it asks to be left alone; 0: it did not say
+	Status     int           // 0 without a response
+	RetryAfter time.Duration // the wait that it asks for; 0 without one
 }
 
-// Send delivers one event: nil means that the endpoint answered 2xx. The id of the
-// message is the event's, so that a repeat is known as one.
+// Send delivers one event: nil means that the endpoint answered 2xx. The message has the
+// event's id, which identifies a repeat.
 func (s *Sender) Send(ctx context.Context, e Event) error {
 	body, err := e.Encode()
 	if err != nil {
@@ -50,7 +50,7 @@ func (s *Sender) Send(ctx context.Context, e Event) error {
 }
 
 // Post sends an encoded event and returns the endpoint's answer. An error means that
-// there was none; the endpoint may have the message all the same.
+// there was none; the endpoint may still have received the message.
 func (s *Sender) Post(ctx context.Context, id string, body []byte) (Answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(body))
 	if err != nil {
@@ -67,7 +67,7 @@ func (s *Sender) Post(ctx context.Context, id string, body []byte) (Answer, erro
 		return Answer{}, errors.New("the webhook's endpoint does not answer")
 	}
 	defer func() { _ = resp.Body.Close() }()
-	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again; what it says does not matter
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be reused; the body is ignored
 	return Answer{resp.StatusCode, retryAfter(resp.Header.Get("Retry-After"), at)}, nil
 }
 

@@ -1,8 +1,7 @@
-// Package webhook sends events to an endpoint of somebody else: CloudEvents 1.0
-// in structured mode, signed as Standard Webhooks. It promises that each event is
-// delivered at least once while it is young enough, in no promised order, and that
-// no error and no log line holds the secret, the address or the receiver's words.
-// It does not know what the events are about: whoever keeps them does.
+// Package webhook encodes, signs, sends and verifies events: CloudEvents 1.0 in
+// structured mode, signed as Standard Webhooks. No error contains the secret, the address
+// or the receiver's text. The package does not know what an event is about, and does not
+// retry: see delivery.
 package webhook
 
 import (
@@ -24,7 +23,7 @@ import (
 // hold no tenant value.
 type Event struct {
 	SpecVersion     string    `json:"specversion"` // "1.0"
-	ID              string    `json:"id"`          // unique for the source; the receiver tells repeats by it
+	ID              string    `json:"id"`          // unique for the source; identifies a repeat
 	Source          string    `json:"source"`      // URI reference
 	Type            string    `json:"type"`        // reverse-DNS
 	Subject         string    `json:"subject,omitempty"`
@@ -73,8 +72,9 @@ func (k Key) Sign(id string, at time.Time, body []byte) string {
 // an older time is a replay.
 const Tolerance = 5 * time.Minute
 
-// Verify reports whether one of the signatures in the header webhook-signature is ours
-// for this message, and its time is now. It takes the same time for every wrong one.
+// Verify reports whether one of the signatures in the header webhook-signature is valid
+// for this message and its time is within Tolerance of now. The comparison takes constant
+// time.
 func (k Key) Verify(id, timestamp, signatures string, body []byte, now time.Time) bool {
 	seconds, err := strconv.ParseInt(timestamp, 10, 64)
 	if err != nil || id == "" {
@@ -88,7 +88,7 @@ func (k Key) Verify(id, timestamp, signatures string, body []byte, now time.Time
 	return ok == 1 && now.Sub(at).Abs() <= Tolerance
 }
 
-// String keeps the key out of whatever prints it.
+// String keeps the key out of logs and errors.
 func (Key) String() string { return "[redacted]" }
 
 // GoString implements fmt.GoStringer.

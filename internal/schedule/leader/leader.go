@@ -1,5 +1,5 @@
-// Package leader does a thing over and over on one replica at a time. When the replica
-// that leads ends or loses its lock, another one goes on.
+// Package leader repeats a task on one replica at a time. When the leading replica ends or
+// loses its lock, another one takes over.
 package leader
 
 import (
@@ -8,32 +8,33 @@ import (
 	"time"
 )
 
-// Lease is the lock of whoever leads.
+// Lease is the leader's lock.
 type Lease interface {
-	// Held asks whether the lock is still there.
+	// Held reports whether the lock is still owned.
 	Held(ctx context.Context) bool
 	Release()
 }
 
-// Loop is what is done.
+// Loop is a repeated task.
 type Loop struct {
-	// Lease takes the lock when nobody has it.
+	// Lease takes the lock when it is free.
 	Lease func(ctx context.Context) (l Lease, ok bool, err error)
-	// Once does it once. When it fails the lock is given back.
+	// Once does the task once. When it fails the lock is released.
 	Once func(ctx context.Context) error
-	// Every is the rest between two times, and between two tries for the lock.
+	// Every is the rest between two repetitions, and between two attempts to take the lock.
 	Every time.Duration
-	// Rest, if given, is the rest between two times instead: how long, and what ends it
-	// sooner.
+	// Rest, if given, replaces Every between two repetitions: how long, and a channel that
+	// ends the rest early.
 	Rest func() (time.Duration, <-chan struct{})
-	// Leads, if given, is told when this replica begins and ceases to lead.
+	// Leads, if given, is called with true when this replica begins to lead and with false
+	// when it stops.
 	Leads func(bool)
-	// Failed is told why it was ended, but for the end of ctx.
+	// Failed is called with the error that ended a lead, unless ctx ended.
 	Failed func(ctx context.Context, err error)
 }
 
-// Run leads whenever no other replica does, until ctx ends. What is under way then is
-// finished.
+// Run leads whenever no other replica does, until ctx ends. It finishes the repetition
+// that is under way then.
 func (l Loop) Run(ctx context.Context) {
 	for {
 		if err := l.lead(ctx); err != nil && ctx.Err() == nil {
@@ -45,7 +46,7 @@ func (l Loop) Run(ctx context.Context) {
 	}
 }
 
-// lead takes the lock and does it over and over until the lock is lost.
+// lead takes the lock and repeats the task until the lock is lost.
 func (l Loop) lead(ctx context.Context) error {
 	lease, ok, err := l.Lease(ctx)
 	if err != nil || !ok {
@@ -73,7 +74,7 @@ func (l Loop) lead(ctx context.Context) error {
 	}
 }
 
-// rest reports whether there is still something to do afterwards.
+// rest waits, and reports whether the loop continues: false when ctx has ended.
 func rest(ctx context.Context, d time.Duration, woken <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -1,4 +1,8 @@
-package webhook
+// Package findings delivers each step of a finding's life (opened, acknowledged,
+// resolved) to the operator's webhook. A step is delivered at least once while it is
+// young enough, always with the same id, in no promised order. No error and no log line
+// contains the secret, the address or the receiver's text.
+package findings
 
 import (
 	"context"
@@ -9,36 +13,38 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"trakr/internal/delivery"
+	"trakr/internal/egress/webhook"
 	"trakr/internal/schedule/leader"
 )
 
-// Message is an event that waits, and how often it was tried in vain.
+// Message is an event that waits, with the number of its failed attempts.
 type Message struct {
-	Event    Event
+	Event    webhook.Event
 	Attempts int
 }
 
-// Outbox keeps events until they are delivered. Each method is one step of its own.
+// Outbox keeps events until they are delivered. Each method is one transaction.
 type Outbox interface {
 	// Due lists messages whose next attempt is due, longest waiting first.
 	Due(ctx context.Context, now time.Time, limit int) ([]Message, error)
 	Delivered(ctx context.Context, id string, now time.Time) error
 	Postpone(ctx context.Context, id string, next time.Time) error
-	// GiveUp ends the attempts for what is older, and says for how many.
+	// GiveUp ends the attempts of older messages, and returns how many there were.
 	GiveUp(ctx context.Context, before time.Time) (int64, error)
 }
 
 // Config is what a relay works with.
 type Config struct {
 	Outbox Outbox
-	Send   func(ctx context.Context, e Event) error
+	Send   func(ctx context.Context, e webhook.Event) error
 	Lease  func(ctx context.Context) (l leader.Lease, ok bool, err error)
 	Now    func() time.Time
 	Log    *slog.Logger
 	Meter  metric.MeterProvider
 }
 
-// Relay brings what waits in an outbox to its receiver, on one replica at a time.
+// Relay delivers the messages of an outbox, on one replica at a time.
 type Relay struct {
 	c          Config
 	deliveries metric.Int64Counter
@@ -47,12 +53,12 @@ type Relay struct {
 const (
 	pollEvery = 5 * time.Second
 	batch     = 50
-	// MaxAge is how long delivery is tried: after three days nobody waits for the
-	// news, and what it is about shows in the API.
-	MaxAge      = 72 * time.Hour
-	firstRetry  = 10 * time.Second
-	longestWait = time.Hour
+	// MaxAge is how long a message is attempted: after three days it is no news, and the
+	// API shows the finding.
+	MaxAge = 72 * time.Hour
 )
+
+var schedule = delivery.Schedule{First: 10 * time.Second, Longest: time.Hour, MaxAge: MaxAge}
 
 // NewRelay returns a relay that does nothing until Run.
 func NewRelay(c Config) (*Relay, error) {
@@ -71,12 +77,12 @@ func (r *Relay) Run(ctx context.Context) {
 	}}.Run(ctx)
 }
 
-// Once tries what is due, and stops at the first message that is not taken: the
-// receiver is probably down. That message waits, longer each time; others do not
-// wait for it.
+// Once attempts every message that is due, and stops at the first that fails, because
+// the receiver is probably down. The failed message waits, longer each time, and does
+// not delay the others.
 func (r *Relay) Once(ctx context.Context) error {
 	now := r.c.Now()
-	lost, err := r.c.Outbox.GiveUp(ctx, now.Add(-MaxAge))
+	lost, err := r.c.Outbox.GiveUp(ctx, now.Add(-schedule.MaxAge))
 	if err != nil {
 		return err
 	}
@@ -90,26 +96,21 @@ func (r *Relay) Once(ctx context.Context) error {
 	}
 	for _, m := range due {
 		if err := r.c.Send(ctx, m.Event); err != nil {
-			if ctx.Err() != nil { // we stop; it says nothing of the receiver
+			if ctx.Err() != nil { // this process ends; nothing follows about the receiver
 				return nil
 			}
 			r.count(ctx, "failure", 1)
 			r.c.Log.WarnContext(ctx, "the webhook did not take an event", "event_id", m.Event.ID, "attempts", m.Attempts+1, "error", err)
-			return r.c.Outbox.Postpone(ctx, m.Event.ID, r.c.Now().Add(wait(m.Attempts)))
+			return r.c.Outbox.Postpone(ctx, m.Event.ID, r.c.Now().Add(schedule.Wait(m.Attempts+1)))
 		}
 		r.count(ctx, "success", 1)
-		// A crash here delivers it again; the receiver knows its id. So does being
-		// told to stop, unless the step outlives that.
+		// A crash here delivers the event again, and its id identifies the repeat. So that
+		// the end of ctx does not do the same, the step outlives it.
 		if err := r.c.Outbox.Delivered(context.WithoutCancel(ctx), m.Event.ID, r.c.Now()); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// wait is how long a message rests after so many attempts failed before this one.
-func wait(before int) time.Duration {
-	return min(firstRetry<<min(before, 20), longestWait)
 }
 
 func (r *Relay) count(ctx context.Context, outcome string, n int64) {

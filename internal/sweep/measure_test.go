@@ -13,6 +13,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	delivery "trakr/internal/delivery/findings"
 	"trakr/internal/egress/webhook"
 	"trakr/internal/store/findings"
 	"trakr/internal/store/storetest"
@@ -33,9 +34,9 @@ func (r *receiver) send(_ context.Context, e webhook.Event) error {
 	return nil
 }
 
-func relay(t *testing.T, e *storetest.Env, r *receiver) *webhook.Relay {
+func relay(t *testing.T, e *storetest.Env, r *receiver) *delivery.Relay {
 	t.Helper()
-	out, err := webhook.NewRelay(webhook.Config{Outbox: sweep.NewOutbox(findings.New(e.DB), "https://trakr.example.com", "trakr"), Send: r.send,
+	out, err := delivery.NewRelay(delivery.Config{Outbox: delivery.NewOutbox(findings.New(e.DB), "https://trakr.example.com", "trakr"), Send: r.send,
 		Now: e.Clock.Now, Log: slog.New(slog.DiscardHandler), Meter: noop.NewMeterProvider()})
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +57,7 @@ func TestEachStepOfAFindingReachesTheWebhookOnceItIsCommitted(t *testing.T) {
 	types := func() string {
 		var out []string
 		for _, x := range r.got {
-			out = append(out, strings.TrimPrefix(x.Type, sweep.EventType))
+			out = append(out, strings.TrimPrefix(x.Type, delivery.EventType))
 		}
 		return strings.Join(out, " ")
 	}
@@ -105,7 +106,7 @@ func TestAnOldStepIsGivenUpAndStaysUndelivered(t *testing.T) {
 	r := receiver{}
 	e.Exec(`CREATE TABLE public.cache (tenant_id uuid)`)
 	run(t, e)
-	e.Clock.Add(webhook.MaxAge + time.Minute)
+	e.Clock.Add(delivery.MaxAge + time.Minute)
 	if err := relay(t, e, &r).Once(t.Context()); err != nil || len(r.got) != 0 {
 		t.Errorf("%v, %+v", err, r.got)
 	}
