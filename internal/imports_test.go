@@ -31,7 +31,7 @@ var only = map[string][]string{
 	"golang.org/x/mod":               {"trakr/internal/proof/merkle", "trakr/internal/store/audit", "trakr/internal/proof/certificate"},
 	"github.com/danielgtaylor/huma":  {"trakr/internal/httpapi", "trakr/cmd/trakr-bench"},
 	"github.com/spf13/cobra":         {"trakr/cmd/trakr"},
-	"trakr/internal/httpapi":         {"trakr/cmd/trakr", "trakr/cmd/trakr-bench", "trakr/internal/selfscan"},
+	"trakr/internal/httpapi":         {"trakr/internal/app", "trakr/cmd/trakr", "trakr/cmd/trakr-bench", "trakr/internal/selfscan"},
 	"trakr/internal/store/storetest": {"trakr/internal/erasure/erasuretest"}, // tests only
 	"testing":                        {"trakr/internal/store/storetest", "trakr/internal/erasure/erasuretest"},
 }

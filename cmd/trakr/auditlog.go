@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"trakr/internal/app"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
@@ -18,11 +18,11 @@ import (
 )
 
 // logCommands are the audit as a log: verify, checkpoint, proof, expire.
-func (a *app) logCommands() []*cobra.Command {
+func (a *cli) logCommands() []*cobra.Command {
 	return []*cobra.Command{a.auditVerifyCommand(), a.checkpointCommand(), a.proofCommand(), a.expireCommand()}
 }
 
-func (a *app) checkpointCommand() *cobra.Command {
+func (a *cli) checkpointCommand() *cobra.Command {
 	var out string
 	var key bool
 	c := &cobra.Command{
@@ -30,16 +30,16 @@ func (a *app) checkpointCommand() *cobra.Command {
 		Long: "Prints the signed tree head (C2SP tlog-checkpoint). Keep it somewhere else: with it, a cut or changed\n" +
 			"log is noticed later. --key prints the log's public key instead, which must reach reviewers by another way.",
 		Example: "  trakr audit checkpoint --out /mnt/elsewhere/checkpoint\n  trakr audit checkpoint --key > log.vkey",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
 			if key {
-				return a.write(out, []byte(s.audit.VerifierKey()+"\n"))
+				return a.write(out, []byte(s.Audit.VerifierKey()+"\n"))
 			}
-			cp, err := s.audit.Latest(ctx)
+			cp, err := s.Audit.Latest(ctx)
 			if err != nil {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"checkpoint": string(cp.Note), "key": s.audit.VerifierKey(), "size": cp.Size, "signed_at": cp.SignedAt})
+				return a.printJSON(map[string]any{"checkpoint": string(cp.Note), "key": s.Audit.VerifierKey(), "size": cp.Size, "signed_at": cp.SignedAt})
 			}
 			return a.write(out, cp.Note)
 		}),
@@ -49,7 +49,7 @@ func (a *app) checkpointCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) proofCommand() *cobra.Command {
+func (a *cli) proofCommand() *cobra.Command {
 	var out string
 	var from int64
 	var why reasonFlags
@@ -59,14 +59,14 @@ func (a *app) proofCommand() *cobra.Command {
 			"With --from SIZE: the consistency proof that the log of the newest checkpoint begins with that of the\n" +
 			"older one. Both are JSON and can be checked offline.",
 		Example: "  trakr audit proof 01a20f71-bb11-75a6-860d-653088c706c6 --out proof.json\n  trakr audit proof --from 1200",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 			var v any
 			var err error
 			switch {
 			case len(args) == 1 && from < 0:
-				v, err = s.audit.Prove(ctx, why.access(), args[0])
+				v, err = s.Audit.Prove(ctx, why.access(), args[0])
 			case len(args) == 0 && from >= 0:
-				v, err = s.audit.ProveGrowth(ctx, from)
+				v, err = s.Audit.ProveGrowth(ctx, from)
 			default:
 				return usageError{errors.New("give an EVENT_ID or --from SIZE; see: trakr audit proof --help")}
 			}
@@ -86,7 +86,7 @@ func (a *app) proofCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) expireCommand() *cobra.Command {
+func (a *cli) expireCommand() *cobra.Command {
 	var why reasonFlags
 	c := &cobra.Command{
 		Use: "expire", Short: "Remove the content of events past the policy's period; hashes stay", Args: cobra.NoArgs,
@@ -101,7 +101,7 @@ func (a *app) expireCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) expire(ctx context.Context, who lifecycle.Access) error {
+func (a *cli) expire(ctx context.Context, who lifecycle.Access) error {
 	cfg, err := a.config(false)
 	if err != nil {
 		return err
@@ -110,20 +110,21 @@ func (a *app) expire(ctx context.Context, who lifecycle.Access) error {
 	if err != nil {
 		return err
 	}
-	s := &service{cfg: cfg, log: slog.New(slog.DiscardHandler)}
-	defer s.close()
-	url, err := s.ownerURL(ctx)
+	owner, err := app.OpenOwner(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	if s.db, err = store.Open(ctx, url, store.Options{MaxConns: 2, Role: store.OwnerRole}); err != nil {
+	defer owner.Close()
+	db, err := store.Open(ctx, owner.URL, store.Options{MaxConns: 2, Role: store.OwnerRole})
+	if err != nil {
 		return err
 	}
-	if err := s.schema(ctx); err != nil {
+	defer db.Close()
+	if err := owner.CheckSchema(ctx, db); err != nil {
 		return err
 	}
 	now := a.now()
-	got, err := audit.Expire(ctx, s.db, who, now, now.Add(-auditPeriod(p)))
+	got, err := audit.Expire(ctx, db, who, now, now.Add(-auditPeriod(p)))
 	if err != nil {
 		return err
 	}

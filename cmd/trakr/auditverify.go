@@ -1,21 +1,20 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
+	"trakr/internal/app"
+	"trakr/internal/platform/config"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/guard"
 )
 
-func (a *app) auditVerifyCommand() *cobra.Command {
+func (a *cli) auditVerifyCommand() *cobra.Command {
 	var files []string
 	var without bool
 	c := &cobra.Command{
@@ -41,20 +40,20 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) auditVerify(ctx context.Context, files []string, without bool) error {
-	s, err := a.openAnyway(ctx)
+func (a *cli) auditVerify(ctx context.Context, files []string, without bool) error {
+	s, err := a.open(ctx, app.Inspect)
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer func() { _ = s.Close() }()
 	var kept []audit.Outside
 	if !without {
 		// Read before the snapshot is taken: the running service publishes on.
-		if kept, err = keptCheckpoints(files, s.cfg.CheckpointFile); err != nil {
+		if kept, err = keptCheckpoints(s.Config, files); err != nil {
 			return err
 		}
 	}
-	v, err := s.audit.Verify(ctx, audit.VerifyOptions{Outside: kept, Progress: a.verifyProgress()})
+	v, err := s.Audit.Verify(ctx, audit.VerifyOptions{Outside: kept, Progress: a.verifyProgress()})
 	if err != nil {
 		return err
 	}
@@ -78,68 +77,26 @@ func (a *app) auditVerify(ctx context.Context, files []string, without bool) err
 	return nil
 }
 
-// keptCheckpoints reads the checkpoints to compare with: those of the files named,
-// which must be there, and those that the file sink has kept.
-func keptCheckpoints(files []string, sink string) ([]audit.Outside, error) {
+// keptCheckpoints reads the checkpoints to compare with: those of the files named, which
+// must exist, and those that the file sink has kept.
+func keptCheckpoints(cfg config.Config, files []string) ([]audit.Outside, error) {
 	var out []audit.Outside
 	for _, f := range files {
-		kept, err := checkpointsIn(f, true)
+		kept, err := app.CheckpointsIn(f)
 		if err != nil {
-			return nil, err
+			return nil, usageError{fmt.Errorf("--checkpoint: %w", err)}
 		}
 		out = append(out, kept...)
 	}
-	kept, err := sinkCheckpoints(sink, true)
-	return append(out, kept...), err
-}
-
-// sinkCheckpoints reads what the file sink has kept, with its history or without.
-func sinkCheckpoints(sink string, history bool) ([]audit.Outside, error) {
-	out, err := checkpointsIn(sink, false)
-	if err != nil || !history {
-		return out, err
-	}
-	older, err := checkpointsIn(sink+".history", false)
-	return append(out, older...), err
-}
-
-// checkpointsIn reads a file of checkpoints; one that was not named may be missing.
-func checkpointsIn(file string, named bool) ([]audit.Outside, error) {
-	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) && !named {
-		return nil, nil
-	}
+	kept, err := app.KeptCheckpoints(cfg)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--checkpoint: %w", err)}
 	}
-	notes := splitNotes(b)
-	if len(notes) == 0 {
-		notes = [][]byte{b} // not a checkpoint at all: that is a finding
-	}
-	var out []audit.Outside
-	for i, n := range notes {
-		name := "the checkpoint in " + file
-		if len(notes) > 1 {
-			name = fmt.Sprintf("checkpoint %d in %s", i+1, file)
-		}
-		out = append(out, audit.Outside{Name: name, Note: n})
-	}
-	return out, nil
-}
-
-// splitNotes takes a file of signed notes apart: each is its text, an empty line,
-// and its signatures (C2SP signed-note); between two stands an empty line.
-func splitNotes(b []byte) [][]byte {
-	parts := bytes.Split(bytes.TrimRight(b, "\n"), []byte("\n\n"))
-	var out [][]byte
-	for i := 0; i+1 < len(parts); i += 2 {
-		out = append(out, bytes.Join([][]byte{parts[i], append(bytes.Clone(parts[i+1]), '\n')}, []byte("\n\n")))
-	}
-	return out
+	return append(out, kept...), nil
 }
 
 // verifyProgress draws a bar on a terminal; its length is known with the first call.
-func (a *app) verifyProgress() func(done, total int64) {
+func (a *cli) verifyProgress() func(done, total int64) {
 	var bar func(int64)
 	var at int64
 	return func(done, total int64) {
@@ -153,7 +110,7 @@ func (a *app) verifyProgress() func(done, total int64) {
 	}
 }
 
-func (a *app) printVerification(v audit.Verification) error {
+func (a *cli) printVerification(v audit.Verification) error {
 	p := func(format string, args ...any) { fmt.Fprintf(a.out, format+"\n", args...) }
 	p("log          %s", v.Origin)
 	p("verified     %d events at %d positions, %d checkpoints, %d tiles; %.1f s, %.0f events/s", v.Events-v.Waiting, v.Size, v.Checkpoints, v.Tiles, v.Seconds, float64(v.Events)/max(v.Seconds, 1e-3))

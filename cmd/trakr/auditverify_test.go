@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"trakr/internal/app"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/proof/merkle"
@@ -26,7 +27,7 @@ type operator struct {
 func (o operator) trakr(want int, args ...string) string {
 	o.t.Helper()
 	var out, errs bytes.Buffer
-	a := &app{in: strings.NewReader(""), out: &out, err: &errs, now: time.Now, environ: o.env}
+	a := &cli{in: strings.NewReader(""), out: &out, err: &errs, now: time.Now, environ: o.env}
 	if code := a.run(o.t.Context(), args); code != want {
 		o.t.Fatalf("trakr %s: exit %d, want %d\n%s%s", strings.Join(args, " "), code, want, out.String(), errs.String())
 	}
@@ -70,9 +71,9 @@ func TestAuditVerifySaysWhatItFoundAndByItsExitCode(t *testing.T) {
 	if err := os.WriteFile(checkpoint+".history", notes, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := splitNotes(notes); len(got) != 3 {
-		t.Fatalf("%d checkpoints in the history", len(got))
-	} else if cp, err := merkle.Open(got[1], log.Verifier()); err != nil || cp.Size != 2 {
+	if got, err := app.CheckpointsIn(checkpoint + ".history"); err != nil || len(got) != 3 {
+		t.Fatalf("%d checkpoints in the history, %v", len(got), err)
+	} else if cp, err := merkle.Open(got[1].Note, log.Verifier()); err != nil || cp.Size != 2 {
 		t.Fatalf("%+v, %v", cp, err)
 	}
 	if s := o.trakr(exitClean, "audit", "verify"); !strings.Contains(s, "clean") || !strings.Contains(s, "contains the 3 events") {

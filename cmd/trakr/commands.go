@@ -3,16 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"trakr/internal/app"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 )
 
-func (a *app) versionCommand() *cobra.Command {
+func (a *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Example: "  trakr version --json", RunE: func(*cobra.Command, []string) error {
 		if a.json {
 			return a.printJSON(map[string]string{"version": toolVersion()})
@@ -22,7 +22,7 @@ func (a *app) versionCommand() *cobra.Command {
 	}}
 }
 
-func (a *app) migrateCommand() *cobra.Command {
+func (a *cli) migrateCommand() *cobra.Command {
 	var status bool
 	c := &cobra.Command{
 		Use:   "migrate",
@@ -37,27 +37,28 @@ func (a *app) migrateCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) migrate(ctx context.Context, status bool) error {
+func (a *cli) migrate(ctx context.Context, status bool) error {
 	cfg, err := a.config(false)
 	if err != nil {
 		return err
 	}
-	s := &service{cfg: cfg, log: slog.New(slog.DiscardHandler)}
-	defer s.close()
-	url, err := s.ownerURL(ctx)
+	owner, err := app.OpenOwner(ctx, cfg)
 	if err != nil {
 		return err
 	}
+	defer owner.Close()
 	var applied []store.Migration
 	if !status {
-		if applied, err = store.Migrate(ctx, url); err != nil {
+		if applied, err = store.Migrate(ctx, owner.URL); err != nil {
 			return err
 		}
 	}
-	if s.db, err = store.Open(ctx, url, store.Options{MaxConns: 1}); err != nil {
+	db, err := store.Open(ctx, owner.URL, store.Options{MaxConns: 1})
+	if err != nil {
 		return err
 	}
-	all, err := store.Migrations(ctx, s.db)
+	defer db.Close()
+	all, err := store.Migrations(ctx, db)
 	if err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func (a *app) migrate(ctx context.Context, status bool) error {
 	return err
 }
 
-func (a *app) tokenCommand() *cobra.Command {
+func (a *cli) tokenCommand() *cobra.Command {
 	var role, label string
 	var expires time.Duration
 	var why reasonFlags
@@ -87,8 +88,8 @@ func (a *app) tokenCommand() *cobra.Command {
 		Use: "create", Short: "Make an API token; its text is shown once", Args: cobra.NoArgs,
 		Example: "  trakr token create --role service --label end-service --expires-in 720h\n" +
 			"  TOKEN=$(trakr token create --role reviewer --label audit-2026 --json | jq -r .token)",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			plain, t, err := s.tokens.Create(ctx, why.access(), lifecycle.Role(role), label, expires)
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
+			plain, t, err := s.Tokens.Create(ctx, why.access(), lifecycle.Role(role), label, expires)
 			if err != nil {
 				return err
 			}
@@ -111,8 +112,8 @@ func (a *app) tokenCommand() *cobra.Command {
 	why.register(create, lifecycle.ServiceOperation)
 	list := &cobra.Command{
 		Use: "list", Short: "List tokens, without their text", Args: cobra.NoArgs, Example: "  trakr token list --json",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			all, err := s.tokens.List(ctx)
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
+			all, err := s.Tokens.List(ctx)
 			if err != nil {
 				return err
 			}
@@ -134,8 +135,8 @@ func (a *app) tokenCommand() *cobra.Command {
 	}
 	revoke := &cobra.Command{
 		Use: "revoke ID", Short: "End a token at once", Args: cobra.ExactArgs(1), Example: "  trakr token revoke 4f6c1d2a9b3e --reason-ref OPS-12",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
-			if err := s.tokens.Revoke(ctx, why.access(), args[0]); err != nil {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
+			if err := s.Tokens.Revoke(ctx, why.access(), args[0]); err != nil {
 				return err
 			}
 			_, err := fmt.Fprintln(a.out, "revoked")

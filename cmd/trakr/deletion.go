@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"trakr/internal/app"
 	"trakr/internal/lifecycle"
 	deletionrequests "trakr/internal/requests"
 	"trakr/internal/store/holds"
@@ -17,7 +18,7 @@ import (
 	"trakr/internal/store/tenants"
 )
 
-func (a *app) deletionCommand() *cobra.Command {
+func (a *cli) deletionCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "deletion", Short: "Handle customers' deletion requests",
 		Long: "A request goes from the ticket to the certificate by two people: one enters it, another approves it,\n" +
@@ -38,7 +39,7 @@ func (a *app) deletionCommand() *cobra.Command {
 // exampleID stands for an id in examples.
 const exampleID = "01a20e98-a0d9-7be0-acd3-8cea525129a5"
 
-func (a *app) deletionRequest() *cobra.Command {
+func (a *cli) deletionRequest() *cobra.Command {
 	var clientKey, workspace, submitted string
 	var why reasonFlags
 	c := &cobra.Command{
@@ -48,7 +49,7 @@ func (a *app) deletionRequest() *cobra.Command {
 			"history. Nothing held, and already erased, are successes with a certificate.",
 		Example: "  trakr deletion request --client-key - --reason-ref SUP-1234\n" +
 			"  trakr deletion request --workspace-uuid - --reason-ref SUP-1234 --submitted 2026-11-20T09:00:00Z --json",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
 			key, err := a.secretFlag(clientKey)
 			if err != nil {
 				return err
@@ -65,7 +66,7 @@ func (a *app) deletionRequest() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := s.deletions.Request(ctx, why.access(), subject, at)
+			r, err := s.Deletions.Request(ctx, why.access(), subject, at)
 			return a.printDeletion(ctx, s, r, err)
 		}),
 	}
@@ -87,18 +88,18 @@ func timeFlag(name, value string) (time.Time, error) {
 	return t, nil
 }
 
-func (a *app) deletionList() *cobra.Command {
+func (a *cli) deletionList() *cobra.Command {
 	var overdue, all bool
 	var state string
 	var limit int
 	c := &cobra.Command{
 		Use: "list", Short: "List open requests; --overdue exits 1 when there is one", Args: cobra.NoArgs,
 		Example: "  trakr deletion list --all\n  trakr deletion list --state awaiting_approval\n  trakr deletion list --overdue --json",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
 			if state != "" && !slices.Contains(lifecycle.RequestStates(), lifecycle.RequestState(state)) {
 				return usageError{errors.New("--state is one of those that trakr deletion list --all shows")}
 			}
-			list, err := s.deletions.List(ctx, requests.Filter{State: lifecycle.RequestState(state), Open: !all && state == "", Limit: limit}, overdue)
+			list, err := s.Deletions.List(ctx, requests.Filter{State: lifecycle.RequestState(state), Open: !all && state == "", Limit: limit}, overdue)
 			if err != nil {
 				return err
 			}
@@ -132,24 +133,24 @@ func (a *app) deletionList() *cobra.Command {
 	return c
 }
 
-func (a *app) deletionShow() *cobra.Command {
+func (a *cli) deletionShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show ID", Short: "Show a request, its history and what is held of the tenant now", Args: cobra.ExactArgs(1),
 		Example: "  trakr deletion show " + exampleID,
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 			return a.printDeletion(ctx, s, requests.Request{ID: args[0]}, nil)
 		}),
 	}
 }
 
 // deletionAct is an act that needs nothing but the request.
-func (a *app) deletionAct(name, short string, code lifecycle.ReasonCode, do func(*deletionrequests.Service, context.Context, lifecycle.Access, string) (requests.Request, error)) *cobra.Command {
+func (a *cli) deletionAct(name, short string, code lifecycle.ReasonCode, do func(*deletionrequests.Service, context.Context, lifecycle.Access, string) (requests.Request, error)) *cobra.Command {
 	var why reasonFlags
 	c := &cobra.Command{
 		Use: name + " ID", Short: short, Args: cobra.ExactArgs(1),
 		Example: "  trakr deletion " + name + " " + exampleID + " --reason-ref SUP-1234",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
-			r, err := do(s.deletions, ctx, why.access(), args[0])
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
+			r, err := do(s.Deletions, ctx, why.access(), args[0])
 			return a.printDeletion(ctx, s, r, err)
 		}),
 	}
@@ -157,14 +158,14 @@ func (a *app) deletionAct(name, short string, code lifecycle.ReasonCode, do func
 	return c
 }
 
-func (a *app) deletionDeny() *cobra.Command {
+func (a *cli) deletionDeny() *cobra.Command {
 	var ground string
 	var why reasonFlags
 	c := &cobra.Command{
 		Use: "deny ID", Short: "Deny a request that is not approved yet, on a ground", Args: cobra.ExactArgs(1),
 		Example: "  trakr deletion deny " + exampleID + " --ground identity_not_proven --reason-ref SUP-1234",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
-			r, err := s.deletions.Deny(ctx, why.access(), args[0], requests.Ground(ground))
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
+			r, err := s.Deletions.Deny(ctx, why.access(), args[0], requests.Ground(ground))
 			return a.printDeletion(ctx, s, r, err)
 		}),
 	}
@@ -173,18 +174,18 @@ func (a *app) deletionDeny() *cobra.Command {
 	return c
 }
 
-func (a *app) deletionHold() *cobra.Command {
+func (a *cli) deletionHold() *cobra.Command {
 	var ground, until string
 	var why reasonFlags
 	c := &cobra.Command{
 		Use: "hold ID", Short: "Place a legal hold on the request's tenant; the request waits", Args: cobra.ExactArgs(1),
 		Example: "  trakr deletion hold " + exampleID + " --ground legal_claim --until 2027-01-31T00:00:00Z --reason-ref LEG-7",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 			at, err := timeFlag("--until", until)
 			if err != nil {
 				return err
 			}
-			r, err := s.deletions.Hold(ctx, why.access(), args[0], holds.Ground(ground), at)
+			r, err := s.Deletions.Hold(ctx, why.access(), args[0], holds.Ground(ground), at)
 			return a.printDeletion(ctx, s, r, err)
 		}),
 	}
@@ -198,18 +199,18 @@ func registerHold(c *cobra.Command, ground, until *string) {
 	c.Flags().StringVar(until, "until", "", "when it ends, RFC 3339; the policy bounds it")
 }
 
-func (a *app) deletionCertificate() *cobra.Command {
+func (a *cli) deletionCertificate() *cobra.Command {
 	var format, out string
 	c := &cobra.Command{
 		Use: "certificate ID", Short: "Write the certificate of a completed request", Args: cobra.ExactArgs(1),
 		Long:    "Writes the certificate of a completed request. It is checked offline with: trakr verify FILE --key KEY",
 		Example: "  trakr deletion certificate " + exampleID + " --format pdf --out certificate.pdf",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 			if !slices.Contains([]string{"json", "html", "pdf"}, format) {
 				return usageError{errors.New("--format is one of json, html, pdf")}
 			}
 			why := reasonFlags{code: string(lifecycle.CustomerRequestFulfilment)}
-			b, _, err := s.deletions.Certificate(ctx, why.access(), args[0], format)
+			b, _, err := s.Deletions.Certificate(ctx, why.access(), args[0], format)
 			if err != nil {
 				return err
 			}
@@ -222,11 +223,11 @@ func (a *app) deletionCertificate() *cobra.Command {
 }
 
 // printDeletion prints a request after an act, or the act's refusal.
-func (a *app) printDeletion(ctx context.Context, s *service, r requests.Request, err error) error {
+func (a *cli) printDeletion(ctx context.Context, s *app.App, r requests.Request, err error) error {
 	if err != nil {
 		return err
 	}
-	shown, err := s.deletions.Show(ctx, r.ID)
+	shown, err := s.Deletions.Show(ctx, r.ID)
 	if err != nil {
 		return err
 	}
@@ -261,7 +262,7 @@ func (a *app) printDeletion(ctx context.Context, s *service, r requests.Request,
 }
 
 // printRequest prints what is known of a request, one fact a line.
-func (a *app) printRequest(r deletionrequests.Shown) error {
+func (a *cli) printRequest(r deletionrequests.Shown) error {
 	return a.table("REQUEST\t"+r.ID, func(line func(...any)) {
 		line("state", r.State)
 		line("ticket", r.Ticket)
@@ -289,7 +290,7 @@ func (a *app) printRequest(r deletionrequests.Shown) error {
 	})
 }
 
-func (a *app) holdCommand() *cobra.Command {
+func (a *cli) holdCommand() *cobra.Command {
 	var ground, until string
 	var why reasonFlags
 	place := &cobra.Command{
@@ -297,7 +298,7 @@ func (a *app) holdCommand() *cobra.Command {
 		Long: "While a hold is active nothing of the tenant is deleted, whatever asks for it: an uninstall, a request,\n" +
 			"a period that ended. It takes a ground, an end and a ticket; another hold extends it.",
 		Example: "  trakr hold place 5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11 --ground legal_claim --until 2027-01-31T00:00:00Z --reason-ref LEG-7",
-		RunE: a.beforeReplay(func(ctx context.Context, s *service, args []string) error {
+		RunE: a.with(app.BeforeReplay, func(ctx context.Context, s *app.App, args []string) error {
 			id, err := lifecycle.ParseTenantID(args[0])
 			if err != nil {
 				return usageError{err}
@@ -306,7 +307,7 @@ func (a *app) holdCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			h, err := s.holds.Place(ctx, why.access(), holds.Order{Tenant: id, Ground: holds.Ground(ground), Until: at})
+			h, err := s.Holds.Place(ctx, why.access(), holds.Order{Tenant: id, Ground: holds.Ground(ground), Until: at})
 			if err != nil {
 				return err
 			}
@@ -320,7 +321,7 @@ func (a *app) holdCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List active holds", Args: cobra.NoArgs,
 		Example: "  trakr hold list --all",
-		RunE: a.beforeReplay(func(ctx context.Context, s *service, _ []string) error {
+		RunE: a.with(app.BeforeReplay, func(ctx context.Context, s *app.App, _ []string) error {
 			var id lifecycle.TenantID
 			var err error
 			if tenant != "" {
@@ -332,7 +333,7 @@ func (a *app) holdCommand() *cobra.Command {
 			if all {
 				now = time.Time{}
 			}
-			list, err := s.holds.List(ctx, id, now)
+			list, err := s.Holds.List(ctx, id, now)
 			if err != nil {
 				return err
 			}
@@ -347,8 +348,8 @@ func (a *app) holdCommand() *cobra.Command {
 	release := &cobra.Command{
 		Use: "release HOLD", Short: "End a hold; an erasure that waited for it goes on", Args: cobra.ExactArgs(1),
 		Example: "  trakr hold release " + exampleID + " --reason-ref LEG-7",
-		RunE: a.beforeReplay(func(ctx context.Context, s *service, args []string) error {
-			h, err := s.holds.Release(ctx, why.access(), args[0])
+		RunE: a.with(app.BeforeReplay, func(ctx context.Context, s *app.App, args []string) error {
+			h, err := s.Holds.Release(ctx, why.access(), args[0])
 			if err != nil {
 				return err
 			}
@@ -362,14 +363,14 @@ func (a *app) holdCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) printHolds(h holds.Hold) error {
+func (a *cli) printHolds(h holds.Hold) error {
 	if a.json {
 		return a.printJSON(h)
 	}
 	return a.holdTable([]holds.Hold{h})
 }
 
-func (a *app) holdTable(list []holds.Hold) error {
+func (a *cli) holdTable(list []holds.Hold) error {
 	return a.table("HOLD\tTENANT\tGROUND\tTICKET\tPLACED BY\tUNTIL\tSTATE", func(line func(...any)) {
 		for _, h := range list {
 			state := "active"

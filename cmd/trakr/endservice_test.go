@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"trakr/internal/app"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/outbox"
@@ -55,7 +56,7 @@ func TestTheOutboxSaysHowLongItWaitsAndThatNobodySends(t *testing.T) {
 		t.Errorf("configured, and not running: %s", errs)
 	}
 	// Another process sends, whatever this command's settings are.
-	lease, ok, err := store.TryLease(t.Context(), e.DB, sendsLease)
+	lease, ok, err := store.TryLease(t.Context(), e.DB, app.EndServiceLease)
 	if err != nil || !ok {
 		t.Fatal(ok, err)
 	}

@@ -9,32 +9,34 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"trakr/internal/app"
 	"trakr/internal/lifecycle"
 	"trakr/internal/proof/certificate"
 	"trakr/internal/store/erasures"
+	"trakr/policy"
 )
 
 // erasureCommand shows erasures, whatever their trigger, and their certificates.
-func (a *app) erasureCommand() *cobra.Command {
+func (a *cli) erasureCommand() *cobra.Command {
 	var limit int
 	list := &cobra.Command{
 		Use: "list", Short: "List erasures and how far each has come, newest first", Args: cobra.NoArgs,
 		Example: "  trakr erasure list --limit 100",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			all, err := s.erasures.List(ctx, limit)
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
+			all, err := s.Erasures.List(ctx, limit)
 			if err != nil {
 				return err
 			}
 			if a.json {
 				out := make([]erasureJSON, 0, len(all))
 				for _, x := range all {
-					out = append(out, s.erasureJSON(x))
+					out = append(out, newErasureJSON(s.Policy, x))
 				}
 				return a.printJSON(map[string]any{"erasures": out})
 			}
 			return a.table("ERASURE\tTENANT\tTRIGGER\tBEGUN\tGONE FROM LIVE\tGONE FROM BACKUPS\tSTATE", func(line func(...any)) {
 				for _, x := range all {
-					j := s.erasureJSON(x)
+					j := newErasureJSON(s.Policy, x)
 					line(x.ID, x.Tenant, x.Trigger, x.BegunAt, orDash(j.DeletedLiveAt), orDash(j.BackupsClearAfter), j.State)
 				}
 			})
@@ -47,7 +49,7 @@ func (a *app) erasureCommand() *cobra.Command {
 		Use: "certificate ERASURE", Short: "Write the certificate of an erasure", Args: cobra.ExactArgs(1),
 		Long:    "Writes the signed certificate of deletion (logical). Whoever has the log's public key checks it offline\nwith trakr verify, in each of the forms.",
 		Example: "  trakr erasure certificate 0194… --format pdf --out certificate.pdf\n  trakr verify certificate.pdf --key log.vkey",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 			id, err := uuid.Parse(args[0])
 			if err != nil {
 				return usageError{errors.New("an erasure is named by its id, a UUID; see: trakr erasure list")}
@@ -56,7 +58,7 @@ func (a *app) erasureCommand() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			b, err := s.eraser.Hand(ctx, why.access(), id, f)
+			b, err := s.Eraser.Hand(ctx, why.access(), id, f)
 			if err != nil {
 				return err
 			}
@@ -84,11 +86,11 @@ type erasureJSON struct {
 	CertificateID     string     `json:"certificate_id,omitempty"`
 }
 
-func (s *service) erasureJSON(x erasures.Erasure) erasureJSON {
+func newErasureJSON(p *policy.Policy, x erasures.Erasure) erasureJSON {
 	j := erasureJSON{ErasureID: x.ID.String(), TenantID: x.Tenant.String(), Trigger: string(x.Trigger), State: string(x.State()), RequestedAt: x.RequestedAt,
 		BegunAt: x.BegunAt, CertificateID: x.CertificateID}
 	if !x.DeletedAt.IsZero() {
-		clear := x.DeletedAt.Add(s.policy.BackupWindow().Duration())
+		clear := x.DeletedAt.Add(p.BackupWindow().Duration())
 		j.DeletedLiveAt, j.BackupsClearAfter = &x.DeletedAt, &clear
 	}
 	if !x.VerifiedAt.IsZero() {

@@ -12,16 +12,12 @@ import (
 	"trakr/internal/erasure"
 )
 
-// This binary is the service as well: where the environment names a step, it is killed
-// as soon as that step of an erasure is durable.
-func init() {
-	if at := os.Getenv("TRAKR_TEST_KILL_AFTER"); at != "" {
-		afterStep = func(step string) {
-			if step == at {
-				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-				select {}
-			}
-		}
+// killAfter ends this process, as a power failure would, as soon as the step of an erasure
+// or a rotation that the environment names is durable; see TestMain.
+func killAfter(step string) {
+	if step == os.Getenv("TRAKR_TEST_KILL_AFTER") {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
 	}
 }
 

@@ -15,15 +15,15 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"go.opentelemetry.io/otel/metric/noop"
 
+	"trakr/internal/app"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/tenants"
 	"trakr/reports"
 )
 
-func (a *app) reportCommand() *cobra.Command {
+func (a *cli) reportCommand() *cobra.Command {
 	var format, out, asOf, published string
 	var why reasonFlags
 	c := &cobra.Command{
@@ -39,7 +39,7 @@ func (a *app) reportCommand() *cobra.Command {
 			"  trakr report statement --format md\n" +
 			"  trakr report marketplace --compare live.json",
 		// A guard that is off is what the report is to say.
-		RunE: a.anyhow(func(ctx context.Context, s *service, args []string) error {
+		RunE: a.with(app.Inspect, func(ctx context.Context, s *app.App, args []string) error {
 			var at time.Time
 			if asOf != "" {
 				var err error
@@ -50,7 +50,7 @@ func (a *app) reportCommand() *cobra.Command {
 			if format == "" {
 				format = string(reports.FormatsOf(args[0])[0])
 			}
-			b, _, err := s.reports.Issue(ctx, why.access(), args[0], format, at)
+			b, _, err := s.Reports.Issue(ctx, why.access(), args[0], format, at)
 			if err != nil {
 				return err
 			}
@@ -81,7 +81,7 @@ func (a *app) reportCommand() *cobra.Command {
 const leftOut = "(left out)"
 
 // compareSheets lists where the published sheet says another thing than the derived one.
-func (a *app) compareSheets(file string, derived []byte) error {
+func (a *cli) compareSheets(file string, derived []byte) error {
 	published, err := os.ReadFile(file)
 	if err != nil {
 		return usageError{fmt.Errorf("--compare: %w", err)}
@@ -108,7 +108,7 @@ func (a *app) compareSheets(file string, derived []byte) error {
 }
 
 // write puts b into a file, whole or not at all, or on standard output.
-func (a *app) write(out string, b []byte) error {
+func (a *cli) write(out string, b []byte) error {
 	if out == "-" {
 		_, err := a.out.Write(b)
 		return err
@@ -116,7 +116,7 @@ func (a *app) write(out string, b []byte) error {
 	return a.writeFile(out, func(w io.Writer) error { _, err := w.Write(b); return err })
 }
 
-func (a *app) writeFile(out string, fill func(io.Writer) error) error {
+func (a *cli) writeFile(out string, fill func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(out), ".trakr-*")
 	if err != nil {
 		return usageError{fmt.Errorf("--out: %w", err)}
@@ -176,7 +176,7 @@ func (f *auditFlags) filter() (audit.Filter, error) {
 	return out, nil
 }
 
-func (a *app) exportCommand() *cobra.Command {
+func (a *cli) exportCommand() *cobra.Command {
 	var format, out string
 	var packed bool
 	var from, limit int64
@@ -190,18 +190,14 @@ func (a *app) exportCommand() *cobra.Command {
 		Example: "  trakr audit export --format csv --out audit.csv --reason-ref AUD-7\n" +
 			"  trakr audit export --format ocsf --gzip --out audit.ocsf.gz --from 1200000 --limit 1000000\n" +
 			"  trakr audit export --tenant 5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11 | jq 'select(.action).action'",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
 			f, err := selection.filter()
 			if err != nil {
 				return err
 			}
 			what := audit.Selection{Filter: f, Format: audit.Format(format), Gzip: packed, From: from, Limit: limit}
 			// Without a running service nothing else sequences; with one, this waits.
-			seq, err := s.sequencer(noop.NewMeterProvider(), a.now)
-			if err != nil {
-				return err
-			}
-			what.CatchUp = seq.Once
+			what.CatchUp = s.Sequencer.Once
 			return a.export(ctx, s, why.access(), what, out)
 		}),
 	}
@@ -216,7 +212,7 @@ func (a *app) exportCommand() *cobra.Command {
 }
 
 // export writes the file and says how to check it.
-func (a *app) export(ctx context.Context, s *service, who lifecycle.Access, what audit.Selection, out string) error {
+func (a *cli) export(ctx context.Context, s *app.App, who lifecycle.Access, what audit.Selection, out string) error {
 	var bar func(int64)
 	var at int64
 	what.Progress = func(position, size int64) {
@@ -229,7 +225,7 @@ func (a *app) export(ctx context.Context, s *service, who lifecycle.Access, what
 	}
 	var done audit.Exported
 	fill := func(w io.Writer) (err error) {
-		done, err = s.audit.Export(ctx, who, what, w)
+		done, err = s.Audit.Export(ctx, who, what, w)
 		if bar != nil {
 			bar(-1)
 		}
@@ -263,19 +259,19 @@ func (a *app) export(ctx context.Context, s *service, who lifecycle.Access, what
 	return err
 }
 
-func (a *app) auditCommand() *cobra.Command {
+func (a *cli) auditCommand() *cobra.Command {
 	var why reasonFlags
 	var selection auditFlags
 	var limit int
 	list := &cobra.Command{
 		Use: "list", Short: "Show the newest audit events", Args: cobra.NoArgs,
 		Example: "  trakr audit list --action tenant.read --limit 5",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
 			f, err := selection.filter()
 			if err != nil {
 				return err
 			}
-			events, _, err := s.audit.Query(ctx, why.access(), f, "", limit)
+			events, _, err := s.Audit.Query(ctx, why.access(), f, "", limit)
 			if err != nil {
 				return err
 			}
@@ -307,7 +303,7 @@ func dash(s string) string {
 	return s
 }
 
-func (a *app) tenantCommand() *cobra.Command {
+func (a *cli) tenantCommand() *cobra.Command {
 	var clientKey, workspace string
 	var why reasonFlags
 	lookup := &cobra.Command{
@@ -316,7 +312,7 @@ func (a *app) tenantCommand() *cobra.Command {
 			"standard input (--client-key -) so that it does not stay in the shell's history.",
 		Example: "  trakr tenant lookup --client-key - --reason-code customer_initiated_support --reason-ref SUP-1234\n" +
 			"  trakr tenant lookup --workspace-uuid - --reason-ref SUP-1234",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
 			key, err := a.secretFlag(clientKey)
 			if err != nil {
 				return err
@@ -329,7 +325,7 @@ func (a *app) tenantCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t, err := s.door.Lookup(ctx, why.access(), subject)
+			t, err := s.Door.Lookup(ctx, why.access(), subject)
 			if err != nil {
 				return err
 			}
@@ -341,12 +337,12 @@ func (a *app) tenantCommand() *cobra.Command {
 	why.register(lookup, lifecycle.CustomerInitiatedSupport)
 	show := &cobra.Command{
 		Use: "show ID", Short: "Show the registry's entry of a tenant, without customer data", Args: cobra.ExactArgs(1), Example: "  trakr tenant show " + exampleID,
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 			id, err := lifecycle.ParseTenantID(args[0])
 			if err != nil {
 				return usageError{err}
 			}
-			t, err := s.door.Get(ctx, id)
+			t, err := s.Door.Get(ctx, id)
 			if err != nil {
 				return err
 			}
@@ -360,7 +356,7 @@ func (a *app) tenantCommand() *cobra.Command {
 }
 
 // secretFlag takes a value as given, or one line of standard input for "-".
-func (a *app) secretFlag(v string) (string, error) {
+func (a *cli) secretFlag(v string) (string, error) {
 	if v != "-" {
 		return v, nil
 	}
@@ -371,7 +367,7 @@ func (a *app) secretFlag(v string) (string, error) {
 	return strings.TrimSpace(line), nil
 }
 
-func (a *app) printTenant(t tenants.Tenant) error {
+func (a *cli) printTenant(t tenants.Tenant) error {
 	if a.json {
 		return a.printJSON(t)
 	}

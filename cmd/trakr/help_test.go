@@ -30,7 +30,7 @@ func everyCommand() []*cobra.Command {
 			}
 		}
 	}
-	walk((&app{out: io.Discard, err: io.Discard, now: time.Now}).root())
+	walk((&cli{out: io.Discard, err: io.Discard, now: time.Now}).root())
 	return out
 }
 
@@ -74,7 +74,7 @@ func TestEveryExampleParses(t *testing.T) {
 
 // unparsed says why the words are no command line; "" when they are one.
 func unparsed(words []string) string {
-	root := (&app{out: io.Discard, err: io.Discard, now: time.Now}).root()
+	root := (&cli{out: io.Discard, err: io.Discard, now: time.Now}).root()
 	c, rest, err := root.Find(words)
 	if err != nil {
 		return err.Error()
@@ -108,7 +108,7 @@ var argument = regexp.MustCompile(`^([A-Z][A-Z0-9_]*|[0-9a-f]{8}-[0-9a-f-]{27}|-
 // and what stands for their values.
 func asWords(text string) []string {
 	var out []string
-	at := (&app{out: io.Discard, err: io.Discard, now: time.Now}).root()
+	at := (&cli{out: io.Discard, err: io.Discard, now: time.Now}).root()
 	for _, w := range strings.Fields(text) {
 		bare := strings.TrimRight(w, ".,;:)”")
 		next := at

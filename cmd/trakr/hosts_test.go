@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"io/fs"
 	"net"
 	"net/url"
@@ -15,9 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"trakr/internal/drift"
-	"trakr/internal/lifecycle"
-	"trakr/internal/platform/config"
 	"trakr/internal/platform/devpg"
 	"trakr/internal/store"
 	"trakr/internal/store/instances"
@@ -25,61 +21,6 @@ import (
 	"trakr/policy"
 	"trakr/reports"
 )
-
-// A proxy is whom everything is said to first. NO_PROXY counts as far as it goes, and
-// this machine is never asked through one.
-func TestAProxyIsOneOfThoseTheServiceTalksTo(t *testing.T) {
-	const api, token = "api.bitbucket.org", "bitbucket.org"
-	for name, c := range map[string]struct {
-		env  []string
-		want []string // SETTING host
-	}{
-		"none":                   {nil, nil},
-		"https":                  {[]string{"HTTPS_PROXY=http://u:MARKER@proxy.example.net:3128"}, []string{"HTTPS_PROXY proxy.example.net"}},
-		"without a scheme":       {[]string{"https_proxy=proxy.example.net:3128"}, []string{"https_proxy proxy.example.net"}},
-		"http alone":             {[]string{"HTTP_PROXY=http://a.example.net", "http_proxy=http://b.example.net"}, []string{"HTTP_PROXY a.example.net", "http_proxy b.example.net"}},
-		"all":                    {[]string{"ALL_PROXY=socks5://a.example.net:1080", "all_proxy=socks5h://b.example.net"}, []string{"ALL_PROXY a.example.net", "all_proxy b.example.net"}},
-		"on this machine":        {[]string{"HTTPS_PROXY=http://127.0.0.1:3128"}, []string{"HTTPS_PROXY 127.0.0.1"}},
-		"excepted, one of two":   {[]string{"HTTPS_PROXY=http://proxy.example.net", "NO_PROXY=" + api}, []string{"HTTPS_PROXY proxy.example.net"}},
-		"excepted, both":         {[]string{"HTTPS_PROXY=http://proxy.example.net", "NO_PROXY=" + token}, nil}, // and below it
-		"excepted, lower case":   {[]string{"HTTPS_PROXY=http://proxy.example.net", "no_proxy=*"}, nil},
-		"only this machine left": {[]string{"HTTPS_PROXY=http://proxy.example.net", "TRAKR_BITBUCKET_API_URL=http://127.0.0.1:1"}, nil},
-		"before a collector":     {[]string{"HTTPS_PROXY=http://proxy.example.net", "TRAKR_BITBUCKET_API_URL=http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_ENDPOINT=collector.example.net:4317"}, []string{"HTTPS_PROXY proxy.example.net"}},
-		"before a key server":    {[]string{"HTTPS_PROXY=http://proxy.example.net", "TRAKR_BITBUCKET_API_URL=http://127.0.0.1:1", "TRAKR_KEYS_WRAP=hcvault://vault.example.net/transit/keys/k", "TRAKR_KEYS_WRAP_TOKEN=x"}, []string{"HTTPS_PROXY proxy.example.net"}},
-	} {
-		cfg, err := config.Load(c.env, false)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		to, at, err := talksTo(cfg, c.env)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		var got []string
-		for _, p := range parties(to, at) {
-			if p.Name == string(lifecycle.ToProxy) {
-				got = append(got, p.Setting+" "+p.Host)
-			}
-			if strings.Contains(fmt.Sprint(p), "MARKER") {
-				t.Errorf("%s: more than the host is put down", name)
-			}
-		}
-		if !slices.Equal(got, c.want) {
-			t.Errorf("%s: %q, want %q", name, got, c.want)
-		}
-	}
-}
-
-// What a running service put down is read as what it was.
-func TestWhatIsPutDownIsReadBack(t *testing.T) {
-	to := []drift.Endpoint{{Setting: "TRAKR_WEBHOOK_URL", To: lifecycle.ToFindings, Address: "https://u:p@hooks.example.net:8443/x?y"}, {Setting: "OTEL_EXPORTER_OTLP_ENDPOINT", To: lifecycle.ToTelemetry, Address: "http://[2001:db8::1]:4318"}}
-	at := []drift.Database{{Setting: "TRAKR_DATABASE_URL", Host: "db.example.net"}, {Setting: "TRAKR_DATA_DIR"}}
-	put := parties(to, at)
-	to2, at2 := said([]instances.Instance{{Facts: instances.Facts{Destinations: put}}})
-	if again := parties(to2, at2); !slices.Equal(again, put) || len(put) != 4 {
-		t.Errorf("%v, was %v", again, put)
-	}
-}
 
 // outside is a machine whose service would talk to Bitbucket itself.
 func outside(t *testing.T, env ...string) *machine {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"trakr/internal/app"
 	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
 	"trakr/internal/platform/config"
@@ -25,8 +25,7 @@ import (
 // house is a whole service on a database of its own, with a clock that moves when told.
 type house struct {
 	*storetest.Env
-	app     *app
-	service *service
+	service *app.App
 	tel     *telemetry.Telemetry
 	admin   *httptest.Server
 	token   string
@@ -37,33 +36,25 @@ func newHouse(t *testing.T, back time.Duration) *house {
 	must := storetest.Must(t)
 	h := &house{Env: storetest.New(t)}
 	h.Clock.Add(-back)
-	h.app = &app{out: io.Discard, err: io.Discard, now: h.Clock.Now}
 	cfg := must(config.Load([]string{"TRAKR_DATABASE_URL=" + storetest.ServiceURL(t, h.URL), "TRAKR_DATA_DIR=" + t.TempDir()}, false)).(config.Config)
-	h.service = &service{cfg: cfg, log: slog.New(slog.DiscardHandler)}
-	t.Cleanup(h.service.close)
-	if err := h.service.connect(t.Context(), startOnly, cfg.DatabaseURL, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.service.wire(t.Context(), h.Clock.Now); err != nil {
-		t.Fatal(err)
-	}
 	tel, err := telemetry.Setup(t.Context(), telemetry.Config{Service: "trakr", Version: "test", LogWriter: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.tel = tel
-	seq, err := h.service.sequencer(tel.Meter, h.Clock.Now)
+	h.service, err = app.Open(t.Context(), app.Options{Mode: app.Command, Config: cfg, Version: toolVersion(), Now: h.Clock.Now, Telemetry: tel})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, admin, _, err := h.app.handlers(h.service, h.service.prover(), tel, seq)
+	t.Cleanup(func() { _ = h.service.Close() })
+	admin, _, err := h.service.AdminHandler(tel, tel.Observe)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.admin = httptest.NewServer(admin)
 	t.Cleanup(h.admin.Close)
 	why := reasonFlags{code: string(lifecycle.ServiceOperation)}
-	plain, _, err := h.service.tokens.Create(t.Context(), why.access(), lifecycle.RoleReviewer, "test", 30*24*time.Hour)
+	plain, _, err := h.service.Tokens.Create(t.Context(), why.access(), lifecycle.RoleReviewer, "test", 30*24*time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,15 +65,15 @@ func newHouse(t *testing.T, back time.Duration) *house {
 // work lets a scheduler do what is due, and then stands still.
 func (h *house) work(ctx context.Context) {
 	h.T.Helper()
-	if err := h.service.census.PlantCanary(ctx); err != nil { // as the start does
+	if err := h.service.Census.PlantCanary(ctx); err != nil { // as the start does
 		h.T.Fatal(err)
 	}
-	for _, rule := range h.service.policy.Sweeps {
-		if err := h.service.runner.Expect(ctx, rule.Kind); err != nil {
+	for _, rule := range h.service.Policy.Sweeps {
+		if err := h.service.Runner.Expect(ctx, rule.Kind); err != nil {
 			h.T.Fatal(err)
 		}
 	}
-	jobs, err := h.app.scheduler(h.service, h.tel.Meter)
+	jobs, err := h.service.Scheduler(h.tel.Meter)
 	if err != nil {
 		h.T.Fatal(err)
 	}
@@ -90,6 +81,19 @@ func (h *house) work(ctx context.Context) {
 		h.T.Fatal(err)
 	}
 	jobs.Stop()
+}
+
+// jobNames lists the jobs that the service schedules.
+func (h *house) jobNames() (out []string) {
+	h.T.Helper()
+	jobs, err := h.service.Jobs()
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	for _, j := range jobs {
+		out = append(out, j.Name)
+	}
+	return out
 }
 
 func (h *house) text(path string) string {
@@ -200,13 +204,13 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 	}
 	h.Clock.Add(rest)
 	red := h.red()
-	for _, name := range h.service.jobNames() {
+	for _, name := range h.jobNames() {
 		if !strings.Contains(red["job "+name], "job "+name+" did not succeed") {
 			t.Errorf("job %s: %q", name, red["job "+name])
 		}
 	}
 	kinds := len(sweep.Kinds())
-	if red["sweep orphans"] == "" || len(red) != kinds+len(h.service.jobNames()) {
+	if red["sweep orphans"] == "" || len(red) != kinds+len(h.jobNames()) {
 		t.Errorf("red: %v", red)
 	}
 	for _, kind := range []string{"location", "retention", "requests", "attestation"} {
@@ -249,7 +253,7 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 	h.Exec(`CREATE TABLE public.cache (tenant_id uuid)`)
 	h.Clock.Add(time.Hour)
 	h.work(t.Context())
-	if err := sweep.Measure(h.tel.Meter, h.service.findings); err != nil {
+	if err := sweep.Measure(h.tel.Meter, h.service.Findings); err != nil {
 		t.Fatal(err)
 	}
 	metrics := h.text("/metrics")
@@ -309,7 +313,11 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 // Every job of the service has a lock: the runner's, or the lead.
 func TestEveryJobHasALock(t *testing.T) {
 	h := newHouse(t, 0)
-	for _, j := range h.service.jobs() {
+	jobs, err := h.service.Jobs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range jobs {
 		if !j.Lead && !strings.HasPrefix(j.Name, "sweep ") {
 			t.Errorf("%s runs on every replica at once", j.Name)
 		}

@@ -12,21 +12,15 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
+	"trakr/internal/app"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
-	"trakr/internal/platform/config"
 	"trakr/internal/rotation"
 	"trakr/internal/store"
-	"trakr/internal/store/instances"
 	"trakr/internal/store/tenants"
 )
 
-// keySource is where the settings say that the keyring is, and what wraps it.
-func keySource(c config.Config) keyring.Source {
-	return keyring.Source{At: c.Keys.Reveal(), Wrap: c.KeysWrap, Server: &keyring.Vault{Token: c.KeysWrapToken, TokenFile: c.KeysWrapTokenFile}}
-}
-
-func (a *app) keysCommand() *cobra.Command {
+func (a *cli) keysCommand() *cobra.Command {
 	c := &cobra.Command{Use: "keys", Short: "Make, rotate and wrap the keys that seal tenant values and sign checkpoints",
 		Long: "The keyring (TRAKR_KEYS) holds the keys that seal tenant values, the key that makes the digests by which\n" +
 			"tenants are recognised, and the key that signs checkpoints and certificates. Only the first are rotated:\n" +
@@ -36,7 +30,7 @@ func (a *app) keysCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) keysCreate() *cobra.Command {
+func (a *cli) keysCreate() *cobra.Command {
 	var out string
 	c := &cobra.Command{
 		Use: "create", Short: "Make a new keyring, for a service that is set up by hand", Args: cobra.NoArgs,
@@ -52,7 +46,7 @@ func (a *app) keysCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			b, err := keySource(cfg).Marshal()
+			b, err := app.KeySource(cfg).Marshal()
 			if err != nil {
 				return err
 			}
@@ -64,7 +58,7 @@ func (a *app) keysCreate() *cobra.Command {
 }
 
 // writeKeyring writes a keyring's stored form to a new file, or to standard output.
-func (a *app) writeKeyring(out string, stored []byte) error {
+func (a *cli) writeKeyring(out string, stored []byte) error {
 	if out == "-" {
 		_, err := a.out.Write(stored)
 		return err
@@ -77,7 +71,7 @@ func (a *app) writeKeyring(out string, stored []byte) error {
 	return err
 }
 
-func (a *app) keysUpgrade() *cobra.Command {
+func (a *cli) keysUpgrade() *cobra.Command {
 	var in, upgraded string
 	c := &cobra.Command{
 		Use: "upgrade", Short: "Add the signing key that a keyring of an older version lacks", Args: cobra.NoArgs,
@@ -107,23 +101,23 @@ func (a *app) keysUpgrade() *cobra.Command {
 	return c
 }
 
-func (a *app) keysShow() *cobra.Command {
+func (a *cli) keysShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show", Short: "Show the field keys by id, what each seals, and which running service holds which; no key", Args: cobra.NoArgs,
 		Long: "States: active (seals), retired (only opens; a rotation is under way), destroyed, staged (in the keyring,\n" +
 			"seals nothing yet), unknown (values are sealed with it, and neither the keyring nor the database knows it).",
 		Example: "  trakr keys show\n  trakr keys show --json",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			keys, err := s.door.FieldKeys(ctx)
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
+			keys, err := s.Door.FieldKeys(ctx)
 			if err != nil {
 				return err
 			}
-			running, err := instances.New(s.db).List(ctx)
+			running, err := s.Instances.List(ctx)
 			if err != nil {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"field_keys": keys, "services": running, "wrapped_by": s.cfg.KeysWrap})
+				return a.printJSON(map[string]any{"field_keys": keys, "services": running, "wrapped_by": s.Config.KeysWrap})
 			}
 			if err := a.table("KEY\tSTATE\tIN THE KEYRING\tVALUES\tACTIVE SINCE", func(line func(...any)) {
 				for _, k := range keys {
@@ -146,7 +140,7 @@ func (a *app) keysShow() *cobra.Command {
 	}
 }
 
-func (a *app) keysAdd() *cobra.Command {
+func (a *cli) keysAdd() *cobra.Command {
 	var out string
 	c := &cobra.Command{
 		Use: "add", Short: "Add a field key that seals nothing yet, to be handed to every service before a rotation", Args: cobra.NoArgs,
@@ -161,11 +155,11 @@ func (a *app) keysAdd() *cobra.Command {
 			}
 			var id keyring.KeyID
 			if out == "" {
-				if err := keySource(cfg).Edit(keyring.AddFieldKey(&id)); err != nil {
+				if err := app.KeySource(cfg).Edit(keyring.AddFieldKey(&id)); err != nil {
 					return keysUsage(err)
 				}
 			} else {
-				b, err := keySource(cfg).Changed(keyring.AddFieldKey(&id))
+				b, err := app.KeySource(cfg).Changed(keyring.AddFieldKey(&id))
 				if err != nil {
 					return keysUsage(err)
 				}
@@ -192,7 +186,7 @@ func keysUsage(err error) error {
 	return err
 }
 
-func (a *app) keysRotate() *cobra.Command {
+func (a *cli) keysRotate() *cobra.Command {
 	var out string
 	var dry, resume bool
 	var wait time.Duration
@@ -219,8 +213,8 @@ func (a *app) keysRotate() *cobra.Command {
 			"apart from them, until they have expired, or do without them. Digests do not change: tenants are found as\n" +
 			"before. The keys of digests and of signatures are not rotated.",
 		Example: "  trakr keys rotate --dry-run\n  trakr keys rotate --reason-ref OPS-12\n  trakr keys rotate --resume        # finish one that was killed, begin none",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			lease, ok, err := store.TryLease(ctx, s.db, "keys rotate")
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
+			lease, ok, err := store.TryLease(ctx, s.DB, "keys rotate")
 			if err != nil {
 				return err
 			}
@@ -228,7 +222,7 @@ func (a *app) keysRotate() *cobra.Command {
 				return errors.New("another `trakr keys rotate` is running; wait for its end")
 			}
 			defer lease.Release()
-			c := rotation.Config{Door: s.door, Instances: instances.New(s.db), Outbox: s.outbox, Keys: s.keys, Source: keySource(s.cfg), Wait: wait, After: afterStep,
+			c := rotation.Config{Door: s.Door, Instances: s.Instances, Outbox: s.Outbox, Keys: s.Keys, Source: app.KeySource(s.Config), Wait: wait, After: s.AfterStep,
 				Say: func(string) {}, Progress: func(int64, int64) {}}
 			if !a.json {
 				c.Say, c.Progress = func(line string) { fmt.Fprintln(a.err, line) }, a.resealing()
@@ -275,7 +269,7 @@ func (a *app) keysRotate() *cobra.Command {
 
 // resealing shows how far the values are: a bar on a terminal, a line now and then
 // elsewhere.
-func (a *app) resealing() func(more, total int64) {
+func (a *cli) resealing() func(more, total int64) {
 	var bar func(int64)
 	var done int64
 	said := time.Now()
@@ -295,7 +289,7 @@ func (a *app) resealing() func(more, total int64) {
 	}
 }
 
-func (a *app) showPlan(p rotation.Plan) error {
+func (a *cli) showPlan(p rotation.Plan) error {
 	if a.json {
 		return a.printJSON(p)
 	}
@@ -317,7 +311,7 @@ func (a *app) showPlan(p rotation.Plan) error {
 	return err
 }
 
-func (a *app) showDone(d rotation.Done, out string) error {
+func (a *cli) showDone(d rotation.Done, out string) error {
 	if a.json && out != "-" {
 		return a.printJSON(d)
 	}
@@ -335,7 +329,7 @@ func (a *app) showDone(d rotation.Done, out string) error {
 	return nil
 }
 
-func (a *app) keysWrap() *cobra.Command {
+func (a *cli) keysWrap() *cobra.Command {
 	var out string
 	c := &cobra.Command{
 		Use: "wrap", Short: "Wrap the keyring's file by the key that TRAKR_KEYS_WRAP names", Args: cobra.NoArgs,
@@ -349,7 +343,7 @@ func (a *app) keysWrap() *cobra.Command {
 	return c
 }
 
-func (a *app) keysUnwrap() *cobra.Command {
+func (a *cli) keysUnwrap() *cobra.Command {
 	var out string
 	c := &cobra.Command{
 		Use: "unwrap", Short: "Keep the keyring's file in clear again", Args: cobra.NoArgs,
@@ -361,7 +355,7 @@ func (a *app) keysUnwrap() *cobra.Command {
 	return c
 }
 
-func (a *app) rewrap(wrapped bool, out string) error {
+func (a *cli) rewrap(wrapped bool, out string) error {
 	cfg, err := a.config(false)
 	if err != nil {
 		return err
@@ -369,7 +363,7 @@ func (a *app) rewrap(wrapped bool, out string) error {
 	if cfg.KeysWrap == "" {
 		return usageError{errors.New("set TRAKR_KEYS_WRAP to the key of the key server, hcvault://HOST/transit/keys/NAME")}
 	}
-	from, to := keySource(cfg), cfg.KeysWrap
+	from, to := app.KeySource(cfg), cfg.KeysWrap
 	if wrapped {
 		if _, err := from.Load(); err == nil {
 			_, err = fmt.Fprintf(a.out, "%s is wrapped by %s already\n", from.At, to)

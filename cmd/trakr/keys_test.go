@@ -21,6 +21,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"trakr/internal/app"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/platform/devpg"
@@ -252,7 +253,7 @@ func TestKeysAreRotatedUnderLoadAndKilledAtEveryStep(t *testing.T) {
 	if !done.Resumed || !done.Destroyed || !slices.Equal(done.Old, []keyring.KeyID{old}) {
 		t.Errorf("%+v", done)
 	}
-	time.Sleep(holdEvery + time.Second) // the service takes over a keyring without the old key
+	time.Sleep(app.RecordEvery + time.Second) // the service takes over a keyring without the old key
 	stop()
 
 	if len(v.failed)+len(v.wrongValues) > 0 || v.reads < 200 || v.installs < 20 {

@@ -35,18 +35,23 @@ type usageError struct{ error }
 
 func (u usageError) Unwrap() error { return u.error }
 
-// app is what every command shares.
-type app struct {
+// cli is what every command shares.
+type cli struct {
 	in       io.Reader
 	out, err io.Writer
 	environ  []string
 	now      func() time.Time
 	json     bool
+
+	afterStep func(step string) // for tests that end the process after a step; see app.Options
 }
 
-func main() {
+func main() { mainWith(func(string) {}) }
+
+// mainWith is main; afterStep is app.Options.AfterStep.
+func mainWith(afterStep func(step string)) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, environ: os.Environ(), now: time.Now}
+	a := &cli{in: os.Stdin, out: os.Stdout, err: os.Stderr, environ: os.Environ(), now: time.Now, afterStep: afterStep}
 	context.AfterFunc(ctx, func() { // a second signal ends the program at once
 		second := make(chan os.Signal, 1)
 		signal.Notify(second, os.Interrupt, syscall.SIGTERM)
@@ -59,7 +64,7 @@ func main() {
 }
 
 // run executes one command line and returns its exit code.
-func (a *app) run(ctx context.Context, args []string) int {
+func (a *cli) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(a.in)
@@ -91,7 +96,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	return exitCannotTell
 }
 
-func (a *app) root() *cobra.Command {
+func (a *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "trakr",
 		Short: "Proves what Trakr's security statement promises about Bitbucket tenants",

@@ -10,7 +10,7 @@ import (
 	"trakr/reports"
 )
 
-func (a *app) policyCommand() *cobra.Command {
+func (a *cli) policyCommand() *cobra.Command {
 	var file string
 	check := &cobra.Command{
 		Use: "check", Short: "Check a policy file and the statement's; every fault with its line", Args: cobra.NoArgs,
@@ -74,7 +74,7 @@ func (j *judged) take(err error) error {
 	return err
 }
 
-func (a *app) policyCheck(file string) error {
+func (a *cli) policyCheck(file string) error {
 	cfg, err := a.config(false)
 	if err != nil {
 		return err
@@ -113,7 +113,7 @@ func (a *app) policyCheck(file string) error {
 	return err
 }
 
-func (a *app) loadPolicy(file string) (*policy.Policy, error) {
+func (a *cli) loadPolicy(file string) (*policy.Policy, error) {
 	if file == "" {
 		cfg, err := a.config(false)
 		if err != nil {
@@ -133,7 +133,7 @@ type side struct {
 	Hash string `json:"hash"`
 }
 
-func (a *app) policyDiff(oldFile, newFile string) error {
+func (a *cli) policyDiff(oldFile, newFile string) error {
 	before, errOld := readPolicy(oldFile)
 	after, errNew := readPolicy(newFile)
 	if err := errors.Join(errOld, errNew); err != nil {
@@ -162,7 +162,7 @@ func (a *app) policyDiff(oldFile, newFile string) error {
 }
 
 // printChanges prints them by section.
-func (a *app) printChanges(changes []policy.Change, sameFile bool) error {
+func (a *cli) printChanges(changes []policy.Change, sameFile bool) error {
 	switch {
 	case sameFile:
 		_, err := fmt.Fprintln(a.out, "the two files are the same, byte by byte")

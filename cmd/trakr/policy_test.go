@@ -19,7 +19,7 @@ import (
 func run(t *testing.T, environ []string, args ...string) (code int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
-	a := &app{in: strings.NewReader(""), out: &o, err: &e, now: time.Now, environ: environ}
+	a := &cli{in: strings.NewReader(""), out: &o, err: &e, now: time.Now, environ: environ}
 	code = a.run(t.Context(), args)
 	return code, o.String(), e.String()
 }

@@ -13,13 +13,14 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"trakr/internal/app"
 	"trakr/internal/egress/webhook"
 	"trakr/internal/lifecycle"
 	"trakr/internal/platform/config"
 	"trakr/internal/simulate"
 )
 
-func (a *app) simulateCommand() *cobra.Command {
+func (a *cli) simulateCommand() *cobra.Command {
 	c := simulate.Config{Progress: a.err}
 	var token string
 	var answers []string
@@ -113,19 +114,19 @@ func (a *app) simulateCommand() *cobra.Command {
 }
 
 // simulationToken makes a short-lived token beside the running service.
-func (a *app) simulationToken(ctx context.Context) (lifecycle.Secret, error) {
-	s, err := a.open(ctx)
+func (a *cli) simulationToken(ctx context.Context) (lifecycle.Secret, error) {
+	s, err := a.open(ctx, app.Command)
 	if err != nil {
 		return lifecycle.Secret{}, err
 	}
-	defer s.close()
+	defer func() { _ = s.Close() }()
 	why := reasonFlags{code: string(lifecycle.ServiceOperation)}
-	t, _, err := s.tokens.Create(ctx, why.access(), lifecycle.RoleService, "simulate", 15*time.Minute)
+	t, _, err := s.Tokens.Create(ctx, why.access(), lifecycle.RoleService, "simulate", 15*time.Minute)
 	return t, err
 }
 
 // receiverCommand is a small end service of its own, to try the outbox against.
-func (a *app) receiverCommand() *cobra.Command {
+func (a *cli) receiverCommand() *cobra.Command {
 	var listen string
 	c := &cobra.Command{
 		Use: "receiver", Short: "Act as the end service on this machine", Args: cobra.NoArgs,
@@ -151,7 +152,7 @@ func (a *app) receiverCommand() *cobra.Command {
 			}
 			l, err := net.Listen("tcp", listen)
 			if err != nil {
-				return inUse("--listen", err)
+				return app.InUse("--listen", err)
 			}
 			r := simulate.NewReceiver(key, a.now)
 			srv := &http.Server{Handler: r, ReadHeaderTimeout: 5 * time.Second}

@@ -8,20 +8,20 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"trakr/internal/app"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/findings"
-	"trakr/internal/store/instances"
 	"trakr/internal/sweep"
 )
 
-func (a *app) sweepCommand() *cobra.Command {
+func (a *cli) sweepCommand() *cobra.Command {
 	c := &cobra.Command{Use: "sweep", Short: "Run sweeps and see what they found",
 		Example: "  trakr sweep run orphans\n  trakr sweep list --limit 5"}
 	c.AddCommand(a.sweepRunCommand(), a.sweepListCommand())
 	return c
 }
 
-func (a *app) sweepRunCommand() *cobra.Command {
+func (a *cli) sweepRunCommand() *cobra.Command {
 	var dry bool
 	why := reasonFlags{code: string(lifecycle.SystemSweep)}
 	run := &cobra.Command{
@@ -33,17 +33,17 @@ func (a *app) sweepRunCommand() *cobra.Command {
 		Example: "  trakr sweep run orphans\n  trakr sweep run orphans --dry-run --json\n" +
 			"  trakr sweep run retention --dry-run=false --reason-ref OPS-12",
 	}
-	run.RunE = a.with(func(ctx context.Context, s *service, args []string) error {
+	run.RunE = a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 		opts := []sweep.Option{sweep.ReportProgress(a.verifyProgress())}
 		if run.Flags().Changed("dry-run") {
 			opts = append(opts, sweep.DryRun(dry))
 		}
 		if !dry {
-			if err := s.asTheServices(ctx); err != nil {
+			if err := checkSamePolicy(ctx, s); err != nil {
 				return err
 			}
 		}
-		r, err := s.runner.RunOnce(ctx, why.access(), args[0], sweep.ByCommand, opts...)
+		r, err := s.Runner.RunOnce(ctx, why.access(), args[0], sweep.ByCommand, opts...)
 		if err != nil {
 			return err
 		}
@@ -74,21 +74,21 @@ func kindsOfSweep() string {
 
 // asTheServices refuses to put down what this command finds where a service runs that
 // acts by another policy: it would close that one's findings, or open ones about nothing.
-func (s *service) asTheServices(ctx context.Context) error {
-	running, err := instances.New(s.db).List(ctx)
+func checkSamePolicy(ctx context.Context, s *app.App) error {
+	running, err := s.Instances.List(ctx)
 	if err != nil {
 		return err
 	}
 	for _, h := range running {
-		if h.PolicyHash != "" && h.PolicyHash != s.policy.Hash() {
-			return usageError{fmt.Errorf("a running service acts by another policy (SHA-256 %s) than this command (%s): give it the same TRAKR_POLICY, or look with --dry-run", h.PolicyHash, s.policy.Hash())}
+		if h.PolicyHash != "" && h.PolicyHash != s.Policy.Hash() {
+			return usageError{fmt.Errorf("a running service acts by another policy (SHA-256 %s) than this command (%s): give it the same TRAKR_POLICY, or look with --dry-run", h.PolicyHash, s.Policy.Hash())}
 		}
 	}
 	return nil
 }
 
 // printRun prints one sweep as other programs or people read it.
-func (a *app) printRun(r findings.Run) error {
+func (a *cli) printRun(r findings.Run) error {
 	if a.json {
 		return a.printJSON(r)
 	}
@@ -126,17 +126,17 @@ func judgement(c findings.Check) string {
 	return string(c.Disposition)
 }
 
-func (a *app) sweepListCommand() *cobra.Command {
+func (a *cli) sweepListCommand() *cobra.Command {
 	var limit int
 	list := &cobra.Command{
 		Use: "list", Short: "List past sweeps and open findings", Args: cobra.NoArgs,
 		Example: "  trakr sweep list --limit 5",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			runs, err := s.findings.Runs(ctx, "", limit)
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
+			runs, err := s.Findings.Runs(ctx, "", limit)
 			if err != nil {
 				return err
 			}
-			open, err := s.findings.Findings(ctx, true, 1000)
+			open, err := s.Findings.Findings(ctx, true, 1000)
 			if err != nil {
 				return err
 			}
@@ -165,7 +165,7 @@ func (a *app) sweepListCommand() *cobra.Command {
 	return list
 }
 
-func (a *app) printFindings(list []findings.Finding) error {
+func (a *cli) printFindings(list []findings.Finding) error {
 	return a.table("FINDING\tKIND\tSEVERITY\tSTATE\tTABLE\tCOLUMN\tROWS\tSINCE", func(line func(...any)) {
 		for _, f := range list {
 			rows := any(f.Rows)
@@ -177,14 +177,14 @@ func (a *app) printFindings(list []findings.Finding) error {
 	})
 }
 
-func (a *app) findingCommand() *cobra.Command {
+func (a *cli) findingCommand() *cobra.Command {
 	var all bool
 	var limit int
 	list := &cobra.Command{
 		Use: "list", Short: "List open findings", Args: cobra.NoArgs,
 		Example: "  trakr finding list --all --limit 50",
-		RunE: a.with(func(ctx context.Context, s *service, _ []string) error {
-			list, err := s.findings.Findings(ctx, !all, limit)
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
+			list, err := s.Findings.Findings(ctx, !all, limit)
 			if err != nil {
 				return err
 			}
@@ -199,8 +199,8 @@ func (a *app) findingCommand() *cobra.Command {
 	show := &cobra.Command{
 		Use: "show ID", Short: "Show a finding and its life", Args: cobra.ExactArgs(1),
 		Example: "  trakr finding show 01a20e98-a0d9-7be0-acd3-8cea525129a5",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
-			f, life, err := s.findings.Finding(ctx, args[0])
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
+			f, life, err := s.Findings.Finding(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -231,8 +231,8 @@ func (a *app) findingCommand() *cobra.Command {
 		Long: "Marks an open finding as known, with a reason and a ticket; audited. It stays open and counted until a\n" +
 			"sweep no longer sees it. One that comes back later is a new finding.",
 		Example: "  trakr finding acknowledge 01a20e98-a0d9-7be0-acd3-8cea525129a5 --reason-code incident_response --reason-ref OPS-12",
-		RunE: a.with(func(ctx context.Context, s *service, args []string) error {
-			f, err := s.findings.Acknowledge(ctx, why.access(), args[0], a.now())
+		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
+			f, err := s.Findings.Acknowledge(ctx, why.access(), args[0], a.now())
 			if err != nil {
 				return err
 			}

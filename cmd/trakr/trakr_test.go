@@ -24,7 +24,7 @@ import (
 // TestMain lets the test binary be the program itself, so that it can be killed.
 func TestMain(m *testing.M) {
 	if os.Getenv("TRAKR_TEST_BE_TRAKR") != "" {
-		main()
+		mainWith(killAfter)
 		return
 	}
 	os.Exit(storetest.Main(m))
@@ -267,7 +267,7 @@ func TestWrongUsageSaysTheWayOut(t *testing.T) {
 		{"report marketplace --compare live.json --out sheet.json", "--compare prints differences"}, {"report location --compare live.json", "--compare is for the report marketplace"},
 	} {
 		var out, errs bytes.Buffer
-		a := &app{in: strings.NewReader(""), out: &out, err: &errs, now: time.Now, environ: []string{"TRAKR_DATABASE_URL=postgres://u:p@127.0.0.1:1/x"}}
+		a := &cli{in: strings.NewReader(""), out: &out, err: &errs, now: time.Now, environ: []string{"TRAKR_DATABASE_URL=postgres://u:p@127.0.0.1:1/x"}}
 		code := a.run(t.Context(), strings.Fields(c.args))
 		if (c.want != "" && code != exitUsage) || code == exitClean || !strings.Contains(errs.String(), c.want) {
 			t.Errorf("trakr %s: exit %d, %q; want %d and %q", c.args, code, errs.String(), exitUsage, c.want)
@@ -277,7 +277,7 @@ func TestWrongUsageSaysTheWayOut(t *testing.T) {
 
 func TestSettingsAreCheckedTogether(t *testing.T) {
 	var out, errs bytes.Buffer
-	a := &app{out: &out, err: &errs, now: time.Now, environ: []string{"TRAKR_LISTEN=x", "TRAKR_TYPO=1"}}
+	a := &cli{out: &out, err: &errs, now: time.Now, environ: []string{"TRAKR_LISTEN=x", "TRAKR_TYPO=1"}}
 	if code := a.run(t.Context(), []string{"serve"}); code != exitUsage || !strings.Contains(errs.String(), "2 fault(s)") {
 		t.Errorf("exit %d: %s", code, errs.String())
 	}

@@ -17,7 +17,7 @@ import (
 	"trakr/internal/proof/certificate"
 )
 
-func (a *app) verifyCommand() *cobra.Command {
+func (a *cli) verifyCommand() *cobra.Command {
 	var key string
 	c := &cobra.Command{
 		Use: "verify FILE", Short: "Check an exported audit or a certificate of deletion offline, against the log's public key", Args: cobra.ExactArgs(1),
@@ -39,7 +39,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) verify(ctx context.Context, file, key string) error {
+func (a *cli) verify(ctx context.Context, file, key string) error {
 	st, err := os.Stat(file)
 	if err != nil {
 		return usageError{err}
@@ -94,7 +94,7 @@ func beginning(file string) ([]byte, error) {
 	return b, nil
 }
 
-func (a *app) verifyCertificate(file string, b []byte, key string) error {
+func (a *cli) verifyCertificate(file string, b []byte, key string) error {
 	r, err := certificate.Verify(b, key, toolVersion())
 	switch {
 	case errors.Is(err, certificate.ErrNoKey):
@@ -118,7 +118,7 @@ func (a *app) verifyCertificate(file string, b []byte, key string) error {
 	return nil
 }
 
-func (a *app) printCertificate(file string, r certificate.Report) error {
+func (a *cli) printCertificate(file string, r certificate.Report) error {
 	var b strings.Builder
 	for _, f := range r.Findings {
 		fmt.Fprintf(&b, "FINDING in %s: %s", file, f.Fault)
@@ -152,7 +152,7 @@ func positions(all []int64) string {
 	return strings.Join(out, ", ")
 }
 
-func (a *app) printVerified(file string, r auditfile.Report) error {
+func (a *cli) printVerified(file string, r auditfile.Report) error {
 	var b strings.Builder
 	if f := r.Finding; f != nil {
 		fmt.Fprintf(&b, "FINDING in %s: %s", file, f.Fault)
@@ -180,14 +180,14 @@ func (a *app) printVerified(file string, r auditfile.Report) error {
 }
 
 // onTerminal reports whether somebody watches.
-func (a *app) onTerminal() bool {
+func (a *cli) onTerminal() bool {
 	f, ok := a.err.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // progress shows a bar on a terminal, and nothing elsewhere. The returned function
 // moves it on; a negative number takes it away.
-func (a *app) progress(total int64, what string, more ...progressbar.Option) func(n int64) {
+func (a *cli) progress(total int64, what string, more ...progressbar.Option) func(n int64) {
 	if !a.onTerminal() {
 		return func(int64) {}
 	}

@@ -35,7 +35,7 @@ func TestAReviewerChecksAnExportOffline(t *testing.T) {
 	reviewer := func(want int, args ...string) string {
 		t.Helper()
 		var out bytes.Buffer
-		a := &app{in: strings.NewReader(""), out: &out, err: &out, environ: []string{"TRAKR_NONSENSE=1"}}
+		a := &cli{in: strings.NewReader(""), out: &out, err: &out, environ: []string{"TRAKR_NONSENSE=1"}}
 		if code := a.run(t.Context(), append([]string{"verify"}, args...)); code != want {
 			t.Errorf("trakr verify %s: exit %d, want %d: %s", strings.Join(args, " "), code, want, out.String())
 		}
