@@ -102,7 +102,7 @@ func (a *cli) root() *cobra.Command {
 		Short: "Proves what Trakr's security statement promises about Bitbucket tenants",
 		Long: "trakr keeps the few fields the security statement names of a Bitbucket tenant, records every\n" +
 			"access to them, erases them at the uninstall, and proves it.\n\n" +
-			"Settings come from the environment (TRAKR_…, OTEL_…); the README lists them.\n" +
+			"Settings come from the environment (TRAKR_…, OTEL_…); deploy/settings.md lists them.\n" +
 			"Exit codes: 0 clean, 1 a finding, 2 wrong usage, 3 cannot tell.",
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},

@@ -22,74 +22,87 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Config is everything the environment decides. OTEL_ variables are read by
-// OpenTelemetry itself, as its standard says.
+// Config is everything that the environment decides, and the one description of each
+// setting: deploy/settings.md is generated from the comments of the fields (run
+// go test ./internal/platform/config -update). In them "Default:" begins a default that
+// depends on something else. OpenTelemetry itself reads the OTEL_ variables of its standard.
 type Config struct {
 	// Listen is the public address: callbacks, descriptor, /healthz.
 	Listen string `env:"TRAKR_LISTEN" envDefault:"127.0.0.1:8080"`
-	// AdminListen is the address of the API, /readyz and /metrics. Keep it private.
+	// AdminListen is the address of the API, /openapi.json, /readyz and /metrics. Keep it
+	// private.
 	AdminListen string `env:"TRAKR_ADMIN_LISTEN" envDefault:"127.0.0.1:8081"`
-	// BaseURL is the public https address Bitbucket calls, without a trailing
-	// slash. Default: http:// and Listen, for a loopback address only.
+	// BaseURL is the public https address that Bitbucket calls, without a trailing slash.
+	// Default: http:// and TRAKR_LISTEN, for a loopback address only.
 	BaseURL string `env:"TRAKR_BASE_URL"`
-	// DatabaseURL is the PostgreSQL to use. Default: a private PostgreSQL of the
-	// service's own under DataDir.
+	// DatabaseURL is the PostgreSQL to use,
+	// postgres://user:password@host:5432/db?sslmode=verify-full; the login is trakr_service
+	// or a member of it. Default: a private PostgreSQL in TRAKR_DATA_DIR.
 	DatabaseURL lifecycle.Secret `env:"TRAKR_DATABASE_URL"`
-	// MigrationDatabaseURL is used by `trakr migrate` instead of DatabaseURL, for
-	// a role that may change tables.
+	// MigrationDatabaseURL is the login for `trakr migrate` and `trakr audit expire`: an
+	// administrator, or a member of trakr_owner. Default: TRAKR_DATABASE_URL.
 	MigrationDatabaseURL lifecycle.Secret `env:"TRAKR_MIGRATION_DATABASE_URL"`
-	// DataDir holds the private PostgreSQL and, by default, the keys.
+	// DataDir is the directory of the private PostgreSQL and, by default, of the keys, the
+	// checkpoint and the ledger.
 	DataDir string `env:"TRAKR_DATA_DIR" envDefault:"data"`
-	// PostgresBin is the directory of the private PostgreSQL's programs. Default:
-	// searched in PATH and the usual places.
+	// PostgresBin is the directory of the private PostgreSQL's programs (postgres, initdb).
+	// Default: searched in PATH and the usual places.
 	PostgresBin string `env:"TRAKR_POSTGRES_BIN"`
-	// Policy is the policy file. Default: the one built in.
+	// Policy is the policy file. `trakr policy check` lists every fault with its line,
+	// `trakr policy diff built-in FILE` every difference. Default: built in.
 	Policy string `env:"TRAKR_POLICY"`
-	// Statement is the file of the security statement's sentences. Default: the one
-	// built in.
+	// Statement is the file of the security statement's sentences; the report marks them as
+	// your own. Default: built in.
 	Statement string `env:"TRAKR_STATEMENT"`
-	// PublicStatement shows the security statement to customers on the public address,
-	// at /security-statement: sentences, states and times only.
-	PublicStatement bool `env:"TRAKR_PUBLIC_STATEMENT"`
-	// Keys is the keyring's file or, where there are no files, its JSON. Default:
-	// keys.json in DataDir, generated on first use.
+	// PublicStatement shows the security statement to customers at /security-statement of
+	// the public address: sentences, states and times only.
+	PublicStatement bool `env:"TRAKR_PUBLIC_STATEMENT" envDefault:"false"`
+	// Keys is the keyring's file of mode 0600 or, where there are no files, its JSON. Without
+	// it no value can be decrypted: keep a copy apart from the backups of the database.
+	// Default: keys.json in TRAKR_DATA_DIR, made at the first start.
 	Keys lifecycle.Secret `env:"TRAKR_KEYS"`
 	// KeysWrap is the key of a key server that wraps the keyring,
-	// hcvault://HOST/transit/keys/NAME. Default: the keyring is kept in clear.
+	// hcvault://HOST/transit/keys/NAME (HashiCorp Vault, by https; in clear only to an agent
+	// on this machine). Default: none, the keyring is kept in clear.
 	KeysWrap string `env:"TRAKR_KEYS_WRAP"`
-	// KeysWrapToken is the token for that server; or else
+	// KeysWrapToken is the token for that server, with `update` on `transit/encrypt/NAME` and
+	// `transit/decrypt/NAME`.
 	KeysWrapToken lifecycle.Secret `env:"TRAKR_KEYS_WRAP_TOKEN"`
-	// KeysWrapTokenFile is a file with it, read at each use.
+	// KeysWrapTokenFile is a file with that token instead, read at each use.
 	KeysWrapTokenFile string `env:"TRAKR_KEYS_WRAP_TOKEN_FILE"`
-	// CheckpointFile is where the audit's newest signed checkpoint is kept outside
-	// the database; put it on another volume. Default: checkpoint in DataDir.
+	// CheckpointFile is the file of the audit's newest signed checkpoint (its tree head),
+	// outside the database; put it on another volume. Default: checkpoint in TRAKR_DATA_DIR.
 	CheckpointFile string `env:"TRAKR_CHECKPOINT_FILE"`
-	// CheckpointURL is an endpoint of somebody else that keeps checkpoints too.
+	// CheckpointURL is another operator's endpoint, to which checkpoints are posted too.
 	CheckpointURL string `env:"TRAKR_CHECKPOINT_URL"`
-	// Ledger is the erasure ledger: a file, best on a volume of its own, or the https
-	// URL of an object store's folder. It must outlive the database and never lie in
-	// its backups. Default: ledger.ndjson in DataDir.
+	// Ledger is the erasure ledger, which prevents that a restored backup brings an erased
+	// tenant back: a file, best on a volume of its own, or the https URL of an object store's
+	// folder. It must outlive the database and never be in its backups. Default:
+	// ledger.ndjson in TRAKR_DATA_DIR.
 	Ledger string `env:"TRAKR_LEDGER"`
 	// LedgerToken is the bearer token for a ledger at a URL.
 	LedgerToken lifecycle.Secret `env:"TRAKR_LEDGER_TOKEN"`
-	// WebhookURL is an endpoint of the operator's that is told of findings. It may be
-	// a secret itself.
+	// WebhookURL is your endpoint that receives each finding when it is opened, acknowledged
+	// or resolved. It may be a secret itself.
 	WebhookURL lifecycle.Secret `env:"TRAKR_WEBHOOK_URL"`
-	// WebhookSecret signs what it is told (Standard Webhooks, whsec_…).
+	// WebhookSecret signs those events (Standard Webhooks): whsec_ and base64 of 24 to 64
+	// random bytes. Set it together with TRAKR_WEBHOOK_URL.
 	WebhookSecret lifecycle.Secret `env:"TRAKR_WEBHOOK_SECRET"`
-	// EndServiceURL is where our end service takes events about tenants. Its host must
-	// be declared in the policy. Default: nobody is told.
+	// EndServiceURL is where the end service receives events about tenants (CloudEvents,
+	// signed as Standard Webhooks); its host must be declared in the policy under egress.
 	EndServiceURL string `env:"TRAKR_END_SERVICE_URL"`
-	// EndServiceSecret signs what it is told (Standard Webhooks, whsec_…).
+	// EndServiceSecret signs those events (whsec_…). Set it together with
+	// TRAKR_END_SERVICE_URL.
 	EndServiceSecret lifecycle.Secret `env:"TRAKR_END_SERVICE_SECRET"`
-	// BitbucketAPIURL is the origin asked for proof of possession; bitbucket.TokenURL
-	// says where access tokens come from.
+	// BitbucketAPIURL is the origin asked for proof of possession. Access tokens come from
+	// the same origin; with the default they come from https://bitbucket.org. Default:
+	// https://api.bitbucket.org.
 	BitbucketAPIURL string `env:"TRAKR_BITBUCKET_API_URL"`
-	// DevSkipProof accepts a first install without proof of possession. For
-	// development only: reports and doctor show it as a failed control.
-	DevSkipProof bool `env:"TRAKR_DEV_SKIP_PROOF"`
-	// TrustedProxies are the networks whose X-Forwarded-For is believed, comma
-	// separated CIDRs; else the connection's own address counts.
+	// DevSkipProof accepts a first install without proof of possession. For development
+	// only: reports and doctor show it as a failed control.
+	DevSkipProof bool `env:"TRAKR_DEV_SKIP_PROOF" envDefault:"false"`
+	// TrustedProxies are the networks (comma separated CIDRs) whose X-Forwarded-For is
+	// believed; for other clients the address of the connection counts.
 	TrustedProxies []netip.Prefix `env:"TRAKR_TRUSTED_PROXIES"`
 	// LogLevel is debug, info, warn or error.
 	LogLevel slog.Level `env:"TRAKR_LOG_LEVEL" envDefault:"info"`
@@ -109,7 +122,7 @@ const (
 	DevBitbucketAPI = "http://127.0.0.1:8090" // where `trakr simulate` answers
 )
 
-// reserved are names of later versions: setting one must not be silently without effect.
+// reserved are names of later versions: to set one must not be silently without effect.
 var reserved = []string{"TRAKR_FORGE_APP_ID", "TRAKR_FORGE_JWKS_URL"}
 
 // Variables lists the environment's names, for documentation and its check.
@@ -128,7 +141,7 @@ func Variables() []string {
 	return out
 }
 
-// Load reads environ (os.Environ's form). All faults come back as one error.
+// Load reads environ (in the form of os.Environ). It returns all faults as one error.
 func Load(environ []string, dev bool) (Config, error) {
 	vars := env.ToMap(environ)
 	c := Config{Dev: dev}
@@ -153,10 +166,12 @@ func parseFaults(err error) []error {
 		return []error{errors.New("  the environment cannot be read")}
 	}
 	var out []error
-	forms := map[string]string{"DevSkipProof": "TRAKR_DEV_SKIP_PROOF must be true or false",
+	forms := map[string]string{
+		"DevSkipProof":    "TRAKR_DEV_SKIP_PROOF must be true or false",
 		"PublicStatement": "TRAKR_PUBLIC_STATEMENT must be true or false",
-
-		"TrustedProxies": "TRAKR_TRUSTED_PROXIES must be networks such as 10.0.0.0/8,127.0.0.1/32", "LogLevel": "TRAKR_LOG_LEVEL must be debug, info, warn or error"}
+		"TrustedProxies":  "TRAKR_TRUSTED_PROXIES must be networks such as 10.0.0.0/8,127.0.0.1/32",
+		"LogLevel":        "TRAKR_LOG_LEVEL must be debug, info, warn or error",
+	}
 	for _, e := range all.Errors {
 		var p env.ParseError
 		if errors.As(e, &p) {
@@ -177,7 +192,7 @@ func unknown(vars map[string]string) []error {
 		case slices.Contains(reserved, name):
 			out = append(out, fmt.Errorf("  %s belongs to a later version; unset it", name))
 		default:
-			out = append(out, fmt.Errorf("  %s is not a setting of this program; the README lists them", name))
+			out = append(out, fmt.Errorf("  %s is not a setting of this program; deploy/settings.md lists them", name))
 		}
 	}
 	slices.SortFunc(out, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
@@ -222,7 +237,7 @@ func (c *Config) check() []error {
 		fault("TRAKR_LISTEN and TRAKR_ADMIN_LISTEN must differ: the API must not be public")
 	}
 	if !listenable(c.Listen) && c.BaseURL == "http://"+c.Listen {
-		// The default is as wrong as what it is made of; that was said above.
+		// The default is as wrong as TRAKR_LISTEN, which was reported above.
 	} else if err := origin(c.BaseURL, true); err != nil {
 		fault("TRAKR_BASE_URL %v", err)
 	}
@@ -256,7 +271,7 @@ func (c *Config) check() []error {
 		fault("TRAKR_KEYS_WRAP_TOKEN and TRAKR_KEYS_WRAP_TOKEN_FILE are for a wrapped keyring; set TRAKR_KEYS_WRAP too")
 	}
 	if !c.KeysWrapToken.Empty() && c.KeysWrapTokenFile != "" {
-		fault("TRAKR_KEYS_WRAP_TOKEN and TRAKR_KEYS_WRAP_TOKEN_FILE say the same; set one")
+		fault("TRAKR_KEYS_WRAP_TOKEN and TRAKR_KEYS_WRAP_TOKEN_FILE exclude each other; set one")
 	}
 	if c.EndServiceURL != "" && !endpoint(c.EndServiceURL) {
 		fault("TRAKR_END_SERVICE_URL must be an https URL; http is for this machine only")
@@ -270,7 +285,10 @@ func (c *Config) check() []error {
 	if c.DevSkipProof && !Loopback(c.BaseURL) {
 		fault("TRAKR_DEV_SKIP_PROOF is for development; with a public TRAKR_BASE_URL it would let anyone install")
 	}
-	for name, s := range map[string]lifecycle.Secret{"TRAKR_DATABASE_URL": c.DatabaseURL, "TRAKR_MIGRATION_DATABASE_URL": c.MigrationDatabaseURL} {
+	for name, s := range map[string]lifecycle.Secret{
+		"TRAKR_DATABASE_URL":           c.DatabaseURL,
+		"TRAKR_MIGRATION_DATABASE_URL": c.MigrationDatabaseURL,
+	} {
 		if err := database(s.Reveal()); err != nil {
 			fault("%s %v", name, err)
 		}
@@ -315,8 +333,8 @@ func endpoint(s string) bool {
 func Loopback(s string) bool { return egress.ThisMachine(s) }
 
 // database refuses a URL whose connection could be read on the way, as far as the URL
-// itself tells. What it leaves out, PostgreSQL's own variables fill in: whether that
-// leads elsewhere, and in clear, is judged where it is resolved (store.Hosts, store.Open).
+// itself shows that. PostgreSQL's own variables supply what it leaves out: whether those
+// name another host, in clear, is checked where they are resolved (store.Hosts, store.Open).
 func database(s string) error {
 	if s == "" {
 		return nil
@@ -333,7 +351,7 @@ func database(s string) error {
 	case "verify-full", "verify-ca":
 		return nil
 	case "require":
-		return nil // encrypted, though the server is not authenticated; DigitalOcean hands out such URLs
+		return nil // encrypted, though the server is not authenticated; DigitalOcean issues such URLs
 	}
 	return errors.New("must set sslmode=verify-full (or require): the connection leaves this machine")
 }

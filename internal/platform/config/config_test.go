@@ -1,7 +1,6 @@
 package config_test
 
 import (
-	"os"
 	"strings"
 	"testing"
 
@@ -84,22 +83,6 @@ func TestDatabaseConnectionsThatLeaveTheMachineAreEncrypted(t *testing.T) {
 	} {
 		if _, err := config.Load([]string{"TRAKR_DATABASE_URL=" + dsn}, false); (err == nil) != ok {
 			t.Errorf("%s: %v", dsn, err)
-		}
-	}
-}
-
-func TestReadmeDocumentsEverySetting(t *testing.T) {
-	readme, err := os.ReadFile("../../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := config.Variables()
-	if len(names) < 10 {
-		t.Fatalf("only %d settings seen", len(names))
-	}
-	for _, n := range names {
-		if !strings.Contains(string(readme), "`"+n+"`") {
-			t.Errorf("the README's table lacks %s", n)
 		}
 	}
 }
