@@ -80,7 +80,7 @@ func (b *bench) readPlainly(d *database) func(context.Context, *twinIn) (*twinOu
 		out := &twinOut{}
 		out.Body.Fields, out.Body.EventID = map[string]*string{}, uuid.Nil.String()
 		for i, f := range read {
-			v, err := b.keys.Open(id, f, sealed[i])
+			v, err := b.keys.Decrypt(id, f, sealed[i])
 			if err != nil {
 				return nil, err
 			}

@@ -70,7 +70,7 @@ func fillTenants(m *machine, n int) *vaultOfTenants {
 		tenants = append(tenants, []any{id.String(), "connect", "live", []byte(subject), []byte(principal), now, now})
 		row := []any{id.String()}
 		for _, f := range lifecycle.Fields() {
-			row = append(row, must(keys.Seal(id, f, values[f])))
+			row = append(row, must(keys.Encrypt(id, f, values[f])))
 		}
 		fields = append(fields, append(row, now))
 	}
@@ -195,7 +195,7 @@ func (v *vaultOfTenants) sealed(keys *keyring.Keyring) (values, closed int) {
 				continue
 			}
 			values++
-			got, err := keys.Open(tenant, f, b[i])
+			got, err := keys.Decrypt(tenant, f, b[i])
 			if err != nil {
 				closed++
 			} else if want, known := v.values[tenant]; known && got != want[f] {
@@ -223,7 +223,7 @@ func TestKeysAreRotatedUnderLoadAndKilledAtEveryStep(t *testing.T) {
 	leaver := m.customer("leaver")
 	v := fillTenants(m, 1000)
 	before, stored := m.keyring(), storetest.Must(t)(os.ReadFile(m.keyFile())).([]byte)
-	old := before.Sealing()
+	old := before.Active()
 	if n, closed := v.sealed(before); n != 5005 || closed != 0 {
 		t.Fatalf("%d values, %d do not open", n, closed)
 	}
@@ -305,7 +305,7 @@ func TestKeysAreRotatedUnderLoadAndKilledAtEveryStep(t *testing.T) {
 	}
 	m.stop(service)
 	storetest.Must(t)(0, os.WriteFile(m.keyFile(), stored, 0o600))
-	if s := m.trakr(exitCannotTell, "serve", "--dev"); !strings.Contains(s, "does not hold the field key") {
+	if s := m.trakr(exitCannotTell, "serve", "--dev"); !strings.Contains(s, "does not have the field key") {
 		t.Errorf("the service with the keyring from before: %s", s)
 	}
 }
@@ -322,7 +322,7 @@ func (m *machine) spoiled(whole, before []byte) {
 		"cut short":   {whole[:len(whole)/2], "restore the file"},
 		"empty":       {nil, "restore the file"},
 		"another one": {other, "another keyring"},
-		"from before": {before, "does not hold the field key"},
+		"from before": {before, "does not have the field key"},
 	} {
 		must(0, os.WriteFile(m.keyFile(), c.content, 0o600))
 		if s := m.trakr(exitCannotTell, "keys", "rotate"); !strings.Contains(s, c.says) {

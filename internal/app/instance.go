@@ -50,7 +50,7 @@ func (i *instance) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		active := i.keys.Sealing()
+		active := i.keys.Active()
 		err := i.announce(ctx)
 		i.mu.Lock()
 		before := i.err
@@ -63,8 +63,8 @@ func (i *instance) run(ctx context.Context) {
 			i.log.ErrorContext(ctx, "the field keys are not in order", "error", err)
 		case err == nil && before != nil:
 			i.log.InfoContext(ctx, "the field keys are in order again")
-		case err == nil && i.keys.Sealing() != active:
-			i.log.InfoContext(ctx, "another field key is active", "key_id", i.keys.Sealing().String())
+		case err == nil && i.keys.Active() != active:
+			i.log.InfoContext(ctx, "another field key is active", "key_id", i.keys.Active().String())
 		}
 	}
 }

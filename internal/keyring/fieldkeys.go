@@ -13,22 +13,22 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// KeyID names a field key. It says nothing about the key.
+// KeyID identifies a field key and reveals nothing of it.
 type KeyID uint32
 
 // String returns the id as people see it.
 func (id KeyID) String() string { return fmt.Sprintf("%d", uint32(id)) }
 
-// Rotation ties the audit events of one rotation together: it names the key that seals
-// from then on, or the one that is destroyed.
+// Rotation is the correlation id of a rotation's audit events: of those that activate
+// the key and re-encrypt with it, or of the one that destroys it.
 func (id KeyID) Rotation() string { return "field-key-" + id.String() }
 
-// fieldKeys opens with every key there is and seals with one.
+// fieldKeys decrypts with every key and encrypts with one, the active key.
 type fieldKeys struct {
-	set     *keyset.Handle // its primary is the one that seals
-	aead    tink.AEAD
-	sealing KeyID
-	ids     []KeyID // in the order they were added
+	set    *keyset.Handle // its primary is the active key
+	aead   tink.AEAD
+	active KeyID
+	ids    []KeyID // in the order they were added
 }
 
 func useFields(set *keyset.Handle) (*fieldKeys, error) {
@@ -40,7 +40,7 @@ func useFields(set *keyset.Handle) (*fieldKeys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("using the field keys: %w", err)
 	}
-	f := &fieldKeys{set: set, aead: a, sealing: KeyID(primary.KeyID())}
+	f := &fieldKeys{set: set, aead: a, active: KeyID(primary.KeyID())}
 	for i := range set.Len() {
 		e, err := set.Entry(i)
 		if err != nil {
@@ -51,9 +51,9 @@ func useFields(set *keyset.Handle) (*fieldKeys, error) {
 	return f, nil
 }
 
-// sealWith is the same keys with another one that seals.
-func (f *fieldKeys) sealWith(id KeyID) (*fieldKeys, error) {
-	if id == f.sealing {
+// withActive returns the same keys with another active one.
+func (f *fieldKeys) withActive(id KeyID) (*fieldKeys, error) {
+	if id == f.active {
 		return f, nil
 	}
 	if !slices.Contains(f.ids, id) {
@@ -73,80 +73,80 @@ func (f *fieldKeys) sealWith(id KeyID) (*fieldKeys, error) {
 // FieldKeys lists the field keys, oldest first.
 func (k *Keyring) FieldKeys() []KeyID { return slices.Clone(k.fields.Load().ids) }
 
-// Sealing is the field key that Seal uses.
-func (k *Keyring) Sealing() KeyID { return k.fields.Load().sealing }
+// Active returns the field key that Encrypt uses.
+func (k *Keyring) Active() KeyID { return k.fields.Load().active }
 
-// Use makes Seal use a field key of the keyring: which one it is, the database says
-// (the active one), so that all replicas agree. It is a *MissingKey when the keyring
-// lacks it. Nothing is written.
-func (k *Keyring) Use(id KeyID) error {
+// SetActive makes Encrypt use a field key of the keyring. The caller takes the id from
+// the database, so that all replicas agree. It is a *MissingKey when the keyring lacks
+// it. Nothing is written.
+func (k *Keyring) SetActive(id KeyID) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	f, err := k.fields.Load().sealWith(id)
+	f, err := k.fields.Load().withActive(id)
 	if err == nil {
 		k.fields.Store(f)
 	}
 	return err
 }
 
-// Seal encrypts one field's value of one tenant. The tenant and the field are
-// authenticated with it: a sealed value moved to another row or column does
-// not open.
-func (k *Keyring) Seal(tenant lifecycle.TenantID, f lifecycle.Field, v lifecycle.Secret) ([]byte, error) {
+// Encrypt encrypts one field's value of one tenant. Tenant and field are its associated
+// data: a value that was moved to another row or column is not decrypted.
+func (k *Keyring) Encrypt(tenant lifecycle.TenantID, f lifecycle.Field, v lifecycle.Secret) ([]byte, error) {
 	b, err := k.fields.Load().aead.Encrypt([]byte(v.Reveal()), associated(tenant, f))
 	if err != nil {
-		return nil, fmt.Errorf("sealing %s: %w", f, err)
+		return nil, fmt.Errorf("encrypting %s: %w", f, err)
 	}
 	return b, nil
 }
 
-// ErrCannotOpen means that a stored value does not belong where it stands, was
-// changed, or was sealed with keys this keyring does not have.
-var ErrCannotOpen = errors.New("a stored value does not open with this keyring (wrong TRAKR_KEYS, or the row was changed)")
+// ErrCannotDecrypt means that a stored value belongs to another row or column, was
+// changed, or was encrypted with keys this keyring does not have.
+var ErrCannotDecrypt = errors.New("a stored value cannot be decrypted with this keyring (wrong TRAKR_KEYS, or the row was changed)")
 
 // MissingKey means that the keyring lacks a field key: it is older than the last
-// rotation, or newer. It is an ErrCannotOpen too.
+// rotation, or newer. It is also an ErrCannotDecrypt.
 type MissingKey struct{ ID KeyID }
 
 // Error implements error.
 func (m *MissingKey) Error() string {
-	return "the keyring (TRAKR_KEYS) does not hold the field key " + m.ID.String() + "; give this service the keyring that the last `trakr keys rotate` wrote"
+	return "the keyring (TRAKR_KEYS) does not have the field key " + m.ID.String() +
+		"; give this service the keyring that the last `trakr keys rotate` wrote"
 }
 
-// Is makes errors.Is(err, ErrCannotOpen) true.
-func (m *MissingKey) Is(target error) bool { return target == ErrCannotOpen }
+// Is makes errors.Is(err, ErrCannotDecrypt) true.
+func (m *MissingKey) Is(target error) bool { return target == ErrCannotDecrypt }
 
-// Open decrypts what Seal returned. A value sealed with a field key that the keyring
-// lacks is a *MissingKey.
-func (k *Keyring) Open(tenant lifecycle.TenantID, f lifecycle.Field, sealed []byte) (lifecycle.Secret, error) {
+// Decrypt decrypts what Encrypt returned. A value encrypted with a field key that the
+// keyring lacks is a *MissingKey.
+func (k *Keyring) Decrypt(tenant lifecycle.TenantID, f lifecycle.Field, encrypted []byte) (lifecycle.Secret, error) {
 	keys := k.fields.Load()
-	b, err := keys.aead.Decrypt(sealed, associated(tenant, f))
+	b, err := keys.aead.Decrypt(encrypted, associated(tenant, f))
 	if err == nil {
 		return lifecycle.NewSecret(string(b)), nil
 	}
-	if id, ok := SealedWith(sealed); ok && !slices.Contains(keys.ids, id) {
-		return lifecycle.Secret{}, fmt.Errorf("opening %s: %w", f, &MissingKey{id})
+	if id, ok := EncryptedWith(encrypted); ok && !slices.Contains(keys.ids, id) {
+		return lifecycle.Secret{}, fmt.Errorf("decrypting %s: %w", f, &MissingKey{id})
 	}
-	return lifecycle.Secret{}, fmt.Errorf("opening %s: %w", f, ErrCannotOpen)
+	return lifecycle.Secret{}, fmt.Errorf("decrypting %s: %w", f, ErrCannotDecrypt)
 }
 
-// SealedWith tells which field key sealed a value: Tink's output begins with the byte
-// 1 and the key's id, big-endian. It needs no key and proves nothing.
-func SealedWith(sealed []byte) (KeyID, bool) {
-	if len(sealed) <= 5 || sealed[0] != 1 {
+// EncryptedWith returns the field key that a value names as its own: Tink's output begins
+// with the byte 1 and the key's id, big-endian. It needs no key and proves nothing.
+func EncryptedWith(encrypted []byte) (KeyID, bool) {
+	if len(encrypted) <= 5 || encrypted[0] != 1 {
 		return 0, false
 	}
-	return KeyID(binary.BigEndian.Uint32(sealed[1:5])), true
+	return KeyID(binary.BigEndian.Uint32(encrypted[1:5])), true
 }
 
 func associated(tenant lifecycle.TenantID, f lifecycle.Field) []byte {
 	return append(append([]byte("trakr/field/v1\x00"), tenant[:]...), f...)
 }
 
-// Reload reads the keyring anew from where it is kept and takes over its field keys,
-// when anything changed there. The key that seals stays, as long as it is there. A
-// keyring with other digest or signing keys is another one and refused. One that was
-// given as text never changes.
+// Reload reads the keyring from its source again and takes over its field keys if they
+// changed. The active key remains active while it is there. A keyring with other digest
+// or signing keys is a different one and refused. One that was given as text never
+// changes.
 func (k *Keyring) Reload() (changed bool, err error) {
 	if k.source == nil {
 		return false, nil
@@ -158,11 +158,12 @@ func (k *Keyring) Reload() (changed bool, err error) {
 		return false, err
 	}
 	if same, err := k.same(next); err != nil || !same {
-		return false, errors.Join(err, fmt.Errorf("%s now holds another keyring; this service goes on with the one it has. Restore the file", k.source.name()))
+		return false, errors.Join(err,
+			fmt.Errorf("%s is now another keyring; this service continues with the one it has. Restore the file", k.source.name()))
 	}
 	fields := next.fields.Load()
-	if slices.Contains(fields.ids, k.Sealing()) {
-		if fields, err = fields.sealWith(k.Sealing()); err != nil {
+	if slices.Contains(fields.ids, k.Active()) {
+		if fields, err = fields.withActive(k.Active()); err != nil {
 			return false, err
 		}
 	}
@@ -182,5 +183,6 @@ func (k *Keyring) same(other *Keyring) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return k.signing.Equal(other.signing) && slices.ContainsFunc(theirs, func(d Digest) bool { return slices.Equal(d, mine) }), nil
+	known := slices.ContainsFunc(theirs, func(d Digest) bool { return slices.Equal(d, mine) })
+	return known && k.signing.Equal(other.signing), nil
 }

@@ -97,7 +97,8 @@ func decode(stored []byte, name string) (file, error) {
 	err := d.Decode(&f)
 	if _, more := d.Token(); err != nil || more != io.EOF {
 		// The decoder's own message could quote key material.
-		return f, fmt.Errorf("the keyring %s is not readable: not the JSON this program writes. Nothing was changed; restore the file from the copy that is kept apart", name)
+		return f, fmt.Errorf("the keyring %s is not readable: not the JSON this program writes. "+
+			"Nothing was changed; restore the file from the copy that is kept apart", name)
 	}
 	return f, nil
 }
@@ -108,14 +109,16 @@ func parseKeysets(f file, name string) (k keysets, err error) {
 		return k, fmt.Errorf("the keyring %s: %w", name, errOld)
 	}
 	if f.Version != formatVersion {
-		return k, fmt.Errorf("the keyring %s has format version %d; this program reads %d and %d", name, f.Version, formatVersion, wrappedVersion)
+		return k, fmt.Errorf("the keyring %s has format version %d; this program reads %d and %d",
+			name, f.Version, formatVersion, wrappedVersion)
 	}
 	var errs [3]error
 	k.fields, errs[0] = readKeyset(f.Fields)
 	k.digests, errs[1] = readKeyset(f.Digests)
 	k.signing, errs[2] = readKeyset(f.Signing)
 	if errors.Join(errs[:]...) != nil {
-		return k, fmt.Errorf("the keyring %s holds a keyset that cannot be read. Nothing was changed; restore the file from the copy that is kept apart", name)
+		return k, fmt.Errorf("the keyring %s has a keyset that cannot be read. "+
+			"Nothing was changed; restore the file from the copy that is kept apart", name)
 	}
 	return k, nil
 }
@@ -182,7 +185,7 @@ func writeKeyset(h *keyset.Handle) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// readFile reads a keyring's file, which nobody else may be able to read.
+// readFile reads a keyring's file, which only its owner may be able to read.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -1,10 +1,10 @@
 // Package keyring holds the keys that keep tenant values unreadable at rest: an
-// AEAD keyset that seals each guarded field, and a keyed-digest keyset by which
+// AEAD keyset that encrypts each guarded field, and a keyed-digest keyset by which
 // a tenant is found again without its client key being readable anywhere; and the
 // Ed25519 key that signs the audit's checkpoints.
 //
 // All are Tink keysets, so a key can be added without losing what older keys
-// sealed; a digest carries the version it was made with. The package promises
+// encrypted; a digest carries the version it was made with. The package promises
 // that a keyring file is created once, with mode 0600, is refused when others can
 // read it, and changes only as a whole. The file may be wrapped by a key server
 // (see Source). The package does not talk to a database and never logs.
@@ -30,13 +30,13 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Keyring seals, opens and digests. It is safe for concurrent use.
+// Keyring encrypts, decrypts and digests. It is safe for concurrent use.
 type Keyring struct {
 	fields  atomic.Pointer[fieldKeys]
 	digests *prf.Set
 	signing ed25519.PrivateKey
 
-	source *Source    // nil: kept nowhere
+	source *Source    // nil: not stored
 	mu     sync.Mutex // one reload at a time; guards stamp
 	stamp  [32]byte   // SHA-256 of what was read
 }
@@ -86,8 +86,8 @@ func generate() (s keysets, err error) {
 	return s, err
 }
 
-// generateSigning makes a key whose signatures carry no prefix of Tink's: they
-// stand in signed notes, which have a form of their own.
+// generateSigning makes a key whose signatures carry no prefix of Tink's: they are
+// part of signed notes, which have a form of their own.
 func generateSigning() (*keyset.Handle, error) {
 	h, err := keyset.NewHandle(signature.ED25519KeyWithoutPrefixTemplate())
 	if err != nil {
@@ -119,8 +119,8 @@ func (s keysets) assemble() (*Keyring, error) {
 	return k, nil
 }
 
-// Signing returns the key that signs the audit's checkpoints. It does not show
-// itself only as long as nobody prints it: hand it to merkle.NewSigner at once.
+// Signing returns the key that signs the audit's checkpoints. Its type does not redact
+// itself, so pass it to merkle.NewSigner at once and never log it.
 func (k *Keyring) Signing() ed25519.PrivateKey { return k.signing }
 
 // Digest returns the digest of v with the newest digest key.

@@ -29,23 +29,23 @@ func TestSealedValueOpensOnlyWhereItBelongs(t *testing.T) {
 	k := must[*keyring.Keyring](t)(keyring.New())
 	a, b := lifecycle.NewTenantID(), lifecycle.NewTenantID()
 	value := lifecycle.NewSecret("marker-value")
-	sealed := must[[]byte](t)(k.Seal(a, lifecycle.Username, value))
+	sealed := must[[]byte](t)(k.Encrypt(a, lifecycle.Username, value))
 	if bytes.Contains(sealed, []byte("marker")) {
-		t.Fatal("the value is readable in what was sealed")
+		t.Fatal("the value is readable in what was encrypted")
 	}
-	if got := must[lifecycle.Secret](t)(k.Open(a, lifecycle.Username, sealed)); got != value {
+	if got := must[lifecycle.Secret](t)(k.Decrypt(a, lifecycle.Username, sealed)); got != value {
 		t.Fatal("the value did not come back")
 	}
 	for name, open := range map[string]func() (lifecycle.Secret, error){
-		"another tenant's row": func() (lifecycle.Secret, error) { return k.Open(b, lifecycle.Username, sealed) },
-		"another column":       func() (lifecycle.Secret, error) { return k.Open(a, lifecycle.AvatarURL, sealed) },
-		"a changed byte":       func() (lifecycle.Secret, error) { return k.Open(a, lifecycle.Username, flip(sealed)) },
+		"another tenant's row": func() (lifecycle.Secret, error) { return k.Decrypt(b, lifecycle.Username, sealed) },
+		"another column":       func() (lifecycle.Secret, error) { return k.Decrypt(a, lifecycle.AvatarURL, sealed) },
+		"a changed byte":       func() (lifecycle.Secret, error) { return k.Decrypt(a, lifecycle.Username, flip(sealed)) },
 		"another keyring": func() (lifecycle.Secret, error) {
-			return must[*keyring.Keyring](t)(keyring.New()).Open(a, lifecycle.Username, sealed)
+			return must[*keyring.Keyring](t)(keyring.New()).Decrypt(a, lifecycle.Username, sealed)
 		},
 	} {
-		if _, err := open(); !errors.Is(err, keyring.ErrCannotOpen) {
-			t.Errorf("%s: got %v, want ErrCannotOpen", name, err)
+		if _, err := open(); !errors.Is(err, keyring.ErrCannotDecrypt) {
+			t.Errorf("%s: got %v, want ErrCannotDecrypt", name, err)
 		}
 	}
 }
@@ -89,19 +89,19 @@ func TestKeyringFileIsPrivateAndNeverReplaced(t *testing.T) {
 		t.Errorf("mode %o, want 600", st.Mode().Perm())
 	}
 	id := lifecycle.NewTenantID()
-	sealed := must[[]byte](t)(k.Seal(id, lifecycle.ClientKey, lifecycle.NewSecret("v")))
+	sealed := must[[]byte](t)(k.Encrypt(id, lifecycle.ClientKey, lifecycle.NewSecret("v")))
 	again, created, err := keyring.LoadOrCreate(path)
 	if err != nil || created {
 		t.Fatalf("second start: created=%v err=%v", created, err)
 	}
-	if _, err := again.Open(id, lifecycle.ClientKey, sealed); err != nil {
+	if _, err := again.Decrypt(id, lifecycle.ClientKey, sealed); err != nil {
 		t.Errorf("the second start lost the keys: %v", err)
 	}
 	if _, err := keyring.Create(path); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("Create over an existing keyring: %v, want fs.ErrExist", err)
 	}
 	inline := must[*keyring.Keyring](t)(keyring.Load(string(must[[]byte](t)(os.ReadFile(path)))))
-	if _, err := inline.Open(id, lifecycle.ClientKey, sealed); err != nil {
+	if _, err := inline.Decrypt(id, lifecycle.ClientKey, sealed); err != nil {
 		t.Errorf("the same keyring given in the environment: %v", err)
 	}
 	left := must[[]string](t)(filepath.Glob(filepath.Join(filepath.Dir(path), ".keyring-*")))
@@ -151,9 +151,9 @@ func TestAnOldKeyringGetsASigningKeyAndKeepsTheRest(t *testing.T) {
 	before := must[*keyring.Keyring](t)(keyring.Load(string(whole)))
 	after := must[*keyring.Keyring](t)(keyring.Load(string(must[[]byte](t)(keyring.Upgrade(old)))))
 	id := lifecycle.NewTenantID()
-	sealed := must[[]byte](t)(before.Seal(id, lifecycle.Username, lifecycle.NewSecret("x")))
-	if v, err := after.Open(id, lifecycle.Username, sealed); err != nil || v.Reveal() != "x" {
-		t.Errorf("what the old keyring sealed does not open: %v", err)
+	sealed := must[[]byte](t)(before.Encrypt(id, lifecycle.Username, lifecycle.NewSecret("x")))
+	if v, err := after.Decrypt(id, lifecycle.Username, sealed); err != nil || v.Reveal() != "x" {
+		t.Errorf("what the old keyring encrypted is not decrypted: %v", err)
 	}
 	if len(after.Signing()) != ed25519.PrivateKeySize || after.Signing().Equal(before.Signing()) {
 		t.Error("no signing key of its own")

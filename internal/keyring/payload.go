@@ -9,28 +9,28 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// SealPayload encrypts what waits to be sent about a tenant. The tenant and the
-// delivery are authenticated with it: a payload moved to another row does not open.
-func (k *Keyring) SealPayload(tenant lifecycle.TenantID, delivery uuid.UUID, payload []byte) ([]byte, error) {
+// EncryptPayload encrypts what waits to be sent about a tenant. Tenant and delivery are
+// its associated data: a payload that was moved to another row is not decrypted.
+func (k *Keyring) EncryptPayload(tenant lifecycle.TenantID, delivery uuid.UUID, payload []byte) ([]byte, error) {
 	b, err := k.fields.Load().aead.Encrypt(payload, payloadOf(tenant, delivery))
 	if err != nil {
-		return nil, fmt.Errorf("sealing a payload: %w", err)
+		return nil, fmt.Errorf("encrypting a payload: %w", err)
 	}
 	return b, nil
 }
 
-// OpenPayload decrypts what SealPayload returned. One sealed with a field key that the
+// DecryptPayload decrypts what EncryptPayload returned. One encrypted with a field key that the
 // keyring lacks is a *MissingKey.
-func (k *Keyring) OpenPayload(tenant lifecycle.TenantID, delivery uuid.UUID, sealed []byte) ([]byte, error) {
+func (k *Keyring) DecryptPayload(tenant lifecycle.TenantID, delivery uuid.UUID, encrypted []byte) ([]byte, error) {
 	keys := k.fields.Load()
-	b, err := keys.aead.Decrypt(sealed, payloadOf(tenant, delivery))
+	b, err := keys.aead.Decrypt(encrypted, payloadOf(tenant, delivery))
 	if err == nil {
 		return b, nil
 	}
-	if id, ok := SealedWith(sealed); ok && !slices.Contains(keys.ids, id) {
-		return nil, fmt.Errorf("opening a payload: %w", &MissingKey{id})
+	if id, ok := EncryptedWith(encrypted); ok && !slices.Contains(keys.ids, id) {
+		return nil, fmt.Errorf("decrypting a payload: %w", &MissingKey{id})
 	}
-	return nil, fmt.Errorf("opening a payload: %w", ErrCannotOpen)
+	return nil, fmt.Errorf("decrypting a payload: %w", ErrCannotDecrypt)
 }
 
 // payloadOf differs from every field's associated data in its first text.

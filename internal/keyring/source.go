@@ -22,7 +22,7 @@ type Source struct {
 	At string
 	// Wrap is the URI of the key of a key server that the keyring must be wrapped by;
 	// "" means that it is kept in clear. The file names the URI too, but is not
-	// believed: it could send our token to anybody.
+	// trusted: a changed file could send our token to any host.
 	Wrap string
 	// Server makes the key behind Wrap usable.
 	Server registry.KMSClient
@@ -31,12 +31,12 @@ type Source struct {
 // ErrNotInPlace means that a change of the keyring would not last where it is.
 var ErrNotInPlace = errors.New("it cannot be changed in place")
 
-// InPlace tells why the keyring must not be changed where it is: as text in the
+// InPlace returns why the keyring must not be changed where it is: as text in the
 // environment it cannot, and a file in memory is a copy of another one, which would be
 // what the next start reads. It is nil where a change lasts.
 func (s Source) InPlace() error {
 	if !s.InFile() {
-		return fmt.Errorf("TRAKR_KEYS holds the keyring itself and not a file: %w", ErrNotInPlace)
+		return fmt.Errorf("TRAKR_KEYS is the keyring itself and not a file: %w", ErrNotInPlace)
 	}
 	path, err := filepath.EvalSymlinks(s.At)
 	if err == nil {
@@ -46,13 +46,13 @@ func (s Source) InPlace() error {
 		return fmt.Errorf("opening the keyring: %w", err)
 	}
 	if inMemory(path) {
-		return fmt.Errorf("the keyring %s is a copy in memory, and a change would be gone with it: %w", s.At, ErrNotInPlace)
+		return fmt.Errorf("the keyring %s is a copy in memory, and a change would be lost with it: %w", s.At, ErrNotInPlace)
 	}
 	return nil
 }
 
-// inMemory tells by its name a file that is gone at the next boot (hier(7)): systemd's
-// credentials and runtime directories and containers' secrets are there.
+// inMemory reports whether a path is in a directory that does not survive a boot
+// (hier(7)): systemd's credentials and runtime directories and containers' secrets do not.
 func inMemory(path string) bool {
 	for _, dir := range []string{"/run/", "/var/run/", "/dev/shm/"} {
 		if strings.HasPrefix(path, dir) {
@@ -161,11 +161,14 @@ func (s Source) unwrap(f file, stored []byte) ([]byte, error) {
 	case f.Version != wrappedVersion && s.Wrap == "":
 		return stored, nil
 	case f.Version != wrappedVersion:
-		return nil, fmt.Errorf("the keyring %s is kept in clear, and TRAKR_KEYS_WRAP asks for one that is wrapped; run: trakr keys wrap", s.name())
+		return nil, fmt.Errorf("the keyring %s is kept in clear, and TRAKR_KEYS_WRAP asks for one that is wrapped; run: trakr keys wrap",
+			s.name())
 	case s.Wrap == "":
-		return nil, fmt.Errorf("the keyring %s is wrapped; set TRAKR_KEYS_WRAP to the key that wraps it, which it says is %q", s.name(), f.WrappedBy)
+		return nil, fmt.Errorf("the keyring %s is wrapped; set TRAKR_KEYS_WRAP to the key that wraps it, which it names as %q",
+			s.name(), f.WrappedBy)
 	case s.Wrap != f.WrappedBy:
-		return nil, fmt.Errorf("the keyring %s says that %q wraps it, and TRAKR_KEYS_WRAP names another key; set it to that one if it is yours", s.name(), f.WrappedBy)
+		return nil, fmt.Errorf("the keyring %s names %q as the key that wraps it, and TRAKR_KEYS_WRAP names another key; "+
+			"set it to the first if that is yours", s.name(), f.WrappedBy)
 	}
 	a, err := s.envelope()
 	if err != nil {
@@ -198,7 +201,8 @@ func (s Source) wrap(plain []byte) ([]byte, error) {
 // keyring itself never leaves this process in clear.
 func (s Source) envelope() (tink.AEAD, error) {
 	if s.Server == nil || !s.Server.Supported(s.Wrap) {
-		return nil, fmt.Errorf("TRAKR_KEYS_WRAP: this program knows no key server of that kind; it knows %sHOST/transit/keys/NAME", vaultScheme)
+		return nil, fmt.Errorf("TRAKR_KEYS_WRAP: this program knows no key server of that kind; it knows %sHOST/transit/keys/NAME",
+			vaultScheme)
 	}
 	remote, err := s.Server.GetAEAD(s.Wrap)
 	if err != nil {
@@ -209,7 +213,7 @@ func (s Source) envelope() (tink.AEAD, error) {
 
 func wrapping(uri string) []byte { return []byte("trakr/keyring/v1\x00" + uri) }
 
-// wrapFault keeps what the key server's client says; everything else is one case.
+// wrapFault passes a fault of the key server on; everything else is one case.
 func wrapFault(err error) error {
 	var f *ServerFault
 	if errors.As(err, &f) {
@@ -221,7 +225,7 @@ func wrapFault(err error) error {
 // Change is what is done to a keyring.
 type Change func(*keysets) error
 
-// AddFieldKey adds a field key that seals nothing yet. The id is set when it is done.
+// AddFieldKey adds a field key that encrypts nothing yet. The id is set when it is done.
 func AddFieldKey(id *KeyID) Change {
 	return func(s *keysets) error {
 		m := keyset.NewManagerFromHandle(s.fields)
@@ -235,7 +239,7 @@ func AddFieldKey(id *KeyID) Change {
 	}
 }
 
-// KeepFieldKey destroys every field key but one, which seals from then on. It is a
+// KeepFieldKey destroys every field key but one, which becomes the active one. It is a
 // *MissingKey, and nothing changes, when that one is not there.
 func KeepFieldKey(keep KeyID) Change {
 	return func(s *keysets) error {
@@ -243,7 +247,7 @@ func KeepFieldKey(keep KeyID) Change {
 		if err != nil {
 			return err
 		}
-		if f, err = f.sealWith(keep); err != nil {
+		if f, err = f.withActive(keep); err != nil {
 			return err
 		}
 		m := keyset.NewManagerFromHandle(f.set)
@@ -369,7 +373,7 @@ func replace(path string, stored []byte, check func([]byte) error) error {
 	if err != nil {
 		return fmt.Errorf("reading back what was written: %w (the old keyring is still whole)", err)
 	}
-	// Whoever serves with this file must be able to read the new one.
+	// The service that uses this file must be able to read the new one.
 	if st, ok := was.Sys().(*syscall.Stat_t); ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
 		if err := os.Chown(tmp, int(st.Uid), int(st.Gid)); err != nil {
 			return fmt.Errorf("keeping the keyring's owner: %w (the old one is still whole; run this as its owner)", err)

@@ -21,18 +21,18 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// sealed is a value and what a keyring made of it.
-func seal(t *testing.T, k *keyring.Keyring) (lifecycle.TenantID, []byte) {
+// encrypted is a tenant, and a value of it that a keyring encrypted.
+func encrypted(t *testing.T, k *keyring.Keyring) (lifecycle.TenantID, []byte) {
 	t.Helper()
 	id := lifecycle.NewTenantID()
-	return id, must[[]byte](t)(k.Seal(id, lifecycle.Username, lifecycle.NewSecret("x")))
+	return id, must[[]byte](t)(k.Encrypt(id, lifecycle.Username, lifecycle.NewSecret("x")))
 }
 
 func TestAKeyIsAddedUsedAndTheOldOneDestroyed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.json")
 	running := must[*keyring.Keyring](t)(keyring.Create(path))
-	old := running.Sealing()
-	id, was := seal(t, running)
+	old := running.Active()
+	id, was := encrypted(t, running)
 	digest := must[keyring.Digest](t)(running.Digest(keyring.Subject, lifecycle.NewSecret("x")))
 	s := keyring.Source{At: path}
 
@@ -40,28 +40,28 @@ func TestAKeyIsAddedUsedAndTheOldOneDestroyed(t *testing.T) {
 	if err := s.Edit(keyring.AddFieldKey(&added)); err != nil {
 		t.Fatal(err)
 	}
-	if err := running.Use(added); !errors.As(err, new(*keyring.MissingKey)) {
+	if err := running.SetActive(added); !errors.As(err, new(*keyring.MissingKey)) {
 		t.Errorf("using a key that was not read yet: %v", err)
 	}
-	if changed, err := running.Reload(); err != nil || !changed || running.Sealing() != old || !slices.Equal(running.FieldKeys(), []keyring.KeyID{old, added}) {
-		t.Fatalf("changed=%v, %v: %v seals with %v", changed, err, running.FieldKeys(), running.Sealing())
+	if changed, err := running.Reload(); err != nil || !changed || running.Active() != old || !slices.Equal(running.FieldKeys(), []keyring.KeyID{old, added}) {
+		t.Fatalf("changed=%v, %v: %v is active: %v", changed, err, running.FieldKeys(), running.Active())
 	}
 	if changed, err := running.Reload(); err != nil || changed {
 		t.Errorf("nothing changed: %v, %v", changed, err)
 	}
-	if err := running.Use(added); err != nil {
+	if err := running.SetActive(added); err != nil {
 		t.Fatal(err)
 	}
-	id2, is := seal(t, running)
+	id2, is := encrypted(t, running)
 	for _, c := range []struct {
 		sealed []byte
 		by     keyring.KeyID
 	}{{was, old}, {is, added}} {
-		if by, ok := keyring.SealedWith(c.sealed); !ok || by != c.by {
+		if by, ok := keyring.EncryptedWith(c.sealed); !ok || by != c.by {
 			t.Errorf("sealed with %v, want %v", by, c.by)
 		}
 	}
-	if _, err := running.Open(id, lifecycle.Username, was); err != nil {
+	if _, err := running.Decrypt(id, lifecycle.Username, was); err != nil {
 		t.Error(err)
 	}
 
@@ -77,10 +77,10 @@ func TestAKeyIsAddedUsedAndTheOldOneDestroyed(t *testing.T) {
 	}
 	for name, k := range map[string]*keyring.Keyring{"read anew": fresh, "taken over": running} {
 		var missing *keyring.MissingKey
-		if _, err := k.Open(id, lifecycle.Username, was); !errors.As(err, &missing) || missing.ID != old || !errors.Is(err, keyring.ErrCannotOpen) {
+		if _, err := k.Decrypt(id, lifecycle.Username, was); !errors.As(err, &missing) || missing.ID != old || !errors.Is(err, keyring.ErrCannotDecrypt) {
 			t.Errorf("%s: a value of the destroyed key: %v", name, err)
 		}
-		if v, err := k.Open(id2, lifecycle.Username, is); err != nil || v.Reveal() != "x" {
+		if v, err := k.Decrypt(id2, lifecycle.Username, is); err != nil || v.Reveal() != "x" {
 			t.Errorf("%s: %v", name, err)
 		}
 		if d := must[keyring.Digest](t)(k.Digest(keyring.Subject, lifecycle.NewSecret("x"))); !bytes.Equal(d, digest) || !k.Signing().Equal(running.Signing()) {
@@ -209,7 +209,7 @@ func TestEditsAtTheSameTimeAreAllThere(t *testing.T) {
 func TestAnotherKeyringInTheSamePlaceIsNotTakenOver(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.json")
 	k := must[*keyring.Keyring](t)(keyring.Create(path))
-	id, sealed := seal(t, k)
+	id, sealed := encrypted(t, k)
 	for name, content := range map[string][]byte{"another one": must[[]byte](t)(keyring.Marshal()), "half a one": []byte(`{"about":`), "nothing": nil} {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
@@ -217,7 +217,7 @@ func TestAnotherKeyringInTheSamePlaceIsNotTakenOver(t *testing.T) {
 		if changed, err := k.Reload(); err == nil || changed {
 			t.Errorf("%s was taken over", name)
 		}
-		if _, err := k.Open(id, lifecycle.Username, sealed); err != nil {
+		if _, err := k.Decrypt(id, lifecycle.Username, sealed); err != nil {
 			t.Errorf("after %s: %v", name, err)
 		}
 	}
@@ -302,7 +302,7 @@ func TestAWrappedKeyringOpensOnlyWithTheKeyServer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys.json")
 	open := keyring.Source{At: path}
 	k := must[*keyring.Keyring](t)(open.Create())
-	id, sealed := seal(t, k)
+	id, sealed := encrypted(t, k)
 	plain := must[[]byte](t)(os.ReadFile(path))
 	wrapped := keyring.Source{At: path, Wrap: uri, Server: &keyring.Vault{Token: lifecycle.NewSecret("marker-token")}}
 
@@ -318,7 +318,7 @@ func TestAWrappedKeyringOpensOnlyWithTheKeyServer(t *testing.T) {
 		t.Errorf("what is stored is not wrapped:\n%s", stored)
 	}
 	read := must[*keyring.Keyring](t)(wrapped.Load())
-	if _, err := read.Open(id, lifecycle.Username, sealed); err != nil {
+	if _, err := read.Decrypt(id, lifecycle.Username, sealed); err != nil {
 		t.Error(err)
 	}
 	// It is rotated and given as a text like any other; nothing changed, nobody is asked.
@@ -411,7 +411,7 @@ func TestAWrappedKeyringOpensOnlyWithTheKeyServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := must[*keyring.Keyring](t)(open.Load())
-	if _, err := again.Open(id, lifecycle.Username, sealed); err != nil {
+	if _, err := again.Decrypt(id, lifecycle.Username, sealed); err != nil {
 		t.Error(err)
 	}
 	if before, after := must[*keyring.Keyring](t)(keyring.Load(string(plain))), again; !before.Signing().Equal(after.Signing()) {

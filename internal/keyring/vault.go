@@ -34,7 +34,7 @@ func (f *ServerFault) Error() string { return f.Cause + "; " + f.WayOut }
 
 // Vault is the transit engine of HashiCorp Vault (or OpenBao) as a key server, in the
 // shape of Tink's KMS clients. A key is named hcvault://HOST[:PORT]/MOUNT/keys/NAME;
-// it is spoken to by https, and in clear only on this machine (a Vault agent).
+// requests use https, or http only to this machine (a Vault agent).
 // API: developer.hashicorp.com/vault/api-docs/secret/transit.
 type Vault struct {
 	// Token is sent with each request; the file is read each time, so that it can be
@@ -48,7 +48,7 @@ type Vault struct {
 // Supported implements registry.KMSClient.
 func (v *Vault) Supported(uri string) bool { return strings.HasPrefix(uri, vaultScheme) }
 
-// GetAEAD implements registry.KMSClient. It asks nobody.
+// GetAEAD implements registry.KMSClient. It sends no request.
 func (v *Vault) GetAEAD(uri string) (tink.AEAD, error) {
 	k, err := parseVaultKey(uri)
 	if err != nil {
@@ -58,7 +58,7 @@ func (v *Vault) GetAEAD(uri string) (tink.AEAD, error) {
 	return k, nil
 }
 
-// CheckVaultURI tells whether a text can name a key of a Vault.
+// CheckVaultURI returns an error for a text that cannot name a key of a Vault.
 func CheckVaultURI(uri string) error {
 	_, err := parseVaultKey(uri)
 	return err
@@ -102,9 +102,9 @@ func (k *vaultKey) Encrypt(plain, _ []byte) ([]byte, error) {
 }
 
 // Decrypt implements tink.AEAD.
-func (k *vaultKey) Decrypt(sealed, _ []byte) ([]byte, error) {
+func (k *vaultKey) Decrypt(encrypted, _ []byte) ([]byte, error) {
 	var out struct{ Data struct{ Plaintext string } }
-	if err := k.call("decrypt", map[string]string{"ciphertext": string(sealed)}, &out); err != nil {
+	if err := k.call("decrypt", map[string]string{"ciphertext": string(encrypted)}, &out); err != nil {
 		return nil, err
 	}
 	b, err := base64.StdEncoding.DecodeString(out.Data.Plaintext)
@@ -118,7 +118,7 @@ func (k *vaultKey) fault(cause, wayOut string) error {
 	return &ServerFault{"the key server " + k.host + " " + cause, wayOut}
 }
 
-// call posts to an operation of the key. The server's own words are not repeated.
+// call posts to an operation of the key. The server's own messages are not repeated.
 func (k *vaultKey) call(operation string, body map[string]string, into any) error {
 	token, err := k.token()
 	if err != nil {
@@ -151,11 +151,13 @@ func (k *vaultKey) call(operation string, body map[string]string, into any) erro
 	switch resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusForbidden, http.StatusUnauthorized:
-		return k.fault("refuses our token", "give TRAKR_KEYS_WRAP_TOKEN or TRAKR_KEYS_WRAP_TOKEN_FILE a valid token whose policy allows update on "+path)
+		return k.fault("refuses our token",
+			"give TRAKR_KEYS_WRAP_TOKEN or TRAKR_KEYS_WRAP_TOKEN_FILE a valid token whose policy allows update on "+path)
 	case http.StatusNotFound:
 		return k.fault("has no transit engine or key there", "check the mount and the name in TRAKR_KEYS_WRAP: "+k.mount+vaultKeys+k.name)
 	case http.StatusBadRequest:
-		return k.fault("cannot "+operation+" with the key "+k.name, "check that it is the key that wrapped this keyring, with that version still allowed (min_decryption_version)")
+		return k.fault("cannot "+operation+" with the key "+k.name,
+			"check that it is the key that wrapped this keyring, with that version still allowed (min_decryption_version)")
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests, 473:
 		return k.fault("is sealed or a standby that does not forward", "unseal it, or name the active one")
 	default:
@@ -173,7 +175,8 @@ func (k *vaultKey) token() (lifecycle.Secret, error) {
 	}
 	b, err := os.ReadFile(k.vault.TokenFile)
 	if err != nil { // never wrapped: a missing token is not a missing keyring
-		return lifecycle.Secret{}, &ServerFault{"the token for the key server cannot be read from " + k.vault.TokenFile, "check TRAKR_KEYS_WRAP_TOKEN_FILE"}
+		return lifecycle.Secret{}, &ServerFault{"the token for the key server cannot be read from " + k.vault.TokenFile,
+			"check TRAKR_KEYS_WRAP_TOKEN_FILE"}
 	}
 	return lifecycle.NewSecret(strings.TrimSpace(string(b))), nil
 }
@@ -182,5 +185,6 @@ func (k *vaultKey) client() *http.Client {
 	if k.vault.Client != nil {
 		return k.vault.Client
 	}
-	return &http.Client{Timeout: vaultTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{Timeout: vaultTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }

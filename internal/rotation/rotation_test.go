@@ -129,7 +129,7 @@ func (p *place) intact(when string) {
 			if _, held := want[f]; !held && b == nil {
 				continue
 			}
-			if v, err := p.Keys.Open(id, f, b); err != nil || v != want[f] {
+			if v, err := p.Keys.Decrypt(id, f, b); err != nil || v != want[f] {
 				p.T.Fatalf("%s: %s of a tenant is not what it was: %v", when, f, err)
 			}
 		}
@@ -175,7 +175,7 @@ func (p *place) states() string {
 func TestARotationThatIsEndedAtEveryStepFinishes(t *testing.T) {
 	p := newPlace(t, 3)
 	before := p.copy("before.json")
-	old := p.Keys.Sealing()
+	old := p.Keys.Active()
 	p.intact("before")
 	for _, c := range []struct{ at, states string }{
 		{rotation.Stage, "active held=true sealed=true, staged held=true sealed=false"},
@@ -224,7 +224,7 @@ func TestARotationThatIsEndedAtEveryStepFinishes(t *testing.T) {
 	was := storetest.Must(t)(keyring.Load(before)).(*keyring.Keyring)
 	for tenant, fields := range p.sealed() {
 		for f, b := range fields {
-			if _, err := was.Open(tenant, f, b); !errors.As(err, new(*keyring.MissingKey)) {
+			if _, err := was.Decrypt(tenant, f, b); !errors.As(err, new(*keyring.MissingKey)) {
 				t.Errorf("the keyring from before opens %s: %v", f, err)
 			}
 		}
@@ -255,7 +255,7 @@ func TestAServiceWithACopyOfTheKeyringIsWaitedFor(t *testing.T) {
 	if err := instances.New(p.DB).Record(t.Context(), instance, keys, instances.Facts{}); err != nil {
 		t.Fatal(err)
 	}
-	old := keys.Sealing()
+	old := keys.Active()
 	_, err := p.rotate("")
 	if err == nil || !strings.Contains(err.Error(), "1 of 1 running services do not hold the new key") || !strings.Contains(err.Error(), "run this again") {
 		t.Fatalf("%v", err)
@@ -281,7 +281,7 @@ func TestAServiceWithACopyOfTheKeyringIsWaitedFor(t *testing.T) {
 		t.Fatalf("%+v %v", done, err)
 	}
 	// It has not looked yet and seals with the old key: refused, looked up, done again.
-	if keys.Sealing() != old {
+	if keys.Active() != old {
 		t.Fatal("the story is not told: the copy seals with the new key already")
 	}
 	v := storetest.Values("copy")
@@ -429,7 +429,7 @@ func TestHeldBusyAndGoingTenants(t *testing.T) {
 		t.Fatal(err)
 	}
 	sealed := p.Bytes(`SELECT username FROM trakr.tenant_fields WHERE tenant_id = $1`, held.String())
-	if v, err := p.Keys.Open(held, lifecycle.Username, sealed); err != nil || v != p.values[held][lifecycle.Username] {
+	if v, err := p.Keys.Decrypt(held, lifecycle.Username, sealed); err != nil || v != p.values[held][lifecycle.Username] {
 		t.Errorf("the held tenant's value: %v", err)
 	}
 	delete(p.values, held)
@@ -487,7 +487,7 @@ func TestWhatWaitsForTheEndServiceIsSealedAnew(t *testing.T) {
 	for id = range p.values {
 		break
 	}
-	old := p.Keys.Sealing()
+	old := p.Keys.Active()
 	queued := p.queue(id, 3)
 	if _, err := p.rotate(rotation.Batch + " 1"); !errors.Is(err, errKilled) { // the values are sealed anew, the messages are not
 		t.Fatal(err)
@@ -517,7 +517,7 @@ func TestWhatWaitsForTheEndServiceIsSealedAnew(t *testing.T) {
 	p.told(id, queued, "rotated")
 	p.intact("rotated")
 	if n := p.Int(`SELECT count(*) FROM trakr.audit_events WHERE action = 'tenant.reencrypt' AND outcome = 'success' AND field_names = '{client_key}'
-		AND tenant_id = $1 AND correlation_id = $2 AND request_id IN (SELECT delivery_id::text FROM trakr.outbox)`, id.String(), p.Keys.Sealing().Rotation()); n != int64(len(queued)) {
+		AND tenant_id = $1 AND correlation_id = $2 AND request_id IN (SELECT delivery_id::text FROM trakr.outbox)`, id.String(), p.Keys.Active().Rotation()); n != int64(len(queued)) {
 		t.Errorf("%d events tell of %d payloads", n, len(queued))
 	}
 }
@@ -591,7 +591,7 @@ func (p *place) queue(id lifecycle.TenantID, n int) []uuid.UUID {
 	var out []uuid.UUID
 	for i := range n {
 		d := uuid.New()
-		sealed := storetest.Must(p.T)(p.Keys.SealPayload(id, d, []byte("what is to be told"))).([]byte)
+		sealed := storetest.Must(p.T)(p.Keys.EncryptPayload(id, d, []byte("what is to be told"))).([]byte)
 		p.Exec(`INSERT INTO trakr.outbox (delivery_id, tenant_id, seq, kind, state, field_names, told, enqueued_at, next_attempt_at)
 			VALUES ($1, $2, $3, 'installed', 'waiting', '{client_key}', false, now(), now())`, d.String(), id.String(), i+1)
 		p.Exec(`INSERT INTO trakr.outbox_payloads (delivery_id, tenant_id, sealed) VALUES ($1, $2, $3)`, d.String(), id.String(), sealed)
@@ -610,7 +610,7 @@ func (p *place) told(id lifecycle.TenantID, queued []uuid.UUID, when string) {
 		if err := c.QueryRow(p.T.Context(), `SELECT sealed FROM trakr.outbox_payloads WHERE delivery_id = $1`, d.String()).Scan(&sealed); err != nil {
 			p.T.Fatalf("%s: %v", when, err)
 		}
-		if b, err := p.Keys.OpenPayload(id, d, sealed); err != nil || string(b) != "what is to be told" {
+		if b, err := p.Keys.DecryptPayload(id, d, sealed); err != nil || string(b) != "what is to be told" {
 			p.T.Fatalf("%s: what waits does not open: %v", when, err)
 		}
 	}
@@ -631,7 +631,7 @@ func TestTheDatabaseRefusesWhatTheRotationRestsOn(t *testing.T) {
 		return fmt.Sprintf(`convert_to('{"action":"%s","actor_id":"x","actor_type":"operator","correlation_id":"field-key-%v","event_id":"%s","field_names":["client_key","shared_secret","principal_uuid","username","avatar_url"],`+
 			`"occurred_at":"2026-11-24T00:00:00.000000Z","outcome":"success","reason_code":"service_operation","schema_version":1,"tenant_id":"%s"}', 'UTF8')`, action, key, uuid.New(), id)
 	}
-	active := storetest.Must(t)(keyring.Load(p.path)).(*keyring.Keyring).Sealing()
+	active := storetest.Must(t)(keyring.Load(p.path)).(*keyring.Keyring).Active()
 	for name, c := range map[string]struct{ sql, says string }{
 		"a value of the old key":           {fmt.Sprintf(`UPDATE trakr.tenant_fields SET username = '\x%x'`, sealedByOld), "TK423"},
 		"the same in replica mode":         {fmt.Sprintf(`SET session_replication_role = replica; UPDATE trakr.tenant_fields SET username = '\x%x'`, sealedByOld), "TK423"},

@@ -125,7 +125,7 @@ func TestWhatAnEarlierVersionEnteredIsJudgedOnItsWayOut(t *testing.T) {
 	b, err := g.Encode(egress.Event{ID: d.ID.String(), Kind: d.Kind, Time: d.EnqueuedAt, Sequence: d.Seq, Data: g.Data(d.Kind, id, v)}, v)
 	must(t, err)
 	body := bytes.Replace(b.Bytes(), []byte(v[lifecycle.ClientKey].Reveal()), []byte(contact), 1)
-	sealed, err := h.Keys.SealPayload(id, d.ID, body)
+	sealed, err := h.Keys.EncryptPayload(id, d.ID, body)
 	must(t, err)
 	h.Exec(`UPDATE trakr.outbox_payloads SET sealed = $2 WHERE delivery_id = $1`, d.ID.String(), sealed)
 

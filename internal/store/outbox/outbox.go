@@ -65,7 +65,7 @@ func Announce(ctx context.Context, tx bun.Tx, g *egress.Guard, keys *keyring.Key
 		}
 		return audit.Append(ctx, tx, d.refusal(ctx, now, a, "", err))
 	}
-	sealed, err := keys.SealPayload(tenant, id, body.Bytes())
+	sealed, err := keys.EncryptPayload(tenant, id, body.Bytes())
 	if err != nil {
 		return err
 	}

@@ -139,7 +139,7 @@ func (s *Store) Open(ctx context.Context, a lifecycle.Access, d Delivery, g *egr
 	if d.Kind == egress.Erased {
 		body, err = g.Encode(egress.Event{ID: d.ID.String(), Kind: d.Kind, Time: d.EnqueuedAt, Sequence: d.Seq, Data: g.Data(d.Kind, d.Tenant, nil)}, nil)
 	} else {
-		b, e := s.keys.OpenPayload(d.Tenant, d.ID, payload.Sealed)
+		b, e := s.keys.DecryptPayload(d.Tenant, d.ID, payload.Sealed)
 		if e != nil {
 			return egress.Body{}, e
 		}
@@ -199,7 +199,7 @@ func (s *Store) Reseal(ctx context.Context, a lifecycle.Access, after uuid.UUID)
 		switch err := s.reseal(ctx, a, r.ID); {
 		case errors.Is(err, ErrGone):
 			out.Busy++
-		case errors.Is(err, keyring.ErrCannotOpen):
+		case errors.Is(err, keyring.ErrCannotDecrypt):
 			out.Unopened++
 		case err != nil:
 			return out, fmt.Errorf("sealing a payload anew: %w", err)
@@ -223,16 +223,16 @@ func (s *Store) reseal(ctx context.Context, a lifecycle.Access, id uuid.UUID) er
 			return err
 		}
 		e := d.event(ctx, now, a, audit.TenantReencrypt, audit.Success, "")
-		e.CorrelationID = s.keys.Sealing().Rotation()
+		e.CorrelationID = s.keys.Active().Rotation()
 		var payload struct{ Sealed []byte }
 		if err := tx.NewRaw(`SELECT sealed FROM door.reseal_payload(?)`, e.Record()).Scan(ctx, &payload); err != nil {
 			return audit.Unavailable(err)
 		}
-		b, err := s.keys.OpenPayload(d.Tenant, d.ID, payload.Sealed)
+		b, err := s.keys.DecryptPayload(d.Tenant, d.ID, payload.Sealed)
 		if err != nil {
 			return err
 		}
-		sealed, err := s.keys.SealPayload(d.Tenant, d.ID, b)
+		sealed, err := s.keys.EncryptPayload(d.Tenant, d.ID, b)
 		if err != nil {
 			return err
 		}

@@ -65,12 +65,12 @@ func useActive(ctx context.Context, db bun.IDB, keys *keyring.Keyring) (keyring.
 		return 0, fmt.Errorf("asking which key seals: %w", err)
 	}
 	id := keyring.KeyID(row.KeyID)
-	err = keys.Use(id)
+	err = keys.SetActive(id)
 	if errors.As(err, new(*keyring.MissingKey)) {
 		if _, again := keys.Reload(); again != nil {
 			return id, fmt.Errorf("%w (reading it again: %w)", err, again)
 		}
-		err = keys.Use(id)
+		err = keys.SetActive(id)
 	}
 	return id, err
 }
@@ -83,7 +83,7 @@ func bindFieldKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring) err
 		return err
 	}
 	if active == 0 {
-		if _, err := pg.Bun(db).NewRaw(`SELECT door.note_field_key(?)`, int64(keys.Sealing())).Exec(ctx); err != nil {
+		if _, err := pg.Bun(db).NewRaw(`SELECT door.note_field_key(?)`, int64(keys.Active())).Exec(ctx); err != nil {
 			return pg.Map(err)
 		}
 		_, err = useActive(ctx, pg.Bun(db), keys) // another service may have noted one first
@@ -206,7 +206,7 @@ func (d *Door) ActivateKey(ctx context.Context, a lifecycle.Access, id keyring.K
 	if err != nil {
 		return fmt.Errorf("making the key active: %w", err)
 	}
-	return d.keys.Use(id)
+	return d.keys.SetActive(id)
 }
 
 // ErrKeyInUse means that values are sealed with a key that was to be destroyed.

@@ -220,7 +220,7 @@ func (d *Door) open(id lifecycle.TenantID, fields []lifecycle.Field, got answer)
 		if b == nil {
 			continue
 		}
-		if values[f], err = d.keys.Open(id, f, b); err != nil {
+		if values[f], err = d.keys.Decrypt(id, f, b); err != nil {
 			return nil, err
 		}
 	}

@@ -34,7 +34,7 @@ var errContact = errors.New("a stored value looks like contact data")
 // notResealed are the errors about one tenant's values, and what the audit says of them.
 func notResealed(err error) (detail string, of bool) {
 	switch {
-	case errors.Is(err, keyring.ErrCannotOpen):
+	case errors.Is(err, keyring.ErrCannotDecrypt):
 		return "cannot_open", true
 	case errors.Is(err, errContact):
 		return "contact_data", true
@@ -174,14 +174,14 @@ func (d *Door) reseal(ctx context.Context, tx pgx.Tx, mine []lifecycle.TenantID,
 		for i, f := range columns {
 			var b []byte
 			if got[i] != nil {
-				v, err := d.keys.Open(id, f, got[i])
+				v, err := d.keys.Decrypt(id, f, got[i])
 				if err != nil {
 					return err
 				}
 				if f != lifecycle.SharedSecret && contactdata.Contact(v.Reveal()) {
 					return errContact
 				}
-				if b, err = d.keys.Seal(id, f, v); err != nil {
+				if b, err = d.keys.Encrypt(id, f, v); err != nil {
 					return err
 				}
 				out.Values++

@@ -446,7 +446,7 @@ func TestTheReadFunctionReturnsOnlyWhatEachRecordNames(t *testing.T) {
 				continue
 			}
 			// It is the value of the tenant the record names, and of no other.
-			if _, err := e.Keys.Open(ids[ord%2], f, got[i]); err != nil {
+			if _, err := e.Keys.Decrypt(ids[ord%2], f, got[i]); err != nil {
 				t.Errorf("request %d: %s is not this tenant's: %v", ord, f, err)
 			}
 		}

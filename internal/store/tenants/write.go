@@ -356,7 +356,7 @@ func (d *Door) seal(id lifecycle.TenantID, values lifecycle.Values, now time.Tim
 		if v.Empty() || !d.policy.Keeps(f) {
 			continue
 		}
-		b, err := d.keys.Seal(id, f, v)
+		b, err := d.keys.Encrypt(id, f, v)
 		if err != nil {
 			return r, err
 		}
