@@ -44,6 +44,8 @@ func fill(v reflect.Value) {
 		v.SetString("text")
 	case reflect.Int, reflect.Int64:
 		v.SetInt(7)
+	case reflect.Uint8:
+		v.SetUint(7)
 	case reflect.Bool:
 		v.SetBool(true)
 	case reflect.Pointer:
@@ -91,7 +93,7 @@ func TestTheModelsAreEncodedAsBefore(t *testing.T) {
 	}
 	const golden = "testdata/views.golden.json"
 	if *update {
-		if err := os.WriteFile(golden, append(b, '\n'), 0o600); err != nil {
+		if err := os.WriteFile(golden, append(b, '\n'), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
