@@ -3,95 +3,110 @@ package reports
 import (
 	"strings"
 
+	"trakr/internal/check"
 	"trakr/policy"
 )
 
-// canaryTable is where the orphan sweep's own orphan lies.
+// canaryTable contains the orphan sweep's canary, a planted orphan.
 const canaryTable = "trakr.sweep_canaries"
 
-// Attestation builds the Orphan Sweep Attestation: that the newest pass found no row
-// of a tenant that is no longer registered, that it could see, and that it is watched.
+// Attestation builds the Orphan Sweep Attestation: that the newest pass found no row of a
+// tenant that is no longer registered, that it could see, and that it is monitored.
 func Attestation(p *policy.Policy, f Facts, version string) Document {
-	d := newDocument("attestation", "Orphan Sweep Attestation", p, f, version)
-	d.conclude(nothingRemains(f), canarySeen(f), sweepsRun(f), heartbeats(f))
+	d := newDocument(p, f, version, nothingRemains(f), canarySeen(f), sweepsRun(f), jobsRun(f))
+	d.Kind, d.Title = "attestation", "Orphan Sweep Attestation"
 	d.Sections = []Section{orphanChecks(f), sweepSection(f), jobSection(f), findingSection(f), holdSection(f)}
 	d.Notes = []string{
-		"A pass of the sweep counts, in one snapshot, in every table of the live catalog that has a column for a tenant, declared or not, the rows of tenants that are no longer registered. “Retained” rows are kept by policy, on the ground that stands beside them.",
-		"The canary is a row of a tenant that never was, planted every ten minutes. A pass that does not see it is blind, and nothing is attested.",
-		"“Predicate” is the SHA-256 of the SQL that counted. Jobs were asked of the running system when this report was made, also when it speaks about an earlier moment.",
-		"A tenant under a legal hold keeps its values as long as the hold is in force: its erasure waits, and its rows are no orphans.",
+		"A pass of the sweep counts, in one snapshot, the rows of tenants that are no longer registered, in every table of the " +
+			"live catalog " +
+			"that has a column for a tenant, declared or not. “Retained” rows are kept because of the ground beside them, which " +
+			"the policy declares.",
+		"The canary is a row of a tenant that never existed, planted every ten minutes. A pass that does not find it is blind, " +
+			"and nothing is attested.",
+		"“Predicate” is the SHA-256 of the SQL that counted. The states of the jobs are those when this report was made, " +
+			"even when the report is about an earlier moment.",
+		"The values of a tenant under a legal hold are kept as long as the hold is in force: its erasure waits, and its rows are " +
+			"not orphans.",
 		noValueNote,
 	}
 	return d
 }
 
-func canarySeen(f Facts) Statement {
-	s := Statement{Text: "The newest pass proved that it sees: it counted its canary", State: CannotTell, Why: "blind: the newest pass did not look for it."}
+func canarySeen(f Facts) check.Result {
+	r := check.Result{
+		ID: "orphans.canary", Title: "The newest pass proved that it can see: it found its canary", State: check.Unknown,
+		Evidence: "blind: the newest pass did not look for it.",
+	}
 	for _, c := range f.OrphanChecks {
 		switch {
 		case c.Table != canaryTable:
 		case c.Disposition == "retained" && c.Rows > 0:
-			s.State, s.Why = Holds, plural(c.Rows, "row", "rows")+" of "+canaryTable+", by the same SQL as any other."
+			r.State, r.Evidence = check.Pass, plural(c.Rows, "row", "rows")+" of "+canaryTable+", found by the same SQL as any other row."
 		case c.Ground != "":
-			s.Why = "blind: " + c.Ground + "."
+			r.Evidence = "blind: " + c.Ground + "."
 		default:
-			s.Why = "blind: it was not there."
+			r.Evidence = "blind: it was not there."
 		}
 	}
 	if len(f.OrphanChecks) == 0 {
-		s.Why = "no pass has left its counts."
+		r.Evidence = "no pass has recorded its counts."
 	}
-	return s
+	return r
 }
 
-// heartbeats: a scheduler that stands still makes every newest pass look fresh for a
-// while; its own beats tell.
-func heartbeats(f Facts) Statement {
-	s := Statement{Text: "The scheduler is alive: each job succeeded within twice its interval", State: CannotTell, Why: "no running service has scheduled a job."}
-	var jobs int64
+// jobsRun checks the scheduler's own heartbeats: when it stops, every newest pass still
+// looks recent for a while.
+func jobsRun(f Facts) check.Result {
+	r := check.Result{
+		ID: "jobs.in-time", Title: "The scheduler runs: each job succeeded within twice its interval", State: check.Unknown,
+		Evidence: "no running service has scheduled a job.",
+	}
 	var late []string
-	for _, c := range f.Controls {
-		if job, ok := strings.CutPrefix(c.ID, JobControl); ok {
-			if jobs++; c.State != "pass" {
-				late = append(late, job)
-			}
+	for _, j := range f.Jobs {
+		if j.State != check.Pass {
+			late = append(late, j.Name)
 		}
 	}
 	switch {
 	case late != nil:
-		s.Why = "overdue: " + strings.Join(late, ", ") + "."
-	case jobs > 0:
-		s.State, s.Why = Holds, plural(jobs, "job", "jobs")+"."
+		r.Evidence = "overdue: " + strings.Join(late, ", ") + "."
+	case len(f.Jobs) > 0:
+		r.State, r.Evidence = check.Pass, plural(int64(len(f.Jobs)), "job", "jobs")+"."
 	}
-	return s
+	return r
 }
 
 func orphanChecks(f Facts) Section {
-	s := Section{ID: "newest_pass", Title: "Newest pass, table by table", Columns: []Column{{Key: "table", Title: "Table"}, {Key: "column", Title: "Column"}, {Key: "rows", Title: "Rows", Numeric: true},
-		{Key: "disposition", Title: "Judgement"}, {Key: "ground", Title: "Ground"}, {Key: "last_verified_at", Title: "Counted"}, {Key: "predicate_digest", Title: "Predicate"}}}
+	s := Section{ID: "newest_pass", Title: "Newest pass, table by table", Columns: []Column{
+		{Key: "table", Title: "Table"}, {Key: "column", Title: "Column"}, {Key: "rows", Title: "Rows", Numeric: true},
+		{Key: "disposition", Title: "Result"}, {Key: "ground", Title: "Ground"}, {Key: "last_verified_at", Title: "Counted"},
+		{Key: "predicate_digest", Title: "Predicate"},
+	}}
 	for _, x := range f.Sweeps {
 		if x.Kind == "orphans" && x.RunID != "" {
 			s.Intro = "Of the run " + x.RunID + ", which ended as " + x.Result + "."
 		}
 	}
 	for _, c := range f.OrphanChecks {
-		judged := c.Disposition
-		if judged == "checked" && c.Rows == 0 {
-			judged = "nothing remains"
-		} else if judged == "checked" {
-			judged = "REMAINS"
+		result := c.Disposition
+		if result == "checked" && c.Rows == 0 {
+			result = "nothing remains"
+		} else if result == "checked" {
+			result = "REMAINS"
 		}
-		s.Rows = append(s.Rows, []string{c.Table, orDash(c.Column), count(c.Rows), judged, orDash(c.Ground), stamp(&c.CheckedAt), orDash(c.Predicate)})
+		s.Rows = append(s.Rows, []string{
+			c.Table, orDash(c.Column), count(c.Rows), result, orDash(c.Ground), stamp(&c.CheckedAt), orDash(c.Predicate),
+		})
 	}
 	return s
 }
 
 func jobSection(f Facts) Section {
-	s := Section{ID: "jobs", Title: "Scheduled jobs", Columns: []Column{{Key: "job", Title: "Job"}, {Key: "state", Title: "State"}, {Key: "detail", Title: "Detail"}}}
-	for _, c := range f.Controls {
-		if job, ok := strings.CutPrefix(c.ID, JobControl); ok {
-			s.Rows = append(s.Rows, []string{job, c.State, orDash(c.Detail)})
-		}
+	s := Section{ID: "jobs", Title: "Scheduled jobs", Columns: []Column{
+		{Key: "job", Title: "Job"}, {Key: "state", Title: "State"}, {Key: "detail", Title: "Detail"},
+	}}
+	for _, j := range f.Jobs {
+		s.Rows = append(s.Rows, []string{j.Name, string(j.State), orDash(j.Detail())})
 	}
 	return s
 }

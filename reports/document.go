@@ -1,39 +1,41 @@
 package reports
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
+	"trakr/internal/check"
 	"trakr/policy"
 )
 
-// State is what a report says of a statement.
-type State string
-
-// The states. CannotTell is not a soft yes: nothing is claimed.
-const (
-	Holds      State = "holds"
-	Fails      State = "does not hold"
-	CannotTell State = "cannot tell"
-)
-
-// Statement is one sentence, whether it holds, and how that is known.
-type Statement struct {
-	Text  string `json:"text"`
-	State State  `json:"state"`
-	Why   string `json:"why"`
+// Report is a finished report of any kind.
+type Report interface {
+	// Render returns the report in a format. The same report gives the same bytes.
+	Render(f Format) ([]byte, error)
 }
 
-// Column is one column of a section's table.
-type Column struct {
-	Key     string `json:"key"`
-	Title   string `json:"title"`
-	Numeric bool   `json:"-"`
+// Document is a finished report with statements and tables, ready to be rendered.
+type Document struct {
+	Kind        string
+	Title       string
+	AsOf        string // RFC 3339, UTC, to the microsecond: what --as-of takes
+	Issuer      string
+	Contact     string
+	App         string
+	ToolVersion string
+	PolicyHash  string
+	Verdict     check.State    // the worst of Statements
+	Reasons     []string       // why Verdict is not a pass
+	Statements  []check.Result // what the document states; each title is a sentence
+	Sections    []Section
+	Notes       []string
 }
+
+// documentWords are the states of statements as every format of a document writes them.
+// They are part of its JSON form. The word for unknown is not a soft yes: nothing is claimed.
+var documentWords = map[check.State]string{check.Pass: "holds", check.Fail: "does not hold", check.Unknown: "cannot tell"}
 
 // Section is one table of a report.
 type Section struct {
@@ -44,113 +46,76 @@ type Section struct {
 	Rows    [][]string // one cell per column
 }
 
-// MarshalJSON implements json.Marshaler: rows become objects with the columns'
-// keys, in the columns' order.
-func (s Section) MarshalJSON() ([]byte, error) {
-	var b bytes.Buffer
-	head, err := json.Marshal(struct {
-		ID    string `json:"id"`
-		Title string `json:"title"`
-		Intro string `json:"intro,omitempty"`
-	}{s.ID, s.Title, s.Intro})
-	if err != nil {
-		return nil, err
+// Column is one column of a section's table.
+type Column struct {
+	Key     string // in JSON and CSV
+	Title   string // in HTML
+	Numeric bool
+}
+
+// kinds are the reports, in the order of Kinds.
+var kinds = []struct {
+	name  string
+	build builder
+}{
+	{"location", document(Location)},
+	{"retention", document(Retention)},
+	{"requests", document(Requests)},
+	{"attestation", document(Attestation)},
+	{"statement", func(p *policy.Policy, s *policy.SecurityStatement, f Facts, version string) Report {
+		return SecurityStatementOf(p, s, f, version)
+	}},
+	{"marketplace", func(p *policy.Policy, _ *policy.SecurityStatement, f Facts, _ string) Report { return SheetOf(p, f) }},
+}
+
+type builder func(p *policy.Policy, s *policy.SecurityStatement, f Facts, version string) Report
+
+func document(build func(*policy.Policy, Facts, string) Document) builder {
+	return func(p *policy.Policy, _ *policy.SecurityStatement, f Facts, version string) Report {
+		return build(p, f, version)
 	}
-	b.Write(head[:len(head)-1])
-	b.WriteString(`,"rows":[`)
-	for i, row := range s.Rows {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteByte('{')
-		for j, c := range s.Columns {
-			if j > 0 {
-				b.WriteByte(',')
-			}
-			v, err := json.Marshal(row[j])
-			if err != nil {
-				return nil, err
-			}
-			if _, err := strconv.ParseInt(row[j], 10, 64); c.Numeric && err == nil {
-				v = []byte(row[j])
-			}
-			fmt.Fprintf(&b, "%q:%s", c.Key, v)
-		}
-		b.WriteByte('}')
-	}
-	b.WriteString("]}")
-	return b.Bytes(), nil
 }
 
-// Document is a finished report, ready to be rendered.
-type Document struct {
-	SchemaVersion int         `json:"schema_version"`
-	Kind          string      `json:"kind"`
-	Title         string      `json:"title"`
-	AsOf          string      `json:"as_of"` // RFC 3339, UTC, to the microsecond: what --as-of takes
-	Issuer        string      `json:"issuer"`
-	Contact       string      `json:"contact"`
-	App           string      `json:"app"`
-	ToolVersion   string      `json:"tool_version"`
-	PolicyHash    string      `json:"policy_hash"`
-	Verdict       State       `json:"verdict"`
-	Reasons       []string    `json:"reasons"` // why the verdict is not Holds
-	Statements    []Statement `json:"statements"`
-	Sections      []Section   `json:"sections"`
-	Notes         []string    `json:"notes"`
-}
-
-// Report is a finished report of any kind.
-type Report interface {
-	// Render writes it in a format. The same report gives the same bytes.
-	Render(f Format) ([]byte, error)
-}
-
-// Kinds lists the reports.
+// Kinds returns the kinds of reports.
 func Kinds() []string {
-	return []string{"location", "retention", "requests", "attestation", "statement", "marketplace"}
+	out := make([]string, len(kinds))
+	for i, k := range kinds {
+		out[i] = k.name
+	}
+	return out
 }
 
-// Build makes the report of a kind.
+// Build returns the report of a kind.
 func Build(kind string, p *policy.Policy, s *policy.SecurityStatement, f Facts, version string) (Report, error) {
-	switch kind {
-	case "location":
-		return Location(p, f, version), nil
-	case "retention":
-		return Retention(p, f, version), nil
-	case "requests":
-		return Requests(p, f, version), nil
-	case "attestation":
-		return Attestation(p, f, version), nil
-	case "statement":
-		return SecurityStatementOf(p, s, f, version), nil
-	case "marketplace":
-		return SheetOf(p, f), nil
+	for _, k := range kinds {
+		if k.name == kind {
+			return k.build(p, s, f, version), nil
+		}
 	}
-	return nil, fmt.Errorf("there is no report of this kind; there are: %s", strings.Join(Kinds(), ", "))
+	return nil, fmt.Errorf("unknown kind of report %q: the kinds are %s", kind, strings.Join(Kinds(), ", "))
 }
 
-func newDocument(kind, title string, p *policy.Policy, f Facts, version string) Document {
-	return Document{SchemaVersion: 1, Kind: kind, Title: title, AsOf: f.AsOf.UTC().Format(time.RFC3339Nano), Issuer: p.Vendor.Name, Contact: p.Vendor.Contact,
-		App: p.App.Name + " (" + p.App.Key + ")", ToolVersion: version, PolicyHash: p.Hash(), Reasons: []string{}}
-}
-
-// conclude derives the verdict: the worst of the statements, and why.
-func (d *Document) conclude(statements ...Statement) {
-	d.Statements, d.Verdict = statements, Holds
+// newDocument returns a document without its sections and notes; its verdict is the worst
+// of its statements.
+func newDocument(p *policy.Policy, f Facts, version string, statements ...check.Result) Document {
+	d := Document{
+		AsOf: f.AsOf.UTC().Format(time.RFC3339Nano), Issuer: p.Vendor.Name, Contact: p.Vendor.Contact,
+		App: p.App.Name + " (" + p.App.Key + ")", ToolVersion: version, PolicyHash: p.Hash(),
+		Verdict: check.Worst(statements...), Reasons: []string{}, Statements: statements,
+	}
 	for _, s := range statements {
-		if s.State == Holds {
-			continue
-		}
-		d.Reasons = append(d.Reasons, s.Text+" — "+string(s.State)+": "+s.Why)
-		if d.Verdict != Fails {
-			d.Verdict = s.State
+		if s.State != check.Pass {
+			d.Reasons = append(d.Reasons, s.Title+" — "+documentWords[s.State]+": "+s.Evidence)
 		}
 	}
+	return d
 }
 
-// stamp formats a time to the second, or a dash for none. Only a report's own
-// moment needs more: to ask for the same report again.
+// latelyDays is Lately in days.
+const latelyDays = int(Lately / (24 * time.Hour))
+
+// stamp formats a time to the second, or a dash for none. Only AsOf needs more, so that
+// the same report can be requested again.
 func stamp(t *time.Time) string {
 	if t == nil {
 		return "–"

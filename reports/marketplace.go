@@ -9,13 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"trakr/internal/check"
 	"trakr/policy"
 )
 
-// Sheet is Atlassian Marketplace's Privacy & Security document, as its PUT takes it:
-// https://developer.atlassian.com/platform/marketplace/rest/v2/. What software can know
-// comes from the live state, and where that is not known the sheet says the worse; what
-// lawyers decide comes from the policy.
+// Sheet is Atlassian Marketplace's Privacy & Security document, in the form that its PUT
+// accepts: https://developer.atlassian.com/platform/marketplace/rest/v2/. What software can
+// know comes from the live state, and where that is not known the sheet states the worse
+// case; what lawyers decide comes from the policy.
 type Sheet struct {
 	App sheetApp `json:"appTrustInformation"`
 }
@@ -123,11 +124,11 @@ func SheetOf(p *policy.Policy, f Facts) Sheet {
 	types := storedTypes(p, f)
 	s.App.Data = sheetData{Same: true, Processes: true, Accessed: types, Stores: true, Stored: types}
 	s.App.Third = thirdParties(p, f)
-	// Unless a pass just looked and found nothing, the logs are not sworn clean.
-	clean := judged("minimisation", p, f).State == True
+	// The logs are declared clean only if a recent pass of the sweep found nothing in them.
+	clean := runCheck("minimisation", p, f).State == check.Pass
 	s.App.Logs = sheetLogs{EndUserData: !clean, Outside: !clean, Shared: !clean}
 	s.App.Residency = sheetResidency{Supported: "APP_DOES_NOT_SUPPORT_DR", Countries: storedCountries(p, f), InScope: []string{}}
-	s.App.Retention = outlives(p, f)
+	s.App.Retention = retentionAfterUninstall(p, f)
 	m := p.Marketplace
 	s.App.Privacy.Techniques.List = []string{}
 	s.App.Privacy.GDPR.Controller.Is = m.Controller
@@ -136,11 +137,13 @@ func SheetOf(p *policy.Policy, f Facts) Sheet {
 	s.App.Privacy.CCPA.Business.Is = m.Business
 	s.App.Privacy.CCPA.Provider.Is, s.App.Privacy.CCPA.Provider.Types = m.ServiceProvider, types
 	s.App.Privacy.DPA.Supported = m.DPA
-	s.App.Security = sheetSecurity{DiskEncryption: m.DiskEncryption, Contact: m.SecurityContact, Policies: m.SecurityPolicies, Permissions: permissions(p, f)}
+	s.App.Security = sheetSecurity{
+		DiskEncryption: m.DiskEncryption, Contact: m.SecurityContact, Policies: m.SecurityPolicies, Permissions: permissions(p, f),
+	}
 	return s
 }
 
-// storedTypes are the kept fields, and whatever else lies in the database.
+// storedTypes returns the kept fields, and everything else that the database contains.
 func storedTypes(p *policy.Policy, f Facts) []string {
 	var out []string
 	for _, x := range p.Fields {
@@ -171,8 +174,12 @@ func thirdParties(p *policy.Policy, f Facts) sheetThird {
 	var out sheetThird
 	var names []string
 	for _, x := range p.SubProcessors {
-		names = append(names, x.Name+" ("+policy.Country(x.Country)+")")
-		out.Details = append(out.Details, sheetParty{Name: x.Name, Link: x.Link, Purpose: strings.TrimSuffix(x.Purpose, ".") + ", in " + cities(p, x.Name), Countries: []string{policy.Country(x.Country)}})
+		country := policy.Country(x.Country)
+		names = append(names, x.Name+" ("+country+")")
+		out.Details = append(out.Details, sheetParty{
+			Name: x.Name, Link: x.Link, Countries: []string{country},
+			Purpose: strings.TrimSuffix(x.Purpose, ".") + ", in " + cities(p, x.Name),
+		})
 	}
 	undeclared := func(name, purpose string) {
 		out.Details = append(out.Details, sheetParty{Name: name, Link: name, Purpose: purpose, Countries: []string{"Not declared"}})
@@ -183,15 +190,15 @@ func thirdParties(p *policy.Policy, f Facts) sheetThird {
 		}
 	}
 	for _, d := range f.Disclosures {
-		if !declaredRecipient(p, d.To, d.Recipient) || !d.asReleased(p) {
-			undeclared(d.Recipient, "Not declared: was sent the field "+d.Field)
+		if !declaredRecipient(p, d.To, d.Recipient) || !d.released(p) {
+			undeclared(d.Recipient, "Not declared: received the field "+d.Field)
 		}
 	}
 	out.Processors, out.Shared = strings.Join(names, ", "), len(out.Details) > 0
 	return out
 }
 
-// cities are where a sub-processor's stores lie: the sheet has no field for a city.
+// cities returns the cities of a sub-processor's stores: the sheet has no field for a city.
 func cities(p *policy.Policy, name string) string {
 	var list []string
 	for _, s := range p.Stores {
@@ -209,17 +216,18 @@ func storedCountries(p *policy.Policy, f Facts) []string {
 			out = append(out, c)
 		}
 	}
-	return append(out, notWhereDeclared(p, f)...)
+	return append(out, placeCaveat(p, f)...)
 }
 
-// outlives: data outlives the uninstall by the backups, and by what an erasure was late.
-func outlives(p *policy.Policy, f Facts) sheetRetention {
+// retentionAfterUninstall returns how long data exists after the uninstall: as long as
+// the backups, and the delay of late erasures.
+func retentionAfterUninstall(p *policy.Policy, f Facts) sheetRetention {
 	longest := p.BackupWindow().Duration()
 	if f.Erasures.LateLately > 0 {
 		longest += max(f.Erasures.LongestLag, 24*time.Hour)
 	}
-	if nothingRemains(f).State == Fails {
-		return sheetRetention{Supported: true, Indefinite: true} // rows of tenants that are gone lie there
+	if nothingRemains(f).State == check.Fail {
+		return sheetRetention{Supported: true, Indefinite: true} // rows of erased tenants are still stored
 	}
 	if longest == 0 {
 		return sheetRetention{}
@@ -249,23 +257,23 @@ func permissions(p *policy.Policy, f Facts) string {
 // Render implements Report.
 func (s Sheet) Render(f Format) ([]byte, error) {
 	if f != JSON {
-		return nil, errors.New("the Marketplace sheet comes as json")
+		return nil, errors.New("the Marketplace sheet is available as json")
 	}
 	return indented(s)
 }
 
-// Difference is one place where a published sheet says another thing than this one.
+// Difference is one place where a published sheet differs from the derived one.
 type Difference struct {
 	Path      string `json:"path"`      // dotted, below appTrustInformation
-	Published string `json:"published"` // JSON; "" when it is left out, which an empty list or text is not
-	Derived   string `json:"derived"`   // as well
+	Published string `json:"published"` // JSON; "" when it is left out, unlike an empty list or text
+	Derived   string `json:"derived"`   // likewise
 }
 
-// CompareSheets lists where a published sheet and a derived one say different things, in
-// the order of paths: what only one of them has is a difference like any other. Each may
-// be what GET answers (bare) or what PUT takes. The order of a list says nothing, how often
-// an entry stands in it does; TRUE is true. A place that is left out says no more than an
-// empty one, or a box that is not ticked.
+// CompareSheets returns where a published sheet and a derived one differ, in the order of
+// paths: what only one of them has is a difference like any other. Each may be in the form
+// that GET returns (bare) or that PUT accepts. The order of a list does not matter, the
+// number of equal entries does; "TRUE" equals true. A value that is left out equals an
+// empty one and a box that is not ticked.
 func CompareSheets(published, derived []byte) ([]Difference, error) {
 	theirs, err := bareSheet(published)
 	if err != nil {
@@ -275,7 +283,7 @@ func CompareSheets(published, derived []byte) ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
-	delete(theirs, "properties") // Marketplace's own, of the form: not the vendor's word
+	delete(theirs, "properties") // the form's own state, which Marketplace adds
 	out := []Difference{}
 	compare("", theirs, ours, &out)
 	slices.SortFunc(out, func(a, b Difference) int { return strings.Compare(a.Path, b.Path) })
@@ -296,6 +304,7 @@ func bareSheet(b []byte) (map[string]any, error) {
 	return sheet, nil
 }
 
+// compare appends the differences between two values at a path.
 func compare(path string, theirs, ours any, out *[]Difference) {
 	t, isT := theirs.(map[string]any)
 	o, isO := ours.(map[string]any)
@@ -305,10 +314,10 @@ func compare(path string, theirs, ours any, out *[]Difference) {
 			compare(strings.TrimPrefix(path+"."+k, "."), t[k], o[k], out)
 		}
 		return
-	case theirs == nil && !says(ours), ours == nil && !says(theirs):
+	case theirs == nil && isEmpty(ours), ours == nil && isEmpty(theirs):
 		return
 	}
-	if theirs == nil || ours == nil || asJSON(plainly(theirs)) != asJSON(plainly(ours)) {
+	if theirs == nil || ours == nil || asJSON(normalized(theirs)) != asJSON(normalized(ours)) {
 		*out = append(*out, Difference{path, asJSON(theirs), asJSON(ours)})
 	}
 }
@@ -324,30 +333,30 @@ func union(a, b map[string]any) map[string]bool {
 	return out
 }
 
-// says reports whether a value says more than none at all.
-func says(v any) bool {
+// isEmpty reports whether a value means the same as one that is left out.
+func isEmpty(v any) bool {
 	switch x := v.(type) {
 	case nil:
-		return false
+		return true
 	case bool:
-		return x
+		return !x
 	case string:
-		return x != ""
+		return x == ""
 	case []any:
-		return len(x) > 0
+		return len(x) == 0
 	case map[string]any:
 		for _, y := range x {
-			if says(y) {
-				return true
+			if !isEmpty(y) {
+				return false
 			}
 		}
-		return false
+		return true
 	}
-	return true
+	return false
 }
 
-// plainly is a value in a form in which equal things are equal.
-func plainly(v any) any {
+// normalized returns a value in a form in which equal meanings are equal.
+func normalized(v any) any {
 	switch x := v.(type) {
 	case string:
 		switch strings.ToLower(x) {
@@ -359,15 +368,15 @@ func plainly(v any) any {
 	case []any:
 		parts := make([]string, len(x))
 		for i, e := range x {
-			parts[i] = asJSON(plainly(e))
+			parts[i] = asJSON(normalized(e))
 		}
 		slices.Sort(parts)
 		return parts
 	case map[string]any:
 		out := map[string]any{}
 		for k, y := range x {
-			if says(y) {
-				out[k] = plainly(y)
+			if !isEmpty(y) {
+				out[k] = normalized(y)
 			}
 		}
 		return out

@@ -10,24 +10,25 @@ import (
 	"html/template"
 	"strings"
 	"time"
+
+	"trakr/internal/check"
 )
 
-// Format is a form of a report.
+// Format is a file format of a report.
 type Format string
 
-// The formats.
+// Formats of reports.
 const (
-	HTML Format = "html"
-	JSON Format = "json"
-	CSV  Format = "csv"
-
-	Markdown Format = "md" // of the statement only
+	HTML     Format = "html"
+	JSON     Format = "json"
+	CSV      Format = "csv"
+	Markdown Format = "md" // only of the statement
 )
 
-// Formats lists the formats.
+// Formats returns every format.
 func Formats() []Format { return []Format{HTML, JSON, CSV, Markdown} }
 
-// FormatsOf lists the formats of one kind of report.
+// FormatsOf returns the formats of one kind of report.
 func FormatsOf(kind string) []Format {
 	switch kind {
 	case "statement":
@@ -38,17 +39,17 @@ func FormatsOf(kind string) []Format {
 	return []Format{HTML, JSON, CSV}
 }
 
-// ParseFormat reads a format's name.
+// ParseFormat returns the format with this name.
 func ParseFormat(s string) (Format, error) {
 	for _, f := range Formats() {
 		if string(f) == s {
 			return f, nil
 		}
 	}
-	return "", fmt.Errorf("the format is one of html, json, csv, md")
+	return "", fmt.Errorf("unknown format %q: use html, json, csv or md", s)
 }
 
-// ContentType is the media type of a format.
+// ContentType returns the media type of a format.
 func (f Format) ContentType() string {
 	switch f {
 	case JSON:
@@ -65,13 +66,13 @@ func (f Format) ContentType() string {
 func (d Document) Render(f Format) ([]byte, error) {
 	switch f {
 	case JSON:
-		return indented(d)
+		return indented(d.jsonForm())
 	case CSV:
 		return renderCSV(d)
 	case HTML:
 		return renderHTML(d)
 	}
-	return nil, fmt.Errorf("the format is one of html, json, csv")
+	return nil, fmt.Errorf("the report is available as html, json or csv")
 }
 
 // renderCSV writes one flat table: section, item (row), property, value.
@@ -83,18 +84,21 @@ func renderCSV(d Document) ([]byte, error) {
 		for i, c := range cells {
 			cells[i] = harmless(c)
 		}
-		_ = w.Write(cells) // Error below tells
+		_ = w.Write(cells) // w.Error below returns the error
 	}
 	row("section", "item", "property", "value")
-	for _, m := range [][2]string{{"kind", d.Kind}, {"title", d.Title}, {"as_of", d.AsOf}, {"issuer", d.Issuer}, {"contact", d.Contact}, {"app", d.App},
-		{"tool_version", d.ToolVersion}, {"policy_hash", d.PolicyHash}, {"verdict", string(d.Verdict)}, {"reasons", strings.Join(d.Reasons, " ")}} {
+	for _, m := range [][2]string{
+		{"kind", d.Kind}, {"title", d.Title}, {"as_of", d.AsOf}, {"issuer", d.Issuer}, {"contact", d.Contact}, {"app", d.App},
+		{"tool_version", d.ToolVersion}, {"policy_hash", d.PolicyHash}, {"verdict", documentWords[d.Verdict]},
+		{"reasons", strings.Join(d.Reasons, " ")},
+	} {
 		row("report", "", m[0], m[1])
 	}
 	for i, s := range d.Statements {
 		n := fmt.Sprint(i + 1)
-		row("statements", n, "text", s.Text)
-		row("statements", n, "state", string(s.State))
-		row("statements", n, "why", s.Why)
+		row("statements", n, "text", s.Title)
+		row("statements", n, "state", documentWords[s.State])
+		row("statements", n, "why", s.Evidence)
 	}
 	for _, s := range d.Sections {
 		for i, r := range s.Rows {
@@ -110,7 +114,7 @@ func renderCSV(d Document) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// harmless keeps a spreadsheet from taking a cell for a formula.
+// harmless returns a cell that a spreadsheet does not take for a formula.
 func harmless(s string) string {
 	if s != "" && strings.ContainsRune("=+-@\t\r", rune(s[0])) {
 		return "'" + s
@@ -121,8 +125,9 @@ func harmless(s string) string {
 //go:embed templates/report.html templates/statement.html
 var templates embed.FS
 
-var page = template.Must(template.New("report.html").Funcs(template.FuncMap{
-	"class": func(s State) string { return strings.ReplaceAll(string(s), " ", "-") },
+var documentPage = template.Must(template.New("report.html").Funcs(template.FuncMap{
+	"words": func(s check.State) string { return documentWords[s] },
+	"class": func(s check.State) string { return strings.ReplaceAll(documentWords[s], " ", "-") },
 	"cell":  func(row []string, i int) string { return row[i] },
 	"loud":  loud,
 	"isTime": func(s string) bool {
@@ -131,19 +136,23 @@ var page = template.Must(template.New("report.html").Funcs(template.FuncMap{
 	},
 }).ParseFS(templates, "templates/report.html"))
 
-// loud reports whether a cell tells of something wrong.
+// loud reports whether a cell shows that something is wrong.
 func loud(s string) bool {
-	return s == "NO" || strings.HasPrefix(s, "NO: ") || strings.HasPrefix(s, ageUncounted) || s == ageExceeded || s == ageUnknown || s == "failed" || s == "blind" || s == "fail" || s == "findings" || strings.HasPrefix(s, "CONTRADICTS") || s == ageUndeclared || s == "OVERDUE" || s == "REMAINS" || s == "unjudged"
+	switch s {
+	case "NO", ageExceeded, ageUnknown, ageUndeclared, contradicts, "failed", "blind", "fail", "findings", "OVERDUE", "REMAINS", "unjudged":
+		return true
+	}
+	return strings.HasPrefix(s, "NO: ") || strings.HasPrefix(s, ageUncounted)
 }
 
 func renderHTML(d Document) ([]byte, error) {
-	j, err := indented(d)
+	j, err := d.Render(JSON)
 	if err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256(j)
 	var b bytes.Buffer
-	if err := page.Execute(&b, struct {
+	if err := documentPage.Execute(&b, struct {
 		Document
 		Digest string
 	}{d, hex.EncodeToString(sum[:])}); err != nil {

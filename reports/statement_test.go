@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"trakr/internal/check"
 	"trakr/internal/lifecycle"
 	"trakr/policy"
 	"trakr/reports"
@@ -39,7 +40,7 @@ func sound(p *policy.Policy) reports.Facts {
 	f.Disclosures = []reports.DisclosureFacts{{To: lifecycle.ToBitbucket, Recipient: "api.bitbucket.org", Field: "client_key", Events: 40},
 		{To: lifecycle.ToBitbucket, Recipient: "api.bitbucket.org", Field: "shared_secret", Events: 40},
 		{To: lifecycle.ToEndService, Recipient: "api.trakr.example.com", Field: "client_key", Events: 41}}
-	f.SwitchedOff, f.Notices, f.Unknown = []reports.SwitchedOffFacts{}, &reports.NoticeFacts{Open: 1}, &reports.UnknownFacts{}
+	f.SwitchedOff, f.Notices, f.Suspected = []reports.SwitchedOffFacts{}, &reports.NoticeFacts{Open: 1}, &reports.SuspectedFacts{}
 	f.Hosts = []reports.HostFacts{{Setting: "TRAKR_BITBUCKET_API_URL", Host: "api.bitbucket.org", Declared: true}, {Setting: "TRAKR_END_SERVICE_URL", Host: "api.trakr.example.com", Declared: true}}
 	f.Scopes = []reports.ScopeFacts{{Name: "account", NeededBy: "callbacks"}, {Name: "webhook", NeededBy: "GET /2.0/workspaces/{workspace}/hooks"}}
 	return f
@@ -47,10 +48,10 @@ func sound(p *policy.Policy) reports.Facts {
 
 // states are the sentences that are not true, with their states, but for the one that
 // nobody can verify.
-func states(s reports.SecurityStatement) map[string]reports.Truth {
-	out := map[string]reports.Truth{}
+func states(s reports.SecurityStatement) map[string]check.State {
+	out := map[string]check.State{}
 	for _, x := range s.Sentences {
-		if x.State != reports.True && (x.ID != "backups" || x.State != reports.NotVerified) {
+		if x.State != check.Pass && (x.ID != "backups" || x.State != check.Unknown) {
 			out[x.ID] = x.State
 		}
 	}
@@ -84,14 +85,14 @@ func with(t *testing.T, replace ...string) *policy.Policy {
 }
 
 const (
-	no      = reports.False
-	unknown = reports.NotVerified
+	no      = check.Fail
+	unknown = check.Unknown
 )
 
 // Reality changes, and exactly the sentences that are bound to what changed are no
 // longer true; the sheet says the other thing where it has a place for it.
 func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
-	type m = map[string]reports.Truth
+	type m = map[string]check.State
 	off := with(t, "    source: principal.username\n", "    source: principal.username\n    off: true\n")
 	for name, c := range map[string]struct {
 		policy *policy.Policy
@@ -110,13 +111,13 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		"nobody counted it":     {off, func(f *reports.Facts) { f.SwitchedOff = nil }, m{"kept": unknown}, ""},
 		"a new payload member": {nil, func(f *reports.Facts) {
 			found(f, "minimisation", "trakr.audit_events", "payload key x")
-			f.OpenFindings[len(f.OpenFindings)-1].Topic = reports.OfPayloads
+			f.OpenFindings[len(f.OpenFindings)-1].Topic = reports.TopicPayloads
 		}, m{}, ""},
 		"dead deliveries": {nil, func(f *reports.Facts) {
 			found(f, "erasures", "trakr.outbox", "dead letters")
-			f.OpenFindings[len(f.OpenFindings)-1].Topic = reports.OfDeliveries
+			f.OpenFindings[len(f.OpenFindings)-1].Topic = reports.TopicDeliveries
 		}, m{}, ""},
-		"stored by an older version": {nil, func(f *reports.Facts) { f.Unjudged = 2 }, m{"kept": unknown, "no-contact-data": unknown}, "logDetails.logEndUserData"},
+		"stored by an older version": {nil, func(f *reports.Facts) { f.UncheckedTenants = 2 }, m{"kept": unknown, "no-contact-data": unknown}, "logDetails.logEndUserData"},
 		"an erasure that failed":     {nil, func(f *reports.Facts) { found(f, "erasures", "trakr.erasures", "rows that remain") }, m{"deleted": no, "checked": no}, "dataRetention.isRetentionDurationIndefinite"},
 		"a notice not taken":         {nil, func(f *reports.Facts) { f.Notices.Late = 1 }, m{"deleted": no}, ""},
 		"notices not counted":        {nil, func(f *reports.Facts) { f.Notices = nil }, m{"deleted": unknown}, ""},
@@ -131,11 +132,11 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		}, m{"deleted": no}, "dataRetention.retentionDurationInDays.max"},
 		"an old late erasure":  {nil, func(f *reports.Facts) { f.Erasures.Late = 1 }, m{}, ""},
 		"Bitbucket not asked":  {nil, func(f *reports.Facts) { sweepOf(f, "liveness").Result = "failed" }, m{"deleted": unknown}, ""},
-		"a suspected tenant":   {nil, func(f *reports.Facts) { f.Unknown.Suspected = 1 }, m{}, ""},
-		"suspected too long":   {nil, func(f *reports.Facts) { f.Unknown = &reports.UnknownFacts{Suspected: 2, Late: 1} }, m{"deleted": no}, ""},
-		"nobody counted them":  {nil, func(f *reports.Facts) { f.Unknown = nil }, m{"deleted": unknown}, ""},
-		"the scheduler stands": {nil, func(f *reports.Facts) { f.Controls[2].State = "fail" }, m{"checked": no}, ""},
-		"nothing scheduled":    {nil, func(f *reports.Facts) { f.Controls = f.Controls[:2] }, m{"checked": unknown}, ""},
+		"a suspected tenant":   {nil, func(f *reports.Facts) { f.Suspected.Total = 1 }, m{}, ""},
+		"suspected too long":   {nil, func(f *reports.Facts) { f.Suspected = &reports.SuspectedFacts{Total: 2, Late: 1} }, m{"deleted": no}, ""},
+		"nobody counted them":  {nil, func(f *reports.Facts) { f.Suspected = nil }, m{"deleted": unknown}, ""},
+		"the scheduler stands": {nil, func(f *reports.Facts) { f.Jobs[0].State = check.Fail }, m{"checked": no}, ""},
+		"nothing scheduled":    {nil, func(f *reports.Facts) { f.Jobs = nil }, m{"checked": unknown}, ""},
 		"another region":       {nil, func(f *reports.Facts) { f.Observations[0].Conflict = true }, m{"location": no}, "dataResidency.countriesWhereEndUserDataStored"},
 		"one more field sent":  {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "username" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
 		"the secret sent":      {nil, func(f *reports.Facts) { f.Disclosures[2].Field = "shared_secret" }, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
@@ -148,7 +149,7 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 		}, m{"use": no}, "thirdPartyInformation.thirdPartyDetails"},
 		"our end service beside us": {nil, func(f *reports.Facts) { f.Disclosures[2].Recipient = "127.0.0.1:8091" }, m{}, ""},
 		"nothing said of hosts":     {nil, func(f *reports.Facts) { f.Hosts = nil }, m{"use": unknown}, ""},
-		"a guard taken off":         {nil, func(f *reports.Facts) { f.Controls[1].State = "fail" }, m{"access": no}, ""},
+		"a guard taken off":         {nil, func(f *reports.Facts) { f.Guards[0].State = check.Fail }, m{"access": no}, ""},
 		"a changed event":           {nil, func(f *reports.Facts) { found(f, "integrity", "trakr.audit_events", "log") }, m{"access": no}, ""},
 		"an undeclared scope":       {nil, func(f *reports.Facts) { f.Scopes = append(f.Scopes, reports.ScopeFacts{Name: "repository"}) }, m{"scopes": no}, "security.permissionsJustification"},
 		"a scope for nothing":       {nil, func(f *reports.Facts) { f.Scopes[1].NeededBy = "" }, m{"scopes": no}, "security.permissionsJustification"},
@@ -173,8 +174,8 @@ func TestExactlyTheBoundSentencesTurnFalse(t *testing.T) {
 				t.Errorf("not true: %v, want %v", got, c.want)
 				for _, x := range s.Sentences {
 					for _, b := range x.Checks {
-						if b.State != reports.True {
-							t.Logf("%s: %s: %s", x.ID, b.ID, b.Why)
+						if b.State != check.Pass {
+							t.Logf("%s: %s: %s", x.ID, b.ID, b.Evidence)
 						}
 					}
 				}

@@ -19,7 +19,6 @@ import (
 	"trakr/internal/store/instances"
 	"trakr/internal/store/storetest"
 	"trakr/policy"
-	"trakr/reports"
 )
 
 // outside is a machine whose service would talk to Bitbucket itself.
@@ -87,14 +86,14 @@ func TestNobodyIsReachedByTheWayOfTheEnvironment(t *testing.T) {
 }
 
 // judged is what a report of the statement says of each sentence, and of each check.
-func (m *machine) judged() (sentences, checks map[string]reports.Truth, why map[string]string) {
+func (m *machine) judged() (sentences, checks map[string]string, why map[string]string) {
 	m.t.Helper()
 	m.trakr(exitClean, "report", "statement", "--format", "json", "--out", "statement.json")
 	b, err := os.ReadFile(filepath.Join(m.dir, "statement.json"))
 	must(m.t, err)
-	var s reports.SecurityStatement
+	var s securityStatement
 	must(m.t, json.Unmarshal(b, &s))
-	sentences, checks, why = map[string]reports.Truth{}, map[string]reports.Truth{}, map[string]string{}
+	sentences, checks, why = map[string]string{}, map[string]string{}, map[string]string{}
 	for _, x := range s.Sentences {
 		sentences[x.ID] = x.State
 		for _, c := range x.Checks {
@@ -124,13 +123,13 @@ func TestTheServiceThatRunsIsJudgedAndNotWhoeverAsks(t *testing.T) {
 		t.Errorf("%+v", shown)
 	}
 	_, before, why := m.judged()
-	if before["hosts"] != reports.True || before["policy"] != reports.True || before["observed-place"] != reports.False {
+	if before["hosts"] != "true" || before["policy"] != "true" || before["observed-place"] != "false" {
 		t.Errorf("%v %q", before, why)
 	}
 
 	// Another shell: its own settings say nothing of the service.
 	strange := m.with("TRAKR_BITBUCKET_API_URL=https://api.example.net", "HTTPS_PROXY=http://proxy.example.net:3128", "OTEL_EXPORTER_OTLP_ENDPOINT=https://collector.example.net", "OTEL_TRACES_EXPORTER=none")
-	if _, after, why := strange.judged(); after["hosts"] != reports.True || after["policy"] != reports.True {
+	if _, after, why := strange.judged(); after["hosts"] != "true" || after["policy"] != "true" {
 		t.Errorf("with another environment: %v %q", after, why)
 	}
 	if s := strange.trakr(exitClean, "sweep", "run", "drift"); strings.Contains(s, "example.net") {
@@ -142,14 +141,14 @@ func TestTheServiceThatRunsIsJudgedAndNotWhoeverAsks(t *testing.T) {
 	// Another policy than the service acts by proves nothing of it.
 	other := m.with("TRAKR_POLICY=" + written(t, "    source: principal.username\n", "    source: principal.username\n    off: true\n"))
 	sentences, checks, why := other.judged()
-	if checks["policy"] != reports.NotVerified || sentences["kept"] == reports.True || sentences["use"] == reports.True || sentences["location"] == reports.True || !strings.Contains(why["policy"], "1 acts by another policy") {
+	if checks["policy"] != "not_verified" || sentences["kept"] == "true" || sentences["use"] == "true" || sentences["location"] == "true" || !strings.Contains(why["policy"], "1 acts by another policy") {
 		t.Errorf("with another policy: %v %v %q", sentences, checks, why)
 	}
 
 	// A replica that talks to somebody else, as one of another version could.
 	m.sql(`INSERT INTO trakr.key_holders (instance_id, key_ids, policy_hash, settings, destinations, hosts)
 		SELECT gen_random_uuid(), key_ids, policy_hash, '{HTTPS_PROXY}', '{proxy}', '{proxy.example.net}' FROM trakr.key_holders`)
-	if sentences, checks, why := m.judged(); checks["hosts"] != reports.False || sentences["use"] != reports.False || !strings.Contains(why["hosts"], "proxy.example.net (HTTPS_PROXY)") {
+	if sentences, checks, why := m.judged(); checks["hosts"] != "false" || sentences["use"] != "false" || !strings.Contains(why["hosts"], "proxy.example.net (HTTPS_PROXY)") {
 		t.Errorf("a replica with a proxy: %v %q", checks, why)
 	}
 	if s := m.trakr(exitFinding, "sweep", "run", "drift"); !strings.Contains(s, "proxy.example.net") {
@@ -164,7 +163,7 @@ func TestTheServiceThatRunsIsJudgedAndNotWhoeverAsks(t *testing.T) {
 	}
 	m.jsonOf(&shown, "keys", "show", "--json")
 	_, after, why := m.judged()
-	if len(shown.Services) != 0 || after["hosts"] != reports.NotVerified || after["policy"] != reports.NotVerified || !strings.Contains(why["hosts"], "no running service has said what it talks to") {
+	if len(shown.Services) != 0 || after["hosts"] != "not_verified" || after["policy"] != "not_verified" || !strings.Contains(why["hosts"], "no running service has reported its destinations") {
 		t.Errorf("nothing runs: %v %v %q", shown.Services, after, why)
 	}
 }
@@ -228,16 +227,16 @@ func TestADatabaseByTCPIsNotInNewYorkForThat(t *testing.T) {
 	m.env = append(m.env, "TRAKR_DATABASE_URL=postgres://"+at.Path, "PGHOST="+host, "PGPORT="+port, "PGUSER="+user, "PGPASSWORD="+password)
 	for _, c := range []struct {
 		connection string
-		want       reports.Truth
+		want       string
 		why        string
 	}{
-		{"network", reports.False, "TCP on the machine the service runs on"},
-		{"local", reports.NotVerified, "the host 127.0.0.1 (TRAKR_DATABASE_URL) shows no region"},
+		{"network", "false", "TCP on the machine the service runs on"},
+		{"local", "not_verified", "the host 127.0.0.1 (TRAKR_DATABASE_URL) shows no region"},
 	} {
 		m := m.with("TRAKR_POLICY=" + written(t, "    connection: network\n", "    connection: "+c.connection+"\n"))
 		service, _ := m.serve()
 		sentences, checks, why := m.judged()
-		if checks["observed-place"] != c.want || sentences["location"] != c.want || !strings.Contains(why["observed-place"], c.why) || checks["hosts"] != reports.True || checks["policy"] != reports.True {
+		if checks["observed-place"] != c.want || sentences["location"] != c.want || !strings.Contains(why["observed-place"], c.why) || checks["hosts"] != "true" || checks["policy"] != "true" {
 			t.Errorf("%s: %v %v %q", c.connection, sentences, checks, why)
 		}
 		m.stop(service)

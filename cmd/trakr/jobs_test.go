@@ -19,7 +19,6 @@ import (
 	"trakr/internal/platform/telemetry"
 	"trakr/internal/store/storetest"
 	"trakr/internal/sweep"
-	"trakr/reports"
 )
 
 // house is a whole service on a database of its own, with a clock that moves when told.
@@ -150,17 +149,26 @@ func (h *house) red() map[string]string {
 	return red
 }
 
-func (h *house) report(kind string) reports.Document {
-	h.T.Helper()
-	var d struct {
-		Verdict    reports.State
-		Reasons    []string
-		Statements []reports.Statement
+// document is the JSON of a report.
+type document struct {
+	Verdict    string
+	Reasons    []string
+	Statements []documentStatement
+	Sections   []struct {
+		ID   string
+		Rows []map[string]any
 	}
+}
+
+type documentStatement struct{ Text, State, Why string }
+
+func (h *house) report(kind string) document {
+	h.T.Helper()
+	var d document
 	if status := h.get("/v1/reports/"+kind+"?format=json", &d); status != http.StatusOK {
 		h.T.Fatalf("report %s: %d", kind, status)
 	}
-	return reports.Document{Verdict: d.Verdict, Reasons: d.Reasons, Statements: d.Statements}
+	return d
 }
 
 // control returns the state of a job's control in the location report.
@@ -180,7 +188,7 @@ func (h *house) control(job string) string {
 	return "not there"
 }
 
-func why(t *testing.T, d reports.Document, beginning string) reports.Statement {
+func why(t *testing.T, d document, beginning string) documentStatement {
 	t.Helper()
 	for _, s := range d.Statements {
 		if strings.HasPrefix(s.Text, beginning) {
@@ -188,7 +196,7 @@ func why(t *testing.T, d reports.Document, beginning string) reports.Statement {
 		}
 	}
 	t.Fatalf("no statement %q in %+v", beginning, d.Statements)
-	return reports.Statement{}
+	return documentStatement{}
 }
 
 // The scheduler stands still while the clock goes on: nobody is told that all is well.
@@ -215,16 +223,16 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 	}
 	for _, kind := range []string{"location", "retention", "requests", "attestation"} {
 		d := h.report(kind)
-		if d.Verdict == reports.Holds {
+		if d.Verdict == "holds" {
 			t.Errorf("the %s report of a frozen service holds", kind)
 		}
 		if kind == "requests" {
-			if s := why(t, d, "What carries requests out"); s.State != reports.CannotTell || !strings.Contains(s.Why, "overdue") {
+			if s := why(t, d, "The jobs that carry out requests"); s.State != "cannot tell" || !strings.Contains(s.Why, "overdue") {
 				t.Errorf("%s: %+v", kind, s)
 			}
 			continue
 		}
-		if s := why(t, d, "No row of a tenant"); s.State != reports.CannotTell || !strings.Contains(s.Why, "overdue") {
+		if s := why(t, d, "No row of a tenant"); s.State != "cannot tell" || !strings.Contains(s.Why, "overdue") {
 			t.Errorf("%s: %+v", kind, s)
 		}
 	}
@@ -237,7 +245,7 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 	if n := h.Int(`SELECT count(*) FROM trakr.sweep_runs`); n != int64(2*kinds) {
 		t.Errorf("%d sweeps, want of each kind the first and one that caught up", n)
 	}
-	if d := h.report("retention"); d.Verdict != reports.Holds {
+	if d := h.report("retention"); d.Verdict != "holds" {
 		for _, s := range d.Sections {
 			if s.ID == "findings" {
 				t.Error(s.Rows)
@@ -271,7 +279,7 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 	if red := h.red(); len(red) != 1 || !strings.Contains(red["job replay guard"], "replay guard did not succeed within twice its interval; it last failed: timeout") {
 		t.Errorf("red: %v", red)
 	}
-	if s := why(t, h.report("retention"), "The checks of this report"); s.State != reports.CannotTell || !strings.Contains(s.Why, "replay guard") {
+	if s := why(t, h.report("retention"), "The sweeps that this report"); s.State != "cannot tell" || !strings.Contains(s.Why, "replay guard") {
 		t.Errorf("%+v", s)
 	}
 	if state, other := h.control("replay guard"), h.control("audit partitions"); state != "fail" || other != "pass" {

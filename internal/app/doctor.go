@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"trakr/internal/check"
@@ -120,10 +119,12 @@ func (a *App) factsChecks(ctx context.Context) []check.Result {
 		out = append(out, unknown(check.Result{ID: "database.facts", Title: "what the database holds"}, err))
 	}
 	for _, c := range facts.Controls {
-		if c.ID == "proof-of-possession" || strings.HasPrefix(c.ID, evidence.GuardControl) {
-			continue
+		if c.ID != evidence.ControlProof {
+			out = append(out, c)
 		}
-		out = append(out, check.Result{ID: "control." + c.ID, Title: c.Title, State: check.State(c.State), Evidence: c.Detail})
+	}
+	for _, j := range facts.Jobs {
+		out = append(out, j.Result)
 	}
 	return out
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"trakr/internal/check"
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/evidence"
 	"trakr/internal/lifecycle"
@@ -132,15 +133,15 @@ func build(t *testing.T, e *storetest.Env, asOf time.Time) map[string]reports.Do
 	return out
 }
 
-func statement(t *testing.T, d reports.Document, beginning string) reports.Statement {
+func statement(t *testing.T, d reports.Document, beginning string) check.Result {
 	t.Helper()
 	for _, s := range d.Statements {
-		if strings.HasPrefix(s.Text, beginning) {
+		if strings.HasPrefix(s.Title, beginning) {
 			return s
 		}
 	}
 	t.Fatalf("no statement %q", beginning)
-	return reports.Statement{}
+	return check.Result{}
 }
 
 func sweepNow(t *testing.T, e *storetest.Env) {
@@ -166,7 +167,7 @@ func TestAReportRightAfterASweepSeesIt(t *testing.T) {
 		sweepNow(t, e)
 		s := statement(t, build(t, e, time.Time{})["retention"], "No row of a tenant")
 		last := e.Bytes(`SELECT convert_to(run_id::text, 'UTF8') FROM trakr.sweep_runs ORDER BY started_at DESC LIMIT 1`)
-		if s.State != reports.Holds || !strings.Contains(s.Why, string(last)) {
+		if s.State != check.Pass || !strings.Contains(s.Evidence, string(last)) {
 			t.Fatalf("%+v; the newest run is %s", s, last)
 		}
 	}
@@ -180,7 +181,7 @@ func TestANewerPassThatFailedUnsaysTheOlder(t *testing.T) {
 		if kind == "requests" {
 			continue // it speaks of no sweep of orphans
 		}
-		if s := statement(t, d, "No row of a tenant"); s.State != reports.CannotTell || d.Verdict == reports.Holds {
+		if s := statement(t, d, "No row of a tenant"); s.State != check.Unknown || d.Verdict == check.Pass {
 			t.Errorf("%s: %s, %+v", kind, d.Verdict, s)
 		}
 	}
@@ -236,10 +237,10 @@ func TestAnAcknowledgedFindingStillFailsTheReport(t *testing.T) {
 	if _, err := findings.New(e.DB).Acknowledge(t.Context(), known, found(before).ID, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if found(before).Known || !found(time.Time{}).Known {
+	if found(before).Acknowledged || !found(time.Time{}).Acknowledged {
 		t.Error("when it was acknowledged does not show")
 	}
-	if d := build(t, e, time.Time{})["retention"]; d.Verdict == reports.Holds {
+	if d := build(t, e, time.Time{})["retention"]; d.Verdict == check.Pass {
 		t.Errorf("acknowledging made the report hold: %+v", d.Statements)
 	}
 }
@@ -249,10 +250,10 @@ func TestAnUndeclaredColumnIsNamed(t *testing.T) {
 	e.Exec(`ALTER TABLE trakr.tenants ADD owner_email text, ADD "x, ""y"" \ {z}" text`)
 	sweepNow(t, e)
 	all := build(t, e, time.Time{})
-	if s := statement(t, all["location"], "Every table and column"); s.State != reports.Fails || !strings.Contains(s.Why, "trakr.tenants.owner_email") || !strings.Contains(s.Why, `trakr.tenants.x, "y" \ {z}`) {
+	if s := statement(t, all["location"], "Every table and column"); s.State != check.Fail || !strings.Contains(s.Evidence, "trakr.tenants.owner_email") || !strings.Contains(s.Evidence, `trakr.tenants.x, "y" \ {z}`) {
 		t.Errorf("%+v", s)
 	}
-	if s := statement(t, all["retention"], "No row of a tenant"); s.State == reports.Holds {
+	if s := statement(t, all["retention"], "No row of a tenant"); s.State == check.Pass {
 		t.Errorf("%+v", s)
 	}
 }
@@ -286,14 +287,14 @@ func TestOneUnreadableTableDoesNotHideTheRest(t *testing.T) {
 		t.Errorf("another table: %+v", x)
 	}
 	for kind, d := range build(t, e, time.Time{}) {
-		if (kind == "location" || kind == "retention") && d.Verdict != reports.Fails { // undeclared, too
+		if (kind == "location" || kind == "retention") && d.Verdict != check.Fail { // undeclared, too
 			t.Errorf("%s: %s", kind, d.Verdict)
 		}
 	}
 	e.Policy.Stores[0].Tables = append(e.Policy.Stores[0].Tables, policy.Table{Name: "public.mirror", Columns: []string{"x"}, Class: "evidence"},
 		policy.Table{Name: `"a.b"."c.d"`, Columns: []string{"x"}, Class: "evidence"})
 	e.Exec(`ALTER TABLE trakr.api_tokens RENAME COLUMN made_at TO created_at`)
-	if s := statement(t, build(t, e, time.Time{})["retention"], "No table holds rows"); s.State != reports.CannotTell || !strings.Contains(s.Why, "public.mirror") {
+	if s := statement(t, build(t, e, time.Time{})["retention"], "No table contains rows"); s.State != check.Unknown || !strings.Contains(s.Evidence, "public.mirror") {
 		t.Errorf("%+v", s)
 	}
 }
@@ -309,7 +310,7 @@ func TestAControlThatIsOffFailsTheStatement(t *testing.T) {
 	if s := state(t, d, named); s != "fail" {
 		t.Errorf("the triggers are off: %s", s)
 	}
-	if s := statement(t, d, "The controls"); s.State != reports.Fails || d.Verdict != reports.Fails {
+	if s := statement(t, d, "The controls"); s.State != check.Fail || d.Verdict != check.Fail {
 		t.Errorf("%+v", s)
 	}
 }
@@ -332,11 +333,11 @@ func TestReplayGuardRowsBeyondTheirPeriodAreNotWithinIt(t *testing.T) {
 	e := storetest.New(t)
 	id := e.Install(storetest.Values("a"), "a")
 	sweepNow(t, e)
-	if s := statement(t, build(t, e, time.Time{})["retention"], "No table holds rows"); s.State != reports.Holds {
+	if s := statement(t, build(t, e, time.Time{})["retention"], "No table contains rows"); s.State != check.Pass {
 		t.Fatalf("before: %+v", s)
 	}
 	e.Exec(`INSERT INTO trakr.replay_guard VALUES (sha256('old'), $1::text::uuid, now() - interval '40 days', now() - interval '40 days')`, id.String())
-	if s := statement(t, build(t, e, time.Time{})["retention"], "No table holds rows"); s.State != reports.Fails || !strings.Contains(s.Why, "trakr.replay_guard") {
+	if s := statement(t, build(t, e, time.Time{})["retention"], "No table contains rows"); s.State != check.Fail || !strings.Contains(s.Evidence, "trakr.replay_guard") {
 		t.Errorf("%+v", s)
 	}
 }

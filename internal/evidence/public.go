@@ -10,33 +10,33 @@ import (
 	"trakr/reports"
 )
 
-// publicAge is how old the statement shown to customers may be: judging it counts
-// tables, and anyone may ask.
+// publicAge is how old the statement shown to customers may be: its checks count tables,
+// and anyone may request it.
 const publicAge = 5 * time.Minute
 
-// PublicStatement is the security statement for customers, judged anew every few
-// minutes, however often it is asked for.
+// PublicStatement is the security statement for customers. Its checks run at most every
+// few minutes, however often it is requested.
 type PublicStatement struct {
 	Reporter *Reporter
 
-	mu   sync.Mutex
+	mu   sync.Mutex // guards last and at
 	last *reports.SecurityStatement
 	at   time.Time
 }
 
-// Get returns sentences, states and times. An old one is never given out in place of one
-// that cannot be made.
+// Get returns sentences, states and times. When the checks cannot run it returns an error,
+// never an old statement.
 func (s *PublicStatement) Get(ctx context.Context) (reports.SecurityStatement, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now := s.Reporter.Now(); s.last == nil || now.Sub(s.at) >= publicAge || now.Before(s.at) {
 		s.last = nil
-		// Whoever asks may go away; what is judged is for the next one too.
+		// The result is also for later requests, so it does not end with this one.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		f, err := s.Reporter.Facts(ctx, time.Time{})
 		if err != nil {
-			return reports.SecurityStatement{}, fmt.Errorf("judging the security statement: %w", err)
+			return reports.SecurityStatement{}, fmt.Errorf("checking the security statement: %w", err)
 		}
 		made := reports.SecurityStatementOf(s.Reporter.Policy, s.Reporter.Statement, f, "").Public()
 		s.last, s.at = &made, now
@@ -44,10 +44,10 @@ func (s *PublicStatement) Get(ctx context.Context) (reports.SecurityStatement, e
 	return *s.last, nil
 }
 
-// Scopes tells, of each scope that the descriptor asks for, which call needs it.
-func Scopes(asked []string, p *policy.Policy) []reports.ScopeFacts {
+// Scopes returns, for each scope that the descriptor requests, the call that needs it.
+func Scopes(requested []string, p *policy.Policy) []reports.ScopeFacts {
 	out := []reports.ScopeFacts{}
-	for _, name := range asked {
+	for _, name := range requested {
 		x := reports.ScopeFacts{Name: name}
 		switch name {
 		case "account":

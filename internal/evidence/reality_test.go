@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"trakr/internal/bitbucket"
+	"trakr/internal/check"
 	"trakr/internal/connect"
 	"trakr/internal/drift"
 	"trakr/internal/egress"
@@ -363,7 +364,7 @@ type said struct {
 }
 
 // states are those of what is not true, by id.
-type states = map[string]reports.Truth
+type states = map[string]check.State
 
 // said judges the statement and the sheet from the same facts, twice: the same moment
 // and state give the same bytes. All jobs but those that stand still have run, and the
@@ -399,24 +400,24 @@ func (w *reality) judge(at time.Time) said {
 	must := storetest.Must(w.t)
 	w.reporter.Scopes = evidence.Scopes(must(connect.Scopes(w.descriptor())).([]string), w.Policy)
 	f := must(w.reporter.Facts(w.t.Context(), at)).(reports.Facts)
-	for i, c := range f.Controls {
-		if id, ok := strings.CutPrefix(c.ID, evidence.GuardControl); ok && slices.Contains(unflushed, id) {
-			if c.State != "fail" {
+	for i, c := range f.Guards {
+		if id := strings.TrimPrefix(c.ID, "guard."); slices.Contains(unflushed, id) {
+			if c.State != check.Fail {
 				w.t.Errorf("%s is %s on a server that does not flush", id, c.State)
 			}
-			f.Controls[i].State = "pass"
+			f.Guards[i].State = check.Pass
 		}
 	}
 	s := reports.SecurityStatementOf(w.Policy, w.reporter.Statement, f, "test")
 	out := said{checks: states{}, sentences: states{}, statement: map[reports.Format][]byte{}}
 	for _, x := range s.Sentences {
-		if x.State != reports.True {
+		if x.State != check.Pass {
 			out.sentences[x.ID] = x.State
 		}
 		for _, b := range x.Checks {
-			if b.State != reports.True {
+			if b.State != check.Pass {
 				out.checks[b.ID] = b.State
-				out.why = append(out.why, x.ID+": "+b.ID+": "+b.Why)
+				out.why = append(out.why, x.ID+": "+b.ID+": "+b.Evidence)
 			}
 		}
 	}

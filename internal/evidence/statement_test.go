@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"trakr/internal/check"
 	"trakr/internal/drift"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/instances"
@@ -16,8 +17,8 @@ import (
 )
 
 const (
-	no      = reports.False
-	unknown = reports.NotVerified
+	no      = check.Fail
+	unknown = check.Unknown
 )
 
 // story is one change of reality, and all that it makes of the statement and the sheet.
