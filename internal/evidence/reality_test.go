@@ -331,6 +331,7 @@ func (w *reality) standStill(job string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.Exec(`UPDATE trakr.job_heartbeats SET expected_since = expected_since - interval '3 days' WHERE job = $1`, job)
 	w.beat(w.now().Add(-3*interval), job)
 	w.still = []string{job}
 }
