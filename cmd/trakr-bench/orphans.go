@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"trakr/internal/drift"
 	"trakr/internal/store/census"
 )
 
@@ -72,12 +73,12 @@ func (b *bench) orphans(ctx context.Context) error {
 	}
 	var checks []figure // of the table alone, within each pass; the first warms up
 	declared := func(ctx context.Context) (figure, error) {
-		whole, table, err := b.sweepOnce(ctx, s, b.declared)
+		whole, table, err := b.sweepOnce(ctx, s, b.declared())
 		checks = append(checks, table)
 		return whole, err
 	}
 	undeclared := func(ctx context.Context) (figure, error) {
-		whole, _, err := b.sweepOnce(ctx, s, census.DeclaredBy(b.policy))
+		whole, _, err := b.sweepOnce(ctx, s, drift.Declared(b.policy))
 		return whole, err
 	}
 	r, err := b.alternate(ctx, side{antiJoin, b.antiJoin(d)}, side{sweptDeclared, declared}, side{sweptUndeclared, undeclared})
@@ -127,11 +128,10 @@ func (b *bench) children(ctx context.Context, d *database) error {
 }
 
 // declared is the policy of a release that declares the child table.
-func (b *bench) declared(table string) (census.Declaration, bool) {
-	if table == childTable {
-		return census.Declaration{Store: "database", Columns: []string{"id", childColumn, "made_at"}}, true
-	}
-	return census.DeclaredBy(b.policy)(table)
+func (b *bench) declared() drift.Declarations {
+	out := drift.Declared(b.policy)
+	out[childTable] = drift.Table{Declared: true, Store: "database", Columns: []string{"id", childColumn, "made_at"}}
+	return out
 }
 
 // antiJoin counts the stale rows as a superuser, by one statement.
@@ -149,7 +149,7 @@ func (b *bench) antiJoin(d *database) round {
 
 // sweepOnce makes one pass over the whole database, and says what it and its check
 // of the child table's column did, in rows of that table a second.
-func (b *bench) sweepOnce(ctx context.Context, s *census.Store, declared census.Declared) (whole, table figure, err error) {
+func (b *bench) sweepOnce(ctx context.Context, s *census.Store, declared drift.Declarations) (whole, table figure, err error) {
 	whole, err = rate(func() (int64, error) {
 		checks, _, err := s.Orphans(ctx, declared)
 		if err != nil {
@@ -191,7 +191,7 @@ func (b *bench) besideSweeps(ctx context.Context, d *database, s *census.Store) 
 			// The last pass ends by itself after the round, so that nothing of it is
 			// left for the next one.
 			for until.Err() == nil && failed == nil {
-				_, _, failed = b.sweepOnce(ctx, s, b.declared)
+				_, _, failed = b.sweepOnce(ctx, s, b.declared())
 			}
 		})
 		f, err = reads(ctx)

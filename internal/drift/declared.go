@@ -1,8 +1,11 @@
 package drift
 
 import (
+	"net"
 	"slices"
 
+	"trakr/internal/egress"
+	"trakr/internal/lifecycle"
 	"trakr/policy"
 )
 
@@ -64,3 +67,12 @@ func (t Table) Undeclared(columns []string) []string {
 	}
 	return out
 }
+
+// DeclaredHost reports whether the policy declares a host as a destination.
+func DeclaredHost(p *policy.Policy, to lifecycle.Destination, host string) bool {
+	return egress.Host(p, to, "https://"+net.JoinHostPort(host, "443")) == nil
+}
+
+// DeclaredDatabaseHost reports whether the policy declares a host for a database; "" is a
+// unix socket of this machine.
+func DeclaredDatabaseHost(p *policy.Policy, host string) bool { return p.DatabaseHost(host) }

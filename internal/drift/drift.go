@@ -183,7 +183,7 @@ func hosts(p *policy.Policy, f Facts) []Difference {
 		}
 	}
 	for _, e := range f.Databases {
-		if !p.DatabaseHost(e.Host) {
+		if !DeclaredDatabaseHost(p, e.Host) {
 			differs(Difference{Kind: Host, Subject: e.Setting, Refuses: true, What: "the policy does not declare the host " + policy.HostName(e.Host) + " for any database, so where that lies nobody has said",
 				WayOut: "declare the store as it is, with its place and its hosts, or correct " + e.Setting + " and what fills it in (PGHOST, PGSERVICE)"})
 		}

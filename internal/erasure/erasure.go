@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"trakr/internal/drift"
 	"trakr/internal/erasure/ledger"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
@@ -330,7 +331,7 @@ func (e *Eraser) verify(ctx context.Context, a lifecycle.Access, x erasures.Eras
 // every table of the live catalog. The certificate waits until that is nothing but
 // what the policy retains.
 func (e *Eraser) count(ctx context.Context, x erasures.Erasure) ([]findings.Check, error) {
-	checks, _, err := e.c.Census.Tenant(ctx, x.Tenant, census.DeclaredBy(e.c.Policy))
+	checks, _, err := e.c.Census.Tenant(ctx, x.Tenant, drift.Declared(e.c.Policy))
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"trakr/internal/drift"
 	"trakr/internal/lifecycle"
 	"trakr/internal/schedule"
 	"trakr/internal/store/facts"
@@ -50,13 +51,7 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 // addInventory adds the tables, tenants and erasures, which come from one snapshot, and
 // returns what the database's server reports of itself.
 func (r *Reporter) addInventory(ctx context.Context, f *reports.Facts) (facts.Server, error) {
-	declared := facts.Declared{}
-	for _, s := range r.Policy.Stores {
-		for _, t := range s.Tables {
-			declared[t.Name] = facts.Declaration{TimeColumn: t.TimeCol, AgeColumn: t.AgeColumn(), Columns: t.Columns}
-		}
-	}
-	inv, err := r.Inventory.Collect(ctx, declared, f.AsOf, r.Policy.DeletionDeadline.Duration(), reports.Lately)
+	inv, err := r.Inventory.Collect(ctx, drift.Declared(r.Policy), f.AsOf, r.Policy.DeletionDeadline.Duration(), reports.Lately)
 	if err != nil {
 		return facts.Server{}, err
 	}

@@ -2,10 +2,9 @@ package evidence
 
 import (
 	"context"
-	"net"
 	"slices"
 
-	"trakr/internal/egress"
+	"trakr/internal/drift"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/instances"
 	"trakr/policy"
@@ -60,9 +59,9 @@ func (r *Reporter) appendHosts(list []reports.HostFacts, destinations []instance
 func hostFacts(p *policy.Policy, x instances.Destination) reports.HostFacts {
 	h := reports.HostFacts{Setting: x.Setting, Host: policy.HostName(x.Host), Database: x.Name == instances.Database}
 	if h.Database {
-		h.Declared = p.DatabaseHost(x.Host)
+		h.Declared = drift.DeclaredDatabaseHost(p, x.Host)
 	} else {
-		h.Declared = egress.Host(p, lifecycle.Destination(x.Name), "https://"+net.JoinHostPort(x.Host, "443")) == nil
+		h.Declared = drift.DeclaredHost(p, lifecycle.Destination(x.Name), x.Host)
 	}
 	return h
 }

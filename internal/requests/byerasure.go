@@ -23,12 +23,12 @@ import (
 // Eraser is the one erasure (package erasure) as a request needs it. The sweeps give
 // what a certificate rests on: a run that counted.
 type Eraser struct {
-	Eraser *erasure.Eraser
-	Store  *erasures.Store
+	Eraser   *erasure.Eraser
+	Store    *erasures.Store
 	Findings *findings.Store
-	Runner *sweep.Runner
-	Policy *policy.Policy
-	Now    func() time.Time
+	Runner   *sweep.Runner
+	Policy   *policy.Policy
+	Now      func() time.Time
 }
 
 // Erase implements Erasures.

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"trakr/internal/drift"
 	"trakr/internal/lifecycle"
-	"trakr/internal/store/census"
 	"trakr/internal/store/findings"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/requests"
@@ -51,7 +51,7 @@ func (s *Service) Show(ctx context.Context, id string) (Shown, error) {
 
 // preview counts a tenant's rows in every table, by the role that sees them all.
 func (s *Service) preview(ctx context.Context, id lifecycle.TenantID) ([]Count, error) {
-	checks, _, err := s.c.Census.Tenant(ctx, id, census.DeclaredBy(s.c.Policy))
+	checks, _, err := s.c.Census.Tenant(ctx, id, drift.Declared(s.c.Policy))
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (s *Service) preview(ctx context.Context, id lifecycle.TenantID) ([]Count, 
 		case c.Disposition == findings.Unjudged:
 			n.Becomes, n.Rows = "unknown", nil
 		case c.Undeclared:
-			n.Becomes, n.Ground = "unknown", "the policy does not declare this column"
+			n.Becomes, n.Ground = "unknown", drift.UndeclaredColumn
 		}
 		out = append(out, n)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"trakr/internal/drift"
 	"trakr/internal/store/census"
 	"trakr/internal/store/findings"
 	"trakr/policy"
@@ -44,7 +45,7 @@ const maxNewKeys = 100
 
 // Look implements Pass.
 func (p *MinimisationPass) Look(ctx context.Context, o Order) (Found, error) {
-	found, err := p.census.Shapes(ctx, census.DeclaredBy(p.policy), o.Now, !o.DryRun)
+	found, err := p.census.Shapes(ctx, drift.Declared(p.policy), o.Now, !o.DryRun)
 	if err != nil {
 		return Found{}, err
 	}

@@ -3,6 +3,7 @@ package sweep
 import (
 	"context"
 
+	"trakr/internal/drift"
 	"trakr/internal/store/census"
 	"trakr/internal/store/findings"
 	"trakr/policy"
@@ -26,7 +27,7 @@ func (*OrphanPass) Destructive() bool { return false }
 
 // Look implements Pass.
 func (p *OrphanPass) Look(ctx context.Context, _ Order) (Found, error) {
-	checks, at, err := p.census.Orphans(ctx, census.DeclaredBy(p.policy))
+	checks, at, err := p.census.Orphans(ctx, drift.Declared(p.policy))
 	for i, c := range checks {
 		checks[i].Severity = findings.High // a table or column that nobody declared
 		if c.Disposition == findings.Checked && c.Rows > 0 {

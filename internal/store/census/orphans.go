@@ -3,11 +3,11 @@ package census
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/uptrace/bun"
 
+	"trakr/internal/drift"
 	"trakr/internal/store/findings"
 	"trakr/internal/store/internal/pg"
 	"trakr/policy"
@@ -27,31 +27,6 @@ type column struct {
 
 const catalogQuery = `SELECT schema_name, table_name, column_name, carries, kind, readable, filtered FROM door.tenant_columns()`
 
-// Declaration is what the policy knows of a table.
-type Declaration struct {
-	Store   string
-	Columns []string
-	Ground  string // why its rows outlive their tenant; "" when they do not
-}
-
-// Declared finds the declaration of a table, by policy.TableName.
-type Declared func(table string) (Declaration, bool)
-
-// DeclaredBy tells what a policy knows of a table.
-func DeclaredBy(p *policy.Policy) Declared {
-	return func(table string) (Declaration, bool) {
-		t, s, ok := p.Table(table)
-		if !ok {
-			return Declaration{}, false
-		}
-		d := Declaration{Store: s.Name, Columns: t.Columns}
-		if t.Retained != nil {
-			d.Ground = t.Retained.Ground
-		}
-		return d, true
-	}
-}
-
 // Orphans counts, in one snapshot, the rows of every table that carry a tenant
 // which is not live:
 //
@@ -62,7 +37,7 @@ func DeclaredBy(p *policy.Policy) Declared {
 //
 // What cannot be judged does not hide the rest. The sweep's own orphan, the canary,
 // must be among what it sees; otherwise its table is not judged, whatever was found.
-func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []findings.Check, snapshotAt time.Time, err error) {
+func (s *Store) Orphans(ctx context.Context, declared drift.Declarations) (checks []findings.Check, snapshotAt time.Time, err error) {
 	err = pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		var clock struct{ Now time.Time }
 		if err := tx.NewRaw(`SELECT transaction_timestamp() AS now`).Scan(ctx, &clock); err != nil {
@@ -76,11 +51,8 @@ func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []findin
 		last := ""
 		for _, c := range columns {
 			table := policy.TableName(c.Schema, c.Table)
-			d, ok := declared(table)
-			if !ok {
-				d.Store = "database"
-			}
-			if !ok && table != last {
+			d := declared.Table(table)
+			if !d.Declared && table != last {
 				begin := time.Now()
 				check := c.undeclaredTable(ctx, tx, snapshotAt)
 				check.Duration = time.Since(begin)
@@ -88,7 +60,7 @@ func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []findin
 			}
 			last = table
 			begin := time.Now()
-			if check, ok := c.judge(ctx, tx, d, ok, snapshotAt); ok {
+			if check, ok := c.judge(ctx, tx, d, snapshotAt); ok {
 				check.Duration = time.Since(begin)
 				checks = append(checks, check)
 			}
@@ -113,7 +85,7 @@ func (s *Store) Orphans(ctx context.Context, declared Declared) (checks []findin
 // undeclaredTable is the finding that the column's table is there at all.
 func (c column) undeclaredTable(ctx context.Context, tx bun.Tx, at time.Time) findings.Check {
 	check := findings.Check{Store: "database", Table: policy.TableName(c.Schema, c.Table), Disposition: findings.Unjudged, Undeclared: true,
-		Ground: "the policy does not declare this table", CheckedAt: at}
+		Ground: drift.UndeclaredTable, CheckedAt: at}
 	var row struct{ Rows int64 }
 	err := tx.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
 		return tx.NewRaw(`SELECT rows FROM door.measure(?, ?, '', ?)`, c.Schema, c.Table, at).Scan(ctx, &row)
@@ -127,15 +99,15 @@ func (c column) undeclaredTable(ctx context.Context, tx bun.Tx, at time.Time) fi
 }
 
 // judge counts one column, or says why it cannot; false when there is nothing to
-// count. known says that the policy declares the table.
-func (c column) judge(ctx context.Context, tx bun.Tx, d Declaration, known bool, at time.Time) (findings.Check, bool) {
+// count.
+func (c column) judge(ctx context.Context, tx bun.Tx, d drift.Table, at time.Time) (findings.Check, bool) {
 	check := findings.Check{Store: d.Store, Table: policy.TableName(c.Schema, c.Table), Column: c.Name, Disposition: findings.Checked, CheckedAt: at}
-	listed := known && slices.Contains(d.Columns, c.Name)
-	check.Undeclared = known && !listed
+	listed := d.Has(c.Name)
+	check.Undeclared = d.Declared && !listed
 	switch {
 	case listed && (c.Carries != "tenant" || c.Kind == "none"):
 		return check, false
-	case !known && (c.Kind == "none" || c.Kind == "number") && (c.Carries == "" || c.Kind == "none"):
+	case !d.Declared && (c.Kind == "none" || c.Kind == "number") && (c.Carries == "" || c.Kind == "none"):
 		return check, false // cannot hold a tenant's id; its table is a finding already
 	}
 	if listed && d.Ground != "" {
@@ -167,7 +139,7 @@ func (c column) judge(ctx context.Context, tx bun.Tx, d Declaration, known bool,
 	switch {
 	case row.Rows > 0: // found: there is nothing left to doubt
 	case check.Undeclared:
-		unjudged("the policy does not declare this column")
+		unjudged(drift.UndeclaredColumn)
 		check.Rows = row.Filled
 	case row.Filled > 0 && c.Carries == "value" && !listed:
 		unjudged("named like a value of a tenant, which cannot be compared with a tenant id")

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"trakr/internal/drift"
 	"trakr/internal/store/census"
 	"trakr/internal/store/findings"
 	"trakr/internal/store/storetest"
@@ -27,7 +28,7 @@ func TestALargeTableIsCountedTheSameBesideTraffic(t *testing.T) {
 	}
 	counted := func() findings.Check {
 		t.Helper()
-		checks, _, err := census.New(e.DB).Orphans(t.Context(), census.DeclaredBy(e.Policy))
+		checks, _, err := census.New(e.DB).Orphans(t.Context(), drift.Declared(e.Policy))
 		if err != nil {
 			t.Fatal(err)
 		}

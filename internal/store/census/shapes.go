@@ -10,6 +10,7 @@ import (
 
 	"github.com/uptrace/bun"
 
+	"trakr/internal/drift"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/findings"
 	"trakr/internal/store/internal/pg"
@@ -67,7 +68,7 @@ type PayloadKey struct {
 // search is one run of Shapes.
 type search struct {
 	store    *Store
-	declared Declared
+	declared drift.Declarations
 	now, at  time.Time
 	keep     bool
 	keys     map[string]time.Time // first seen
@@ -80,7 +81,7 @@ type search struct {
 // pass goes on. What the service sealed is not searched, and not said to be; a large
 // object is found whatever is in it. Nothing of a value comes back. keep is false in a dry run: the
 // place where the search ended is not noted then.
-func (s *Store) Shapes(ctx context.Context, declared Declared, now time.Time, keep bool) (Searched, error) {
+func (s *Store) Shapes(ctx context.Context, declared drift.Declarations, now time.Time, keep bool) (Searched, error) {
 	var clock struct{ Now time.Time }
 	if err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT clock_timestamp() AS now`).Scan(ctx, &clock)); err != nil {
 		return Searched{}, fmt.Errorf("searching for shapes: %w", err)
@@ -178,11 +179,10 @@ func (s *Store) catalog(ctx context.Context) ([]column, error) {
 func (x *search) table(ctx context.Context, columns []column) ([]findings.Check, error) {
 	first, at := columns[0], x.at
 	table := policy.TableName(first.Schema, first.Table)
-	d, known := x.declared(table)
+	d := x.declared.Table(table)
 	var checks []findings.Check
-	if !known {
-		d.Store = "database"
-		checks = append(checks, findings.Check{Store: d.Store, Table: table, Disposition: findings.Unjudged, Undeclared: true, Ground: "the policy does not declare this table", CheckedAt: at})
+	if !d.Declared {
+		checks = append(checks, findings.Check{Store: d.Store, Table: table, Disposition: findings.Unjudged, Undeclared: true, Ground: drift.UndeclaredTable, CheckedAt: at})
 	}
 	begin := time.Now()
 	found, unjudged, err := x.count(ctx, first, table)
@@ -192,7 +192,7 @@ func (x *search) table(ctx context.Context, columns []column) ([]findings.Check,
 	}
 	for _, c := range columns {
 		check := findings.Check{Store: d.Store, Table: table, Column: c.Name, Disposition: findings.Checked, CheckedAt: at, Duration: took}
-		check.Undeclared = known && !slices.Contains(d.Columns, c.Name)
+		check.Undeclared = d.Declared && !d.Has(c.Name)
 		searched := c.Kind == "text" || c.Kind == "opaque"
 		i := slices.IndexFunc(found, func(x shaped) bool { return x.Column == c.Name })
 		switch {
@@ -213,7 +213,7 @@ func (x *search) table(ctx context.Context, columns []column) ([]findings.Check,
 			found[i].into(&check)
 		}
 		if check.Undeclared {
-			check.Ground = "the policy does not declare this column" + after("; ", check.Ground)
+			check.Ground = drift.UndeclaredColumn + after("; ", check.Ground)
 			if check.Rows == 0 {
 				check.Disposition = findings.Unjudged
 			}

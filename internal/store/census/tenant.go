@@ -3,12 +3,12 @@ package census
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/pgdialect"
 
+	"trakr/internal/drift"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/findings"
 	"trakr/internal/store/internal/pg"
@@ -20,7 +20,7 @@ import (
 // hold an id, whatever its name. A check is Retained with its ground where the policy
 // lets rows outlive their tenant, Unjudged where the count cannot be told, else
 // Checked: such rows go with the tenant.
-func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared Declared) (checks []findings.Check, snapshotAt time.Time, err error) {
+func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared drift.Declarations) (checks []findings.Check, snapshotAt time.Time, err error) {
 	err = pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		known, err := listed(ctx, tx, declared)
 		if err != nil {
@@ -38,12 +38,9 @@ func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared Decl
 		for _, r := range rows {
 			snapshotAt = r.Now.UTC()
 			table := policy.TableName(r.SchemaName, r.TableName)
-			check := findings.Check{Store: "database", Table: table, Column: r.ColumnName, Disposition: findings.Checked, CheckedAt: snapshotAt}
-			d, ok := declared(table)
-			if ok {
-				check.Store = d.Store
-			}
-			check.Undeclared = !slices.Contains(d.Columns, r.ColumnName)
+			d := declared.Table(table)
+			check := findings.Check{Store: d.Store, Table: table, Column: r.ColumnName, Disposition: findings.Checked, CheckedAt: snapshotAt}
+			check.Undeclared = !d.Has(r.ColumnName)
 			if !check.Undeclared && d.Ground != "" {
 				check.Disposition, check.Ground = findings.Retained, d.Ground
 			}
@@ -67,7 +64,7 @@ func (s *Store) Tenant(ctx context.Context, id lifecycle.TenantID, declared Decl
 
 // listed names the columns of the live catalog that are declared, as count_tenant
 // compares them.
-func listed(ctx context.Context, tx bun.Tx, declared Declared) ([]string, error) {
+func listed(ctx context.Context, tx bun.Tx, declared drift.Declarations) ([]string, error) {
 	var columns []struct{ SchemaName, TableName, ColumnName, Quoted string }
 	err := tx.NewRaw(`SELECT schema_name, table_name, column_name, format('%I.%I.%I', schema_name, table_name, column_name) AS quoted FROM door.tenant_columns()`).Scan(ctx, &columns)
 	if err != nil {
@@ -75,7 +72,7 @@ func listed(ctx context.Context, tx bun.Tx, declared Declared) ([]string, error)
 	}
 	out := []string{}
 	for _, c := range columns {
-		if d, ok := declared(policy.TableName(c.SchemaName, c.TableName)); ok && slices.Contains(d.Columns, c.ColumnName) {
+		if declared.Table(policy.TableName(c.SchemaName, c.TableName)).Has(c.ColumnName) {
 			out = append(out, c.Quoted)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 
+	"trakr/internal/drift"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/census"
 	"trakr/internal/store/findings"
@@ -15,7 +16,7 @@ func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
 // count is a tenant's rows as checks by table and column.
 func count(t *testing.T, e *storetest.Env, id lifecycle.TenantID) map[string]findings.Check {
 	t.Helper()
-	checks, at, err := census.New(e.DB).Tenant(t.Context(), id, census.DeclaredBy(e.Policy))
+	checks, at, err := census.New(e.DB).Tenant(t.Context(), id, drift.Declared(e.Policy))
 	if err != nil || at.IsZero() {
 		t.Fatal(err)
 	}

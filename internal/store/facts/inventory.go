@@ -7,12 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/uptrace/bun"
 
+	"trakr/internal/drift"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
@@ -66,16 +66,6 @@ type Server struct {
 	DataChecksums bool
 }
 
-// Declaration is what the policy says of one table.
-type Declaration struct {
-	TimeColumn string // "" for none
-	AgeColumn  string // the column the period counts from; "" for none
-	Columns    []string
-}
-
-// Declared are the declared tables, by policy.TableName.
-type Declared map[string]Declaration
-
 // Store looks at one database.
 type Store struct{ db *store.DB }
 
@@ -95,7 +85,7 @@ func (s *Store) Clock(ctx context.Context) (time.Time, error) {
 }
 
 // Collect looks at everything as of the moment asked for.
-func (s *Store) Collect(ctx context.Context, declared Declared, asOf time.Time, deadline, lately time.Duration) (Inventory, error) {
+func (s *Store) Collect(ctx context.Context, declared drift.Declarations, asOf time.Time, deadline, lately time.Duration) (Inventory, error) {
 	var inv Inventory
 	err := pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		var found []struct {
@@ -112,13 +102,8 @@ func (s *Store) Collect(ctx context.Context, declared Declared, asOf time.Time, 
 		}
 		for _, x := range found {
 			t := Table{Name: policy.TableName(x.Schema, x.Name)}
-			d, known := declared[t.Name]
-			t.Declared = known
-			for _, c := range x.Columns {
-				if known && !slices.Contains(d.Columns, c) {
-					t.Undeclared = append(t.Undeclared, c)
-				}
-			}
+			d := declared.Table(t.Name)
+			t.Declared, t.Undeclared = d.Declared, d.Undeclared(x.Columns)
 			if err := count(ctx, tx, x.Schema, x.Name, d.TimeColumn, asOf, &t); err != nil {
 				return err
 			}
