@@ -281,7 +281,7 @@ func (r *Rotation) reseal(ctx context.Context, a lifecycle.Access, total int64, 
 		var after uuid.UUID
 		done.Unread = 0
 		return func(ctx context.Context) (batch, error) {
-			b, err := r.c.Outbox.Reseal(ctx, a, after)
+			b, err := r.c.Outbox.Reencrypt(ctx, a, after)
 			after = b.Last
 			done.Messages, done.Unread = done.Messages+b.Payloads, done.Unread+b.Unopened
 			return batch{over: after == uuid.Nil, sealed: b.Payloads, busy: b.Busy}, err

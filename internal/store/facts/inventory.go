@@ -234,22 +234,25 @@ func (s *Store) Notices(ctx context.Context, asOf time.Time, longer time.Duratio
 	return row.Open, row.Late, nil
 }
 
-// judged is the migration since which no value is stored that looks like contact data.
-const judged = 26
+// selectUnjudged counts from the first migration of this database: every version that can
+// run on this schema checks a value before it stores it. A rotation of the field key that
+// began since then and is finished has checked all values. The table of versions has the
+// local time of a session like this one, and a process that stores may cut its clock to
+// the second.
+const selectUnjudged = `SELECT count(*) FILTER (WHERE t.updated_at < j.since - interval '1 second') AS unjudged
+	FROM trakr.tenants AS t, (SELECT min(v.tstamp) AT TIME ZONE current_setting('TimeZone') AS since
+		FROM trakr.schema_migrations AS v WHERE v.is_applied) AS j
+	WHERE t.state = 'live' AND (EXISTS (SELECT FROM trakr.field_keys AS k WHERE k.state = 'retired')
+		OR NOT EXISTS (SELECT FROM trakr.field_keys AS k WHERE k.state = 'active' AND k.active_at > j.since)
+		OR NOT EXISTS (SELECT FROM trakr.field_keys AS k WHERE k.state = 'destroyed' AND k.destroyed_at > j.since))`
 
-// Unjudged counts the tenants whose values were last stored before that. A rotation of
-// the field key that began since then and is finished has judged them all. The table of
-// versions has the local time of a session like this one, and a process that stores may
-// cut its clock to the second.
+// Unjudged counts the tenants whose values are older than this database's schema: they
+// were brought here from elsewhere, and it is not known that they were checked for contact
+// data.
 func (s *Store) Unjudged(ctx context.Context) (int64, error) {
 	var row struct{ Unjudged int64 }
-	err := pg.Bun(s.db).NewRaw(`SELECT count(*) FILTER (WHERE t.updated_at < j.since - interval '1 second') AS unjudged
-		FROM trakr.tenants AS t, (SELECT min(v.tstamp) AT TIME ZONE current_setting('TimeZone') AS since FROM trakr.schema_migrations AS v WHERE v.version_id = ? AND v.is_applied) AS j
-		WHERE t.state = 'live' AND (EXISTS (SELECT FROM trakr.field_keys AS k WHERE k.state = 'retired')
-			OR NOT EXISTS (SELECT FROM trakr.field_keys AS k WHERE k.state = 'active' AND k.active_at > j.since)
-			OR NOT EXISTS (SELECT FROM trakr.field_keys AS k WHERE k.state = 'destroyed' AND k.destroyed_at > j.since))`, judged).Scan(ctx, &row)
-	if err != nil {
-		return 0, fmt.Errorf("counting values that nobody judged: %w", pg.Map(err))
+	if err := pg.Bun(s.db).NewRaw(selectUnjudged).Scan(ctx, &row); err != nil {
+		return 0, fmt.Errorf("counting values that were not checked: %w", pg.Map(err))
 	}
 	return row.Unjudged, nil
 }

@@ -1,19 +1,20 @@
-// Package outbox keeps what the end service is to be told: entered in the transaction
-// of the act it is about, and sent by whoever asks for what is due (internal/endservice).
+// Package outbox stores the deliveries to the end service. Each is entered in the
+// transaction of the act that it reports, and sent by the relay
+// (internal/delivery/endservice), which asks for those that are due.
 //
-// A delivery's row names no customer and stays. Its payload lies apart and sealed, and
-// is gone when the delivery is acknowledged, and at once when its tenant is erased: of
-// a tenant on its way out nothing waits here, whatever the end service does. The notice
-// of an erasure has no payload; all it says is our own random id of the tenant, which
-// the end service learnt with the client key.
+// A delivery's row names no customer and is kept. Its payload is stored apart and
+// encrypted, and is deleted when the delivery is acknowledged, and at once when its tenant
+// is erased: no payload of a tenant whose erasure has begun is ever sent. The notice of an
+// erasure has no payload; all it contains is our own random id of the tenant, which the
+// end service received with the client key.
 //
-// What the guard refuses is never sent, and does not refuse the act it is about: its
+// What the guard refuses is never sent, and does not refuse the act that it reports: its
 // delivery is dead from the beginning, without a payload.
 //
-// Within a tenant a delivery waits for the ones before it, and is never sent after a later
-// one was: what comes late is closed when the later one is taken. Each attempt is a disclosure
-// that is in the audit before the payload is opened; the database's function door.disclose
-// sees to it.
+// Within a tenant a delivery waits for the earlier ones, and is never sent after a later
+// one was: a delivery that comes too late is closed when the later one is acknowledged.
+// Each attempt is a disclosure that is in the audit before the payload is decrypted; the
+// database's function door.disclose enforces that.
 package outbox
 
 import (
@@ -25,10 +26,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/uptrace/bun"
-	"github.com/uptrace/bun/dialect/pgdialect"
 
 	"trakr/internal/egress"
-	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/internal/pg"
@@ -37,112 +36,129 @@ import (
 // State is how far a delivery has come.
 type State string
 
-// The states. Dead is a finding: it was tried for days, or the guard refused it, and it
-// waits for a person.
+// The states of a delivery. Dead is a finding: the delivery was tried for days, or the
+// guard refused it, and a person must decide.
 const (
 	Waiting      State = "waiting"
 	Dead         State = "dead"
 	Acknowledged State = "acknowledged"
-	Superseded   State = "superseded" // needless: the tenant was erased, a later delivery was taken, or a person dropped it
+	Superseded   State = "superseded" // needless: the tenant was erased, a later delivery was acknowledged, or a person dropped it
 )
-
-// Announce enters, in the transaction of an install or a change, that the end service
-// is to be told of a tenant. What the guard refuses is entered as dead, with its event
-// and without a payload: nobody is told, a person finds it, and the act goes on.
-func Announce(ctx context.Context, tx bun.Tx, g *egress.Guard, keys *keyring.Keyring, a lifecycle.Access, k egress.Kind, tenant lifecycle.TenantID, values lifecycle.Values, now time.Time) error {
-	id := uuid.New()
-	now = now.UTC().Truncate(time.Microsecond)
-	seq, err := next(ctx, tx, tenant)
-	if err != nil {
-		return err
-	}
-	body, err := g.Encode(egress.Event{ID: id.String(), Kind: k, Time: now, Sequence: seq, Data: g.Data(k, tenant, values)}, values)
-	if err != nil {
-		d := Delivery{ID: id, Tenant: tenant, Kind: k}
-		if _, err := tx.NewRaw(`INSERT INTO trakr.outbox (delivery_id, tenant_id, seq, kind, state, field_names, told, enqueued_at, last_outcome, dead_at) VALUES (?, ?, ?, ?, 'dead', '{}', false, ?, ?, ?)`,
-			id.String(), tenant.String(), seq, string(k), now, Refused, now).Exec(ctx); err != nil {
-			return err
-		}
-		return audit.Append(ctx, tx, d.refusal(ctx, now, a, "", err))
-	}
-	sealed, err := keys.EncryptPayload(tenant, id, body.Bytes())
-	if err != nil {
-		return err
-	}
-	_, err = tx.NewRaw(`INSERT INTO trakr.outbox (delivery_id, tenant_id, seq, kind, state, field_names, told, enqueued_at, next_attempt_at) VALUES (?, ?, ?, ?, 'waiting', ?, false, ?, ?)`,
-		id.String(), tenant.String(), seq, string(k), pgdialect.Array(names(body.Fields())), now, now).Exec(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = tx.NewRaw(`INSERT INTO trakr.outbox_payloads (delivery_id, tenant_id, sealed) VALUES (?, ?, ?)`, id.String(), tenant.String(), sealed).Exec(ctx)
-	return err
-}
-
-func names(fields []lifecycle.Field) []string {
-	out := make([]string, len(fields))
-	for i, f := range fields {
-		out[i] = string(f)
-	}
-	return out
-}
-
-// next is the number of a tenant's next delivery. Whoever enters one holds the lock on
-// the tenant's row, or has just made it.
-func next(ctx context.Context, tx bun.Tx, tenant lifecycle.TenantID) (int64, error) {
-	var row struct{ Seq int64 }
-	err := tx.NewRaw(`SELECT coalesce(max(seq), 0) + 1 AS seq FROM trakr.outbox WHERE tenant_id = ?`, tenant.String()).Scan(ctx, &row)
-	return row.Seq, err
-}
-
-// Erased enters, in the transaction that deletes a tenant's values, the notice of its
-// erasure, and closes what still waited: that is needless now, and the transaction
-// deletes the payloads as it does every other row of the tenant. Where no end service
-// is told (tell), a notice is entered only for one that was told something before.
-func Erased(ctx context.Context, tx bun.Tx, tell bool, a lifecycle.Access, tenant lifecycle.TenantID, erasure uuid.UUID, now time.Time) error {
-	var row struct {
-		Told bool
-		Open int64
-	}
-	if err := lock(ctx, tx, tenant.String()); err != nil {
-		return err
-	}
-	err := tx.NewRaw(`SELECT coalesce(bool_or(attempts > 0), false) AS told, count(*) FILTER (WHERE state IN ('waiting', 'dead')) AS open
-		FROM trakr.outbox WHERE tenant_id = ?`, tenant.String()).Scan(ctx, &row)
-	if err != nil {
-		return err
-	}
-	if row.Open > 0 {
-		e := audit.New(ctx, now, a, audit.DeliveryClose, audit.Success)
-		e.TenantID, e.CorrelationID, e.StatusDetail = tenant, erasure.String(), fmt.Sprintf("superseded %d", row.Open)
-		if err := audit.Append(ctx, tx, e); err != nil {
-			return err
-		}
-		if _, err := tx.NewRaw(`UPDATE trakr.outbox SET state = 'superseded', next_attempt_at = NULL, closed_at = ? WHERE tenant_id = ? AND state IN ('waiting', 'dead')`,
-			now, tenant.String()).Exec(ctx); err != nil {
-			return err
-		}
-	}
-	if !tell && !row.Told {
-		return nil
-	}
-	seq, err := next(ctx, tx, tenant)
-	if err != nil {
-		return err
-	}
-	_, err = tx.NewRaw(`INSERT INTO trakr.outbox (delivery_id, tenant_id, seq, kind, state, field_names, erasure_id, told, enqueued_at, next_attempt_at)
-		VALUES (?, ?, ?, 'erased', 'waiting', '{}', ?, ?, ?, ?)`, uuid.NewString(), tenant.String(), seq, erasure.String(), row.Told, now, now).Exec(ctx)
-	return err
-}
 
 // Refused is the last outcome of a delivery that the guard refused.
 var Refused = egress.ErrRefused.Error()
 
-// refusal begins the event of a delivery that is dead because the guard refused it, and
-// says why; the guard's words hold no value.
-func (d Delivery) refusal(ctx context.Context, now time.Time, a lifecycle.Access, recipient string, why error) audit.Event {
-	e := d.event(ctx, now, a, audit.DeliveryGiveUp, audit.Failure, recipient)
-	e.StatusDetail += ": " + why.Error()
-	return e
+// Announcement is what an install or a change announces to the end service.
+type Announcement struct {
+	Kind   egress.Kind
+	Tenant lifecycle.TenantID
+	Values lifecycle.Values
+	At     time.Time
+}
+
+// Announce enters an announcement in the transaction of the act. What the guard refuses
+// is entered as dead, with its event and without a payload: nothing is sent, it is a
+// finding, and the act succeeds.
+func (s *Store) Announce(ctx context.Context, tx bun.Tx, g *egress.Guard, a lifecycle.Access, x Announcement) error {
+	seq, err := next(ctx, tx, x.Tenant)
+	if err != nil {
+		return err
+	}
+	at := x.At.UTC().Truncate(time.Microsecond)
+	d := Delivery{ID: uuid.New(), Tenant: x.Tenant, Seq: seq, Kind: x.Kind, State: Waiting, EnqueuedAt: at}
+	body, err := g.Encode(d.message(g, x.Values), x.Values)
+	if err != nil {
+		d.State, d.LastOutcome, d.DeadAt = Dead, Refused, &d.EnqueuedAt
+		if err := enqueue(ctx, tx, d, false); err != nil {
+			return err
+		}
+		return audit.Append(ctx, tx, d.refusal(ctx, d.EnqueuedAt, a, "", err))
+	}
+	payload, err := s.encrypt(d, body.Bytes())
+	if err != nil {
+		return err
+	}
+	d.Fields, d.NextAttemptAt = body.Fields(), &d.EnqueuedAt
+	if err := enqueue(ctx, tx, d, false); err != nil {
+		return err
+	}
+	_, err = tx.NewInsert().Model(payload).Exec(ctx)
+	return err
+}
+
+// next returns the number of a tenant's next delivery. The caller has locked the tenant's
+// row, or has just inserted it.
+func next(ctx context.Context, tx bun.Tx, tenant lifecycle.TenantID) (int64, error) {
+	var last struct{ Seq int64 }
+	err := tx.NewSelect().Model((*row)(nil)).ColumnExpr("coalesce(max(o.seq), 0) AS seq").
+		Where("tenant_id = ?", tenant.String()).Scan(ctx, &last)
+	return last.Seq + 1, err
+}
+
+// enqueue inserts a delivery. notified reports, for the notice of an erasure, that
+// something was sent about the tenant before.
+func enqueue(ctx context.Context, tx bun.Tx, d Delivery, notified bool) error {
+	r := row{
+		DeliveryID: d.ID.String(), TenantID: d.Tenant.String(), Seq: d.Seq, Kind: string(d.Kind), State: d.State, FieldNames: []string{},
+		ErasureID: d.ErasureID, Told: notified, EnqueuedAt: d.EnqueuedAt, NextAttemptAt: d.NextAttemptAt, LastOutcome: d.LastOutcome,
+		DeadAt: d.DeadAt,
+	}
+	for _, f := range d.Fields {
+		r.FieldNames = append(r.FieldNames, string(f))
+	}
+	_, err := tx.NewInsert().Model(&r).Returning("NULL").Exec(ctx)
+	return err
+}
+
+// ErasureNotice is the notice to the end service that a tenant was erased.
+type ErasureNotice struct {
+	Tenant  lifecycle.TenantID
+	Erasure uuid.UUID
+	At      time.Time
+	// Announced reports that the service announces its tenants to an end service. Without
+	// one, a notice is entered only for a tenant of which something was sent before.
+	Announced bool
+}
+
+const selectSent = `SELECT coalesce(bool_or(attempts > 0), false) AS sent, count(*) FILTER (WHERE state IN ('waiting', 'dead')) AS open
+	FROM trakr.outbox WHERE tenant_id = ?`
+
+// NotifyErasure enters the notice of an erasure, in the transaction that deletes the
+// tenant's values, and closes what was still open: that is needless now, and the
+// transaction deletes the payloads as it does every other row of the tenant.
+func NotifyErasure(ctx context.Context, tx bun.Tx, a lifecycle.Access, n ErasureNotice) error {
+	if err := lock(ctx, tx, n.Tenant); err != nil {
+		return err
+	}
+	var before struct {
+		Sent bool
+		Open int64
+	}
+	if err := tx.NewRaw(selectSent, n.Tenant.String()).Scan(ctx, &before); err != nil {
+		return err
+	}
+	if before.Open > 0 {
+		e := audit.New(ctx, n.At, a, audit.DeliveryClose, audit.Success)
+		e.TenantID, e.CorrelationID, e.StatusDetail = n.Tenant, n.Erasure.String(), fmt.Sprintf("superseded %d", before.Open)
+		if err := audit.Append(ctx, tx, e); err != nil {
+			return err
+		}
+		_, err := supersede(tx, n.At).Where("tenant_id = ?", n.Tenant.String()).Where("state IN (?)", bun.List(open)).Exec(ctx)
+		if err != nil {
+			return err
+		}
+	}
+	if !n.Announced && !before.Sent {
+		return nil
+	}
+	seq, err := next(ctx, tx, n.Tenant)
+	if err != nil {
+		return err
+	}
+	return enqueue(ctx, tx, Delivery{
+		ID: uuid.New(), Tenant: n.Tenant, Seq: seq, Kind: egress.Erased, State: Waiting, ErasureID: n.Erasure.String(),
+		EnqueuedAt: n.At, NextAttemptAt: &n.At,
+	}, before.Sent)
 }
 
 // Delivery is one delivery, without its payload.
@@ -164,25 +180,42 @@ type Delivery struct {
 	ClosedAt      *time.Time         `json:"closed_at,omitempty"`
 }
 
-// Overdue reports whether a delivery is a finding: it is dead, or was entered longer ago
-// than MaxAge and is not over, whether or not anybody sends.
+// Overdue reports whether a delivery is a finding: it is dead, or it is open and was
+// entered at least MaxAge ago, whether or not a relay runs.
 func (d Delivery) Overdue(now time.Time) bool {
 	return d.ClosedAt == nil && (d.State == Dead || now.Sub(d.EnqueuedAt) >= MaxAge)
 }
 
-// row is a delivery as bun reads it.
+// row is a delivery as bun reads and writes it.
 type row struct {
-	DeliveryID, TenantID, Kind, State                          string
-	Seq                                                        int64
-	FieldNames                                                 []string `bun:",array"`
-	ErasureID, LastOutcome                                     *string
-	EnqueuedAt                                                 time.Time
-	Attempts                                                   int
-	FirstTriedAt, LastTriedAt, NextAttemptAt, DeadAt, ClosedAt *time.Time
+	bun.BaseModel `bun:"table:trakr.outbox,alias:o"`
+
+	DeliveryID    string
+	TenantID      string
+	Seq           int64
+	Kind          string
+	State         State
+	FieldNames    []string `bun:",array"`
+	ErasureID     string   `bun:",nullzero"`
+	Told          bool
+	EnqueuedAt    time.Time
+	Attempts      int
+	FirstTriedAt  *time.Time
+	LastTriedAt   *time.Time
+	NextAttemptAt *time.Time
+	LastOutcome   string `bun:",nullzero"`
+	DeadAt        *time.Time
+	ClosedAt      *time.Time
 }
 
-const columns = `o.delivery_id, o.tenant_id, o.seq, o.kind, o.state, o.field_names, o.erasure_id, o.enqueued_at, o.attempts, o.first_tried_at, o.last_tried_at, o.next_attempt_at,
-	o.last_outcome, o.dead_at, o.closed_at`
+// payloadRow is a delivery's encrypted payload.
+type payloadRow struct {
+	bun.BaseModel `bun:"table:trakr.outbox_payloads,alias:p"`
+
+	DeliveryID string
+	TenantID   string
+	Sealed     []byte
+}
 
 func (r row) delivery() (Delivery, error) {
 	id, err1 := uuid.Parse(r.DeliveryID)
@@ -190,18 +223,14 @@ func (r row) delivery() (Delivery, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return Delivery{}, fmt.Errorf("reading a delivery: %w", err)
 	}
-	d := Delivery{ID: id, Tenant: tenant, Seq: r.Seq, Kind: egress.Kind(r.Kind), State: State(r.State), Fields: []lifecycle.Field{}, EnqueuedAt: r.EnqueuedAt.UTC(), Attempts: r.Attempts}
+	d := Delivery{
+		ID: id, Tenant: tenant, Seq: r.Seq, Kind: egress.Kind(r.Kind), State: r.State, Fields: []lifecycle.Field{}, ErasureID: r.ErasureID,
+		EnqueuedAt: r.EnqueuedAt.UTC(), Attempts: r.Attempts, FirstTriedAt: pg.UTC(r.FirstTriedAt), LastTriedAt: pg.UTC(r.LastTriedAt),
+		NextAttemptAt: pg.UTC(r.NextAttemptAt), LastOutcome: r.LastOutcome, DeadAt: pg.UTC(r.DeadAt), ClosedAt: pg.UTC(r.ClosedAt),
+	}
 	for _, f := range r.FieldNames {
 		d.Fields = append(d.Fields, lifecycle.Field(f))
 	}
-	if r.ErasureID != nil {
-		d.ErasureID = *r.ErasureID
-	}
-	if r.LastOutcome != nil {
-		d.LastOutcome = *r.LastOutcome
-	}
-	d.FirstTriedAt, d.LastTriedAt, d.NextAttemptAt = pg.UTC(r.FirstTriedAt), pg.UTC(r.LastTriedAt), pg.UTC(r.NextAttemptAt)
-	d.DeadAt, d.ClosedAt = pg.UTC(r.DeadAt), pg.UTC(r.ClosedAt)
 	return d, nil
 }
 
@@ -217,8 +246,13 @@ func deliveries(rows []row) ([]Delivery, error) {
 	return out, nil
 }
 
-// correlation is by which the events of a delivery are found: those of a notice belong
-// to its erasure.
+// message returns what the end service receives, with the values that the guard releases.
+func (d Delivery) message(g *egress.Guard, values lifecycle.Values) egress.Event {
+	return egress.Event{ID: d.ID.String(), Kind: d.Kind, Time: d.EnqueuedAt, Sequence: d.Seq, Data: g.Data(d.Kind, d.Tenant, values)}
+}
+
+// correlation is the id by which the events of a delivery are found: those of a notice
+// belong to its erasure.
 func (d Delivery) correlation() string {
 	if d.ErasureID != "" {
 		return d.ErasureID
@@ -226,10 +260,29 @@ func (d Delivery) correlation() string {
 	return d.ID.String()
 }
 
-// event begins an event about a delivery. Its id stands where a request's would.
-func (d Delivery) event(ctx context.Context, now time.Time, a lifecycle.Access, act audit.Action, out audit.Outcome, recipient string) audit.Event {
+// act is what happened to a delivery.
+type act struct {
+	at        time.Time
+	access    lifecycle.Access
+	action    audit.Action
+	outcome   audit.Outcome
+	recipient string // host that it was sent to; "" for none
+}
+
+// event begins the event of an act on a delivery. The delivery's id takes the place of a
+// request's.
+func (d Delivery) event(ctx context.Context, x act) audit.Event {
+	a := x.access
 	a.RequestID, a.CorrelationID = d.ID.String(), d.correlation()
-	e := audit.New(ctx, now, a, act, out)
-	e.TenantID, e.FieldNames, e.Recipient, e.StatusDetail = d.Tenant, slices.Clone(d.Fields), recipient, string(d.Kind)
+	e := audit.New(ctx, x.at, a, x.action, x.outcome)
+	e.TenantID, e.FieldNames, e.Recipient, e.StatusDetail = d.Tenant, slices.Clone(d.Fields), x.recipient, string(d.Kind)
+	return e
+}
+
+// refusal returns the event of a delivery that is dead because the guard refused it, with
+// the reason; the guard's errors contain no value.
+func (d Delivery) refusal(ctx context.Context, now time.Time, a lifecycle.Access, recipient string, why error) audit.Event {
+	e := d.event(ctx, act{now, a, audit.DeliveryGiveUp, audit.Failure, recipient})
+	e.StatusDetail += ": " + why.Error()
 	return e
 }

@@ -76,20 +76,12 @@ func New(ctx context.Context, c Config) (*Door, error) {
 	return &Door{db: c.DB, keys: c.Keys, policy: c.Policy, log: c.Log, endService: c.EndService, eraseFrom: tables, reads: newBatcher(c.DB)}, nil
 }
 
-// announcement is what an install or a change announces to the end service.
-type announcement struct {
-	kind   egress.Kind
-	tenant lifecycle.TenantID
-	values lifecycle.Values
-	at     time.Time
-}
-
 // announce enters an announcement into the outbox, in the transaction of the act.
-func (d *Door) announce(ctx context.Context, tx bun.Tx, a lifecycle.Access, x announcement) error {
+func (d *Door) announce(ctx context.Context, tx bun.Tx, a lifecycle.Access, x outbox.Announcement) error {
 	if d.endService == nil {
 		return nil
 	}
-	return outbox.Announce(ctx, tx, d.endService.Guard, d.keys, a, x.kind, x.tenant, x.values, x.at)
+	return d.endService.Outbox.Announce(ctx, tx, d.endService.Guard, a, x)
 }
 
 // notify wakes the sender after the commit of an act that announced something. A crash

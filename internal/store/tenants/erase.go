@@ -184,7 +184,8 @@ func (d *Door) Delete(ctx context.Context, a lifecycle.Access, erasure uuid.UUID
 		}
 		// Before the payloads go, with every other row of the tenant: what waits to be
 		// sent is closed, and the notice takes its place.
-		if err := outbox.Erased(ctx, tx, d.endService != nil, a, e.TenantID, erasure, now); err != nil {
+		notice := outbox.ErasureNotice{Tenant: e.TenantID, Erasure: erasure, At: now, Announced: d.endService != nil}
+		if err := outbox.NotifyErasure(ctx, tx, a, notice); err != nil {
 			return fmt.Errorf("entering the notice: %w", err)
 		}
 		for _, table := range d.eraseFrom {

@@ -13,6 +13,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/internal/pg"
+	"trakr/internal/store/outbox"
 )
 
 // Delivery is one verified callback: what makes it unique and orders it.
@@ -156,7 +157,7 @@ func (d *Door) install(ctx context.Context, a lifecycle.Access, values lifecycle
 		if _, err = tx.NewInsert().Model(&fields).Exec(ctx); err != nil {
 			return err
 		}
-		return d.announce(ctx, tx, a, announcement{egress.Installed, id, values, v.ReceivedAt})
+		return d.announce(ctx, tx, a, outbox.Announcement{Kind: egress.Installed, Tenant: id, Values: values, At: v.ReceivedAt})
 	})
 	var refused Result
 	switch {
@@ -227,7 +228,7 @@ func (d *Door) update(ctx context.Context, a lifecycle.Access, id lifecycle.Tena
 		if err := exactlyOne(tx.NewUpdate().Model(&fields).WherePK().Exec(ctx)); err != nil {
 			return err
 		}
-		return d.announce(ctx, tx, a, announcement{egress.Changed, id, values, v.ReceivedAt})
+		return d.announce(ctx, tx, a, outbox.Announcement{Kind: egress.Changed, Tenant: id, Values: values, At: v.ReceivedAt})
 	})
 	if err == nil && result == Applied {
 		d.notify()
