@@ -13,9 +13,8 @@ import (
 	"slices"
 	"time"
 
-	"trakr/internal/httpapi"
+	"trakr/internal/app"
 	"trakr/internal/lifecycle"
-	"trakr/internal/store/tokens"
 )
 
 const (
@@ -32,18 +31,20 @@ func (b *bench) http(ctx context.Context) error {
 		return err
 	}
 	defer d.close()
-	store := tokens.New(d.db, time.Now)
-	token, _, err := store.Create(ctx, lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorOperator, ID: "uid:0", Role: lifecycle.RoleOperator},
-		Reason: lifecycle.Reason{Code: lifecycle.ServiceOperation, Ref: "BENCH-1"}}, lifecycle.RoleService, "bench", time.Hour*2)
+	operator := lifecycle.Access{
+		Caller: lifecycle.Caller{Type: lifecycle.ActorOperator, ID: "uid:0", Role: lifecycle.RoleOperator},
+		Reason: lifecycle.Reason{Code: lifecycle.ServiceOperation, Ref: "BENCH-1"},
+	}
+	token, _, err := d.app.Tokens.Create(ctx, operator, lifecycle.RoleService, "bench", 2*time.Hour)
 	if err != nil {
 		return err
 	}
-	audited, err := b.listen(d, store, b.telemetry.Observe)
+	audited, err := b.listen(d, b.telemetry.Observe)
 	if err != nil {
 		return err
 	}
 	defer audited.close()
-	twin, err := b.listen(d, store, b.twinOf(d, store))
+	twin, err := b.listen(d, b.twinOf(d))
 	if err != nil {
 		return err
 	}
@@ -59,19 +60,15 @@ func (b *bench) http(ctx context.Context) error {
 	return nil
 }
 
-type observe = func(route func(*http.Request) string) func(http.Handler) http.Handler
-
 // listener is the private listener on a port of its own.
 type listener struct {
 	addr   string
 	server *http.Server
 }
 
-// listen serves the product's private handler. Of what it is made of, the routes
-// that are not asked lack their parts.
-func (b *bench) listen(d *database, store *tokens.Store, observe observe) (*listener, error) {
-	h, _, err := httpapi.NewAdmin(httpapi.Admin{Policy: b.policy, Door: d.door, Audit: d.log, Tokens: store, Version: "bench",
-		Metrics: http.NotFoundHandler(), Log: b.telemetry.Logger, Observe: observe})
+// listen serves the product's private handler, observed by observe.
+func (b *bench) listen(d *database, observe app.Observe) (*listener, error) {
+	h, _, err := d.app.AdminHandler(b.telemetry, observe)
 	if err != nil {
 		return nil, err
 	}

@@ -14,8 +14,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"trakr/internal/app"
 	"trakr/internal/keyring"
 	"trakr/internal/lifecycle"
+	"trakr/internal/platform/config"
 	"trakr/internal/platform/devpg"
 	"trakr/internal/platform/telemetry"
 	"trakr/internal/store"
@@ -47,7 +49,7 @@ type rig struct {
 	version   string
 	admin     *pgx.Conn
 	telemetry *telemetry.Telemetry
-	keys      *keyring.Keyring
+	dir       string // the data directory of every database: keys, ledger, checkpoints
 	policy    *policy.Policy
 	tenants   []lifecycle.TenantID
 	databases int
@@ -75,7 +77,7 @@ func newRig(ctx context.Context, connections int) (_ *rig, err error) {
 	if err := r.durable(ctx); err != nil {
 		return nil, err
 	}
-	if r.keys, err = keyring.New(); err != nil {
+	if r.dir, err = os.MkdirTemp("", "trakr-bench-"); err != nil {
 		return nil, err
 	}
 	if r.policy, err = policy.Default(); err != nil {
@@ -111,6 +113,9 @@ func (r *rig) close() error {
 	}
 	if r.server != nil {
 		errs = append(errs, r.server.Stop(ctx))
+	}
+	if r.dir != "" {
+		errs = append(errs, os.RemoveAll(r.dir))
 	}
 	return errors.Join(errs...)
 }
@@ -157,9 +162,11 @@ func install(ctx context.Context, door *tenants.Door) ([]lifecycle.TenantID, err
 // the product's for what it is compared with.
 type database struct {
 	name  string
+	app   *app.App // opened as a command opens it
 	db    *store.DB
 	log   *audit.Log
 	door  *tenants.Door
+	keys  *keyring.Keyring
 	plain *pgxpool.Pool // superuser: no rule of the database's slows it
 }
 
@@ -178,6 +185,13 @@ func (r *rig) copyOf(ctx context.Context, from string) (string, error) {
 	name := fmt.Sprintf("bench_%d", r.databases)
 	if _, err := r.admin.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+from); err != nil {
 		return "", fmt.Errorf("copying a database: %w", err)
+	}
+	// PostgreSQL does not copy the grants on the database itself; these are those of
+	// deploy/roles.sql, and the service refuses to start without them.
+	_, err := r.admin.Exec(ctx, "REVOKE ALL ON DATABASE "+name+" FROM PUBLIC; GRANT CREATE ON DATABASE "+name+" TO trakr_owner;"+
+		"GRANT CONNECT ON DATABASE "+name+" TO trakr_owner, trakr_service, trakr_reader, trakr_backup")
+	if err != nil {
+		return "", fmt.Errorf("granting on a copy: %w", err)
 	}
 	return name, nil
 }
@@ -200,19 +214,17 @@ func (r *rig) open(ctx context.Context, name string) (_ *database, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d.db, err = store.Open(ctx, within(login, name), store.Options{MaxConns: r.connections, Role: store.ServiceRole, Tracer: r.telemetry.Tracer})
+	cfg, err := config.Load([]string{"TRAKR_DATABASE_URL=" + within(login, name), "TRAKR_DATA_DIR=" + r.dir}, false)
 	if err != nil {
 		return nil, err
 	}
-	if d.log, err = audit.NewLog(d.db, time.Now); err != nil {
+	d.app, err = app.Open(ctx, app.Options{
+		Mode: app.Command, Config: cfg, Version: "bench", Now: time.Now, Telemetry: r.telemetry, MaxConns: r.connections,
+	})
+	if err != nil {
 		return nil, err
 	}
-	if err := d.log.SignWith(ctx, r.keys.Signing()); err != nil {
-		return nil, err
-	}
-	if d.door, err = tenants.New(ctx, tenants.Config{DB: d.db, Keys: r.keys, Policy: r.policy, Log: d.log}); err != nil {
-		return nil, err
-	}
+	d.db, d.log, d.door, d.keys = d.app.DB, d.app.Audit, d.app.Door, d.app.Keys
 	d.plain, err = r.plainPool(ctx, name)
 	return d, err
 }
@@ -228,11 +240,8 @@ func (r *rig) plainPool(ctx context.Context, name string) (*pgxpool.Pool, error)
 
 // close ends what open began.
 func (d *database) close() {
-	if d.door != nil {
-		d.door.Close()
-	}
-	if d.db != nil {
-		d.db.Close()
+	if d.app != nil {
+		_ = d.app.Close()
 	}
 	if d.plain != nil {
 		d.plain.Close()

@@ -9,6 +9,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/google/uuid"
 
+	"trakr/internal/app"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/tokens"
 )
@@ -23,13 +24,13 @@ import (
 // that the tenant is live, the recovery from crashes, and the second look into the
 // routing table by which the product tells 404 from 405. All of that makes the twin
 // faster, never slower.
-func (b *bench) twinOf(d *database, store *tokens.Store) observe {
+func (b *bench) twinOf(d *database) app.Observe {
 	mux := http.NewServeMux()
 	cfg := huma.DefaultConfig("twin", "bench")
 	cfg.DocsPath, cfg.SchemasPath, cfg.CreateHooks = "", "", nil
 	api := humago.New(mux, cfg)
 	huma.Register(api, huma.Operation{OperationID: "read", Method: http.MethodPost, Path: "/v1/tenants/{id}/reads", MaxBodyBytes: 64 << 10,
-		Middlewares: huma.Middlewares{bearer(store)}}, b.readPlainly(d))
+		Middlewares: huma.Middlewares{bearer(d.app.Tokens)}}, b.readPlainly(d))
 	return func(route func(*http.Request) string) func(http.Handler) http.Handler {
 		return func(http.Handler) http.Handler { return b.telemetry.Observe(route)(mux) }
 	}
@@ -80,7 +81,7 @@ func (b *bench) readPlainly(d *database) func(context.Context, *twinIn) (*twinOu
 		out := &twinOut{}
 		out.Body.Fields, out.Body.EventID = map[string]*string{}, uuid.Nil.String()
 		for i, f := range read {
-			v, err := b.keys.Decrypt(id, f, sealed[i])
+			v, err := d.keys.Decrypt(id, f, sealed[i])
 			if err != nil {
 				return nil, err
 			}
