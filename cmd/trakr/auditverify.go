@@ -9,9 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"trakr/internal/app"
+	"trakr/internal/check"
 	"trakr/internal/platform/config"
 	"trakr/internal/store/audit"
-	"trakr/internal/store/guard"
 )
 
 func (a *cli) auditVerifyCommand() *cobra.Command {
@@ -129,7 +129,7 @@ func (a *cli) printVerification(v audit.Verification) error {
 	}
 	passed := 0
 	for _, c := range v.Controls {
-		if c.State == guard.Pass {
+		if c.State == check.Pass {
 			passed++
 			continue
 		}

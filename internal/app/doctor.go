@@ -29,7 +29,7 @@ func Doctor(ctx context.Context, o Options) []check.Result {
 	a, err := Open(ctx, o)
 	if err != nil {
 		found = append(found, unknown(opened, err))
-		return append(found, guardChecks(guard.Unjudged(errors.New("the database could not be asked")))...)
+		return append(found, guardChecks(guard.Unknown(errors.New("the database could not be asked")))...)
 	}
 	defer func() { _ = a.Close() }()
 	return append(append(found, opened), a.Doctor(ctx)...)
@@ -77,7 +77,7 @@ func unknown(r check.Result, err error) check.Result {
 func guardChecks(controls []guard.Control) []check.Result {
 	out := make([]check.Result, 0, len(controls))
 	for _, c := range controls {
-		out = append(out, check.Result{ID: "guard." + c.ID, Title: c.Name, State: check.State(c.State), Evidence: c.Detail()})
+		out = append(out, check.Result{ID: "guard." + c.ID, Title: c.Name, State: c.State, Evidence: c.Detail()})
 	}
 	return out
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"trakr/internal/check"
 	"trakr/internal/proof/merkle"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
@@ -78,7 +79,7 @@ func (p *IntegrityPass) Look(ctx context.Context, o Order) (Found, error) {
 		return Found{}, err
 	}
 	if err != nil {
-		controls = guard.Unjudged(err)
+		controls = guard.Unknown(err)
 	}
 	return Found{Checks: append(checks, guards(controls, o.Now)...), SnapshotAt: o.Now}, nil
 }
@@ -138,8 +139,8 @@ func guards(controls []guard.Control, now time.Time) []findings.Check {
 			c.Severity = findings.Critical
 		}
 		switch x.State {
-		case guard.Pass:
-		case guard.Fail:
+		case check.Pass:
+		case check.Fail:
 			c.Rows, c.Ground = int64(max(len(x.Differences), 1)), x.Detail()
 		default:
 			c.Disposition, c.Ground = findings.Unjudged, "the control is unknown: "+x.Detail()

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"trakr/internal/check"
 	"trakr/internal/proof/merkle"
 	"trakr/internal/store/guard"
 	"trakr/internal/store/internal/pg"
@@ -70,7 +71,7 @@ type Verification struct {
 
 // Clean reports whether nothing was found.
 func (v Verification) Clean() bool {
-	return len(v.Faults) == 0 && !slices.ContainsFunc(v.Controls, func(c guard.Control) bool { return c.Required && c.State != guard.Pass })
+	return len(v.Faults) == 0 && !slices.ContainsFunc(v.Controls, func(c guard.Control) bool { return c.Required && c.State != check.Pass })
 }
 
 // TailKnown reports whether a cut tail would have been noticed.

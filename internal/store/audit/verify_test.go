@@ -15,10 +15,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"trakr/internal/check"
 	"trakr/internal/platform/devpg"
 	"trakr/internal/store"
 	"trakr/internal/store/audit"
-	"trakr/internal/store/guard"
 	"trakr/internal/store/storetest"
 )
 
@@ -38,7 +38,7 @@ func mustBeClean(t *testing.T, v audit.Verification) {
 		t.Errorf("false alarm: %s at %d: %s", f.Kind, f.Position, f.Detail)
 	}
 	for _, c := range v.Controls {
-		if c.Required && c.State != guard.Pass {
+		if c.Required && c.State != check.Pass {
 			t.Errorf("false alarm: %s: %s", c.ID, c.Detail())
 		}
 	}

@@ -11,7 +11,7 @@ import (
 func (s *Store) Controls(ctx context.Context) []guard.Control {
 	controls, err := guard.Check(ctx, s.db)
 	if err != nil {
-		return guard.Unjudged(err)
+		return guard.Unknown(err)
 	}
 	return controls
 }

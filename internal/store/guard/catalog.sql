@@ -1,7 +1,7 @@
--- What the live catalog says, one fact a row, each a sentence under the control it
--- belongs to. expect.go says the same sentences about a database nobody changed.
--- Run with search_path = pg_catalog, so that every other name comes qualified, and
--- in UTC. Nothing here needs more than the right to connect.
+-- The facts of the live catalog, one a row, each a sentence under the control that it
+-- belongs to. expect.go has the same sentences for a database that was not changed. Run
+-- with search_path = pg_catalog, so that every other name is qualified, and in UTC. Nothing
+-- here needs more than the right to connect.
 WITH ours AS (
     SELECT * FROM pg_roles
     WHERE rolname IN ('trakr_owner', 'trakr_door', 'trakr_sweep', 'trakr_service', 'trakr_reader', 'trakr_backup')
@@ -48,7 +48,7 @@ UNION ALL
 SELECT 'owners', name || ' belongs to ' || pg_get_userbyid(proowner) FROM functions
 
 -- Grants on tables and columns: all that our roles and PUBLIC have; on the log also
--- what anybody else has beyond reading; on the values whatever anybody else has.
+-- what other roles have beyond reading; on the values everything that other roles have.
 UNION ALL
 SELECT 'table grants', g.name || ' may ' || a.privilege_type || ' ' || t.name
 FROM tables AS t, LATERAL aclexplode(coalesce(t.relacl, acldefault(CASE t.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", t.relowner))) AS a
@@ -123,7 +123,7 @@ SELECT 'functions', f.name || ' has body ' || left(encode(sha256(convert_to(conc
     pg_get_function_result(f.oid), f.prosrc, pg_get_expr(f.proargdefaults, 0)), 'UTF8')), 'hex'), 16)
 FROM functions AS f JOIN pg_language AS l ON l.oid = f.prolang
 
--- What each table makes sure of by itself: constraints, unique indexes and columns that
+-- What each table itself ensures: constraints, unique indexes and columns that
 -- are always filled, each by its name with the digest of its definition. The audit's
 -- months have theirs under the partitions.
 UNION ALL
@@ -151,8 +151,8 @@ SELECT 'months ahead', 'trakr.audit_events_' || w.month || CASE WHEN m.oid IS NU
 FROM (SELECT to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i), 'YYYYMM') AS month FROM generate_series(0, 2) AS i) AS w
 LEFT JOIN months AS m ON m.name = 'trakr.audit_events_' || w.month
 
--- Ways past the door: views on the values, functions that act as somebody who may
--- read them, and copies that leave by replication. An extension's are its own.
+-- Ways past the door: views on the values, functions that act as a role that may
+-- read them, and copies that leave by replication. Functions of extensions do not count.
 UNION ALL
 SELECT 'ways around', 'view ' || v.oid::regclass || ' reads trakr.tenant_fields'
 FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass JOIN pg_class AS v ON v.oid = r.ev_class

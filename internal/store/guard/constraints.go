@@ -1,9 +1,9 @@
 package guard
 
-// constraints lists what each table makes sure of by itself, the months of the audit
-// apart: constraints and unique indexes by name, and the columns that are always
-// filled, each with the beginning of a SHA-256 over its definition. The test that
-// prints the digests of functions prints these lines anew.
+// constraints lists what each table itself ensures, except the months of the audit:
+// constraints and unique indexes by name, and the columns that are always filled, each
+// with the beginning of a SHA-256 over its definition. The test that prints the digests of
+// functions prints these lines too.
 var constraints = []struct {
 	table string
 	has   []string

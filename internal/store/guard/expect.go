@@ -17,9 +17,9 @@ const (
 	backup  = "trakr_backup"
 )
 
-// roles lists each role with the attributes it may have; nobody may have others.
-// LOGIN is given by whoever sets the password, INHERIT and BYPASSRLS by an
-// administrator who has them to give.
+// roles lists each role with the attributes that it may have; no others are allowed.
+// The administrator who sets the password gives LOGIN; INHERIT and BYPASSRLS need an
+// administrator with the right to give them.
 var roles = []struct{ name, may string }{
 	{owner, ""},
 	{door, ""},
@@ -29,8 +29,8 @@ var roles = []struct{ name, may string }{
 	{backup, "LOGIN INHERIT BYPASSRLS"},
 }
 
-// tables lists who may do what to each table, the owner apart. log: it only grows,
-// so both triggers stand on it.
+// tables lists who may do what to each table, except the owner. log: it only grows, so it
+// has both triggers.
 var tables = []struct {
 	name                         string
 	log                          bool
@@ -75,7 +75,7 @@ var tables = []struct {
 	{name: "audit_expiries", log: true, service: "SELECT", reader: "SELECT"},
 }
 
-// columns lists the grants on columns alone, columns in the order of the alphabet.
+// columns lists the grants on single columns, columns in alphabetical order.
 var columns = []struct{ role, may, table, columns string }{
 	{service, "SELECT", "tenant_fields", "tenant_id"},
 	{service, "UPDATE", "tenant_fields", "avatar_url, client_key, principal_uuid, shared_secret, username, written_at"},
@@ -84,7 +84,8 @@ var columns = []struct{ role, may, table, columns string }{
 	{service, "UPDATE", "api_tokens", "revoked_at"},
 	{service, "UPDATE", "finding_events", "attempts, delivered_at, next_attempt_at"},
 	{service, "UPDATE", "legal_holds", "released_at, released_by"},
-	{service, "UPDATE", "deletion_requests", "approved_at, approved_by, attempts, backups_clear_after, certificate_id, deleted_live_at, erasure_id, ground, held_from, moved_at, moved_by, moved_ref, not_before, retry_at, state, verified_at"},
+	{service, "UPDATE", "deletion_requests", "approved_at, approved_by, attempts, backups_clear_after, certificate_id, deleted_live_at, " +
+		"erasure_id, ground, held_from, moved_at, moved_by, moved_ref, not_before, retry_at, state, verified_at"},
 	{service, "SELECT", "outbox_payloads", "delivery_id, tenant_id"},
 	{service, "UPDATE", "outbox", "attempts, closed_at, dead_at, first_tried_at, last_outcome, last_tried_at, next_attempt_at, state"},
 	{sweep, "SELECT", "outbox_payloads", "delivery_id, tenant_id"},
@@ -93,8 +94,8 @@ var columns = []struct{ role, may, table, columns string }{
 
 const fixedPath = "search_path=pg_catalog, pg_temp"
 
-// functions lists every function. body is the beginning of a SHA-256 over its
-// language, volatility, result and text; a test prints this table's lines anew.
+// functions lists every function. body is the beginning of a SHA-256 over its language,
+// volatility, result and text; a test prints the lines of this table.
 var functions = []struct {
 	name    string
 	owner   string
@@ -103,8 +104,10 @@ var functions = []struct {
 	callers []string // beside the owner
 	body    string
 }{
-	{"door.append(bytea[])", door, true, []string{fixedPath, "plan_cache_mode=force_generic_plan"}, []string{owner, service}, "5b563e03535f188f"},
-	{"door.read(bytea[])", door, true, []string{fixedPath, "enable_seqscan=off", "plan_cache_mode=force_generic_plan"}, []string{service}, "52e3bb8964d2850e"},
+	{"door.append(bytea[])",
+		door, true, []string{fixedPath, "plan_cache_mode=force_generic_plan"}, []string{owner, service}, "5b563e03535f188f"},
+	{"door.read(bytea[])",
+		door, true, []string{fixedPath, "enable_seqscan=off", "plan_cache_mode=force_generic_plan"}, []string{service}, "52e3bb8964d2850e"},
 	{"door.note_field_key(bigint)", door, true, []string{fixedPath}, []string{service}, "e6035051019a1a33"},
 	{"door.count_sealed()", door, true, []string{fixedPath}, []string{service}, "870253f549608692"},
 	{"door.resealable(uuid,integer)", door, true, []string{fixedPath}, []string{service}, "1353d64e925d152a"},
@@ -114,7 +117,8 @@ var functions = []struct {
 	{"door.activate_field_key(bytea,bigint)", door, true, []string{fixedPath}, []string{service}, "4f2fcd8770434c13"},
 	{"door.destroy_field_key(bytea,bigint)", door, true, []string{fixedPath}, []string{service}, "01d3127e564bc137"},
 	{"door.disclose(bytea)", door, true, []string{fixedPath}, []string{service}, "9334e2a4f0b1588f"},
-	{"door.ensure_epoch()", owner, true, []string{fixedPath, "enable_seqscan=off", "enable_sort=off"}, []string{service}, "b368c57e4ad1ee63"},
+	{"door.ensure_epoch()",
+		owner, true, []string{fixedPath, "enable_seqscan=off", "enable_sort=off"}, []string{service}, "b368c57e4ad1ee63"},
 	{"door.make_partitions(integer)", owner, true, []string{fixedPath}, []string{service}, "20e43d26e0f0535f"},
 	{"door.tenant_columns()", sweep, true, []string{fixedPath}, []string{service}, "cfe273e52eaf0b22"},
 	{"door.count_orphans(name,name,name)", sweep, true, []string{fixedPath}, []string{service}, "607356e5729d0d24"},
@@ -126,7 +130,8 @@ var functions = []struct {
 	{"door.plant_canary()", owner, true, []string{fixedPath}, []string{service}, "76e81f59239c5e83"},
 	{"door.retirable(text,timestamp with time zone)", owner, true, []string{fixedPath}, []string{service}, "d8eaed5105cf7738"},
 	{"door.retire(text,timestamp with time zone,integer)", owner, true, []string{fixedPath}, []string{service}, "fe698fc172c35799"},
-	{"door.count_shaped(name,name,integer,xid8,bigint,integer)", sweep, true, []string{fixedPath, "enable_sort=off"}, []string{service}, "28a64794ec6f75cd"},
+	{"door.count_shaped(name,name,integer,xid8,bigint,integer)",
+		sweep, true, []string{fixedPath, "enable_sort=off"}, []string{service}, "28a64794ec6f75cd"},
 	{"door.value_shapes()", sweep, false, []string{fixedPath}, nil, "598a2448ba966180"},
 	{"door.count_held()", door, true, []string{fixedPath}, []string{service}, "3df204a0c3cba83f"},
 	{"door.holders(text[],uuid,integer)", door, true, []string{fixedPath}, []string{service}, "0d44307d68094fa7"},
@@ -148,15 +153,19 @@ var functions = []struct {
 	{"trakr.refuse_change()", owner, false, []string{fixedPath}, nil, "cad4aee4743b0031"},
 }
 
-// policies lists the guard on the values: each command needs, in its own
-// transaction, a successful event of one of the actions, and what else is asked.
+// policies lists the row security of the values: each command needs, in its own
+// transaction, a successful event of one of the actions, and meets a further condition.
 var policies = []struct{ name, command, actions, also string }{
-	{"recorded_read", "SELECT to PUBLIC using", "= ANY (ARRAY['tenant.read'::text, 'tenant.install'::text, 'tenant.update'::text, 'tenant.erase'::text, 'tenant.reencrypt'::text])", ""},
+	{"recorded_read", "SELECT to PUBLIC using",
+		"= ANY (ARRAY['tenant.read'::text, 'tenant.install'::text, 'tenant.update'::text, 'tenant.erase'::text, " +
+			"'tenant.reencrypt'::text])", ""},
 	{"recorded_install", "INSERT to PUBLIC check", "= 'tenant.install'::text", ""},
 	{"recorded_update", "UPDATE to PUBLIC using", "= ANY (ARRAY['tenant.update'::text, 'tenant.reencrypt'::text])", ""},
 	{"recorded_erase", "DELETE to PUBLIC using", "= 'tenant.erase'::text",
-		"(tenant_id IN ( SELECT x.tenant_id FROM trakr.erasures x WHERE ((x.noted_at IS NOT NULL) AND (x.erased_at IS NOT NULL))))" +
-			" AND (NOT (tenant_id IN ( SELECT h.tenant_id FROM trakr.legal_holds h WHERE ((h.released_at IS NULL) AND (h.until > now())))))"},
+		"(tenant_id IN ( SELECT x.tenant_id FROM trakr.erasures x" +
+			" WHERE ((x.noted_at IS NOT NULL) AND (x.erased_at IS NOT NULL))))" +
+			" AND (NOT (tenant_id IN ( SELECT h.tenant_id FROM trakr.legal_holds h" +
+			" WHERE ((h.released_at IS NULL) AND (h.until > now())))))"},
 }
 
 // expected is what a control's facts must be and may be.
@@ -168,13 +177,13 @@ type expected struct {
 // Ways out. Each names a command or a file, never only a fault.
 const (
 	runRoles   = "let an administrator run deploy/roles.sql in this database (trakr migrate does it when its login may)"
-	putBack    = "somebody changed the database; put back what migrations/ says, and look at who did it with: trakr audit verify"
+	putBack    = "the database was changed; restore what migrations/ creates, and look for who changed it with: trakr audit verify"
 	ownLogin   = "give the service a login of its own: ALTER ROLE trakr_service LOGIN PASSWORD '…', and connect as it"
 	makeMonths = "start the service, which makes them, or run as the owner: SELECT door.make_partitions(12)"
 	serverSet  = "set it to on in postgresql.conf or with the provider, and reload the server"
 )
 
-// controls are all controls, in the order they are shown.
+// controls lists all controls, in the order in which they are shown.
 var controls = []struct {
 	id, name, wayOut string
 	required         bool
@@ -182,10 +191,11 @@ var controls = []struct {
 	remark           func(found []string) string
 }{
 	{"session", "the service acts as the role " + service, ownLogin, true, exactly("acts as " + service), nil},
-	{"login", "the service's own login can do no more", ownLogin, false, anything, weaker},
+	{"login", "the service's own login has no further rights", ownLogin, false, anything, weaker},
 	{"roles", "roles have no attribute they do not need", runRoles, true, expectRoles, nil},
-	{"memberships", "the service can act as no other role", "REVOKE the membership that is too much; " + runRoles, true, expectMemberships, nil},
-	{"owners", "tables and functions belong to roles that nobody logs in as", putBack, true, expectOwners, nil},
+	{"memberships", "the service can act as no other role",
+		"REVOKE the membership that is too much; " + runRoles, true, expectMemberships, nil},
+	{"owners", "tables and functions belong to roles that cannot log in", putBack, true, expectOwners, nil},
 	{"table grants", "roles may do to tables and columns what they need, no more", putBack, true, expectTableGrants, nil},
 	{"function grants", "the door's functions can be called by the service alone", putBack, true, expectFunctionGrants, nil},
 	{"creation", "the service can create nothing, not even a temporary table", runRoles, true, expectCreation, nil},
@@ -195,7 +205,8 @@ var controls = []struct {
 	{"constraints", "no table takes a row that its checks and unique indexes refuse", putBack, true, expectConstraints, nil},
 	{"partitions", "the audit's months are whole and hold an event once", putBack, true, expectPartitions, nil},
 	{"ways around", "nothing reads values around the door", "drop what reads them, or revoke it from the service", true, exactly(), nil},
-	{"role settings", "no setting weakens the service's sessions", "ALTER ROLE … RESET it, or REVOKE the right to set it", true, exactly(), nil},
+	{"role settings", "no setting weakens the service's sessions",
+		"ALTER ROLE … RESET it, or REVOKE the right to set it", true, exactly(), nil},
 	{"months ahead", "the audit has a place for this month and the next two", makeMonths, false, expectMonths, nil},
 	{"synchronous_commit", "a commit is durable when confirmed", serverSet, false, settingOn, nil},
 	{"fsync", "the database flushes to the disk", serverSet, false, exactly("fsync is on"), nil},
@@ -208,7 +219,7 @@ func exactly(must ...string) func(facts) expected {
 
 func anything(facts) expected { return expected{may: func(string) bool { return true }} }
 
-// weaker says what the login behind SET ROLE could do instead.
+// weaker returns a remark when the login behind SET ROLE has more rights than the role.
 func weaker(found []string) string {
 	login := strings.Join(found, ", ")
 	if login == service || login == "a login of its own" {
@@ -238,12 +249,12 @@ func expectRoles(facts) expected {
 func expectMemberships(facts) expected {
 	return expected{
 		must: []string{owner + " is a member of " + door, owner + " is a member of " + sweep},
-		// Where an administrator cannot give it, sweeps and backups say so loudly.
+		// Where an administrator cannot give these, sweeps and backups report it or fail.
 		may: in([]string{sweep + " is a member of pg_read_all_data", backup + " is a member of pg_read_all_data"}),
 	}
 }
 
-// expectOwners: what is not listed here, of a later version, belongs to the owner.
+// expectOwners: a table of a later version, which is not listed here, belongs to the owner.
 func expectOwners(found facts) expected {
 	e := expected{must: []string{"schema trakr belongs to " + owner, "schema door belongs to " + owner}}
 	for _, t := range tables {
@@ -268,8 +279,8 @@ func expectTableGrants(found facts) expected {
 	for _, c := range columns {
 		e.must = append(e.must, fmt.Sprintf("%s may %s trakr.%s (%s)", c.role, c.may, c.table, c.columns))
 	}
-	// The sweep counts rows of tables that nobody has thought of yet (default
-	// privileges of the last file of the baseline); on the values its grant covers two columns.
+	// The sweep counts rows of the tables of later versions too (default privileges in
+	// migrations); on the values its grant covers two columns.
 	e.may = func(f string) bool {
 		table, ok := strings.CutPrefix(f, sweep+" may SELECT trakr.")
 		return ok && table != "tenant_fields" && table != "outbox_payloads" && !strings.Contains(table, "(")
@@ -299,8 +310,12 @@ func expectCreation(facts) expected {
 
 func expectRowSecurity(facts) expected {
 	const values = "trakr.tenant_fields "
-	e := expected{must: []string{values + "has row-level security enabled", values + "has row-level security forced",
-		values + "sweep_counts: SELECT to " + sweep + " using true", values + "door_reads: SELECT to " + door + " using true"}}
+	e := expected{must: []string{
+		values + "has row-level security enabled",
+		values + "has row-level security forced",
+		values + "sweep_counts: SELECT to " + sweep + " using true",
+		values + "door_reads: SELECT to " + door + " using true",
+	}}
 	for _, p := range policies {
 		recorded := "(tenant_id IN ( SELECT e.tenant_id FROM trakr.audit_events e" +
 			" WHERE ((e.recorded_at = transaction_timestamp()) AND (e.epoch = ( SELECT max(n.epoch) AS max FROM trakr.log_epochs n))" +
@@ -316,12 +331,15 @@ func expectRowSecurity(facts) expected {
 
 func expectTriggers(found facts) expected {
 	const history = " ON trakr.deletion_request_events FOR EACH "
-	e := expected{must: []string{"request_moves AFTER INSERT OR UPDATE ON trakr.deletion_requests FOR EACH ROW EXECUTE FUNCTION trakr.judge_request() always",
+	e := expected{must: []string{
+		"request_moves AFTER INSERT OR UPDATE ON trakr.deletion_requests FOR EACH ROW EXECUTE FUNCTION trakr.judge_request() always",
 		"rows_stay BEFORE DELETE OR UPDATE" + history + "ROW EXECUTE FUNCTION trakr.history_stays() always",
 		"table_stays BEFORE TRUNCATE" + history + "STATEMENT EXECUTE FUNCTION trakr.refuse_change() always",
 		"judge_seal BEFORE INSERT OR UPDATE ON trakr.tenant_fields FOR EACH ROW EXECUTE FUNCTION trakr.judge_seal() always",
-		"judge_payload_seal BEFORE INSERT OR UPDATE ON trakr.outbox_payloads FOR EACH ROW EXECUTE FUNCTION trakr.judge_payload_seal() always",
-		"hold_changes AFTER INSERT OR UPDATE ON trakr.legal_holds FOR EACH ROW EXECUTE FUNCTION trakr.judge_hold() always"}}
+		"judge_payload_seal BEFORE INSERT OR UPDATE ON trakr.outbox_payloads" +
+			" FOR EACH ROW EXECUTE FUNCTION trakr.judge_payload_seal() always",
+		"hold_changes AFTER INSERT OR UPDATE ON trakr.legal_holds FOR EACH ROW EXECUTE FUNCTION trakr.judge_hold() always",
+	}}
 	growing := months(found)
 	for _, t := range tables {
 		if t.log {
@@ -339,7 +357,7 @@ func expectTriggers(found facts) expected {
 	return e
 }
 
-// moves lists the tables whose rows may change only as a trigger allows.
+// moves lists the tables whose rows change only as a trigger allows.
 var moves = []struct{ table, trigger string }{
 	{"erasures", "erasure_goes_on"},
 	{"sweep_runs", "run_is_over"},
@@ -362,7 +380,7 @@ func expectFunctions(facts) expected {
 	return e
 }
 
-// expectConstraints: a table that is not listed here, of a later version, has its own.
+// expectConstraints: a table of a later version, which is not listed here, has its own.
 func expectConstraints(facts) expected {
 	var e expected
 	known := map[string]bool{}
@@ -380,7 +398,8 @@ func expectConstraints(facts) expected {
 }
 
 // month is a partition as door.make_partitions makes it.
-var month = regexp.MustCompile(`^(trakr\.audit_events_(\d{4})(\d{2})) is a month of the audit FOR VALUES FROM \('(\d{4})-(\d{2})-01 00:00:00\+00'\) TO \('(\d{4})-(\d{2})-01 00:00:00\+00'\)$`)
+var month = regexp.MustCompile(`^(trakr\.audit_events_(\d{4})(\d{2})) is a month of the audit` +
+	` FOR VALUES FROM \('(\d{4})-(\d{2})-01 00:00:00\+00'\) TO \('(\d{4})-(\d{2})-01 00:00:00\+00'\)$`)
 
 func expectPartitions(found facts) expected {
 	var e expected
@@ -403,7 +422,7 @@ func expectPartitions(found facts) expected {
 	return e
 }
 
-// months lists the partitions that are there.
+// months lists the partitions that exist.
 func months(found facts) []string {
 	var out []string
 	for _, f := range found["partitions"] {

@@ -7,13 +7,13 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// In judges the catalog as a transaction sees it that has changed it.
+// In checks the catalog as a transaction sees it that has changed it.
 func In(ctx context.Context, tx pgx.Tx) ([]Control, error) {
 	found, err := read(ctx, tx)
-	return judge(found), err
+	return compare(found), err
 }
 
-// Bodies prints the digest of each function as it is.
+// Bodies returns the digest of each function in the catalog.
 func Bodies(ctx context.Context, tx pgx.Tx) []string {
 	found, err := read(ctx, tx)
 	if err != nil {
@@ -28,7 +28,7 @@ func Bodies(ctx context.Context, tx pgx.Tx) []string {
 	return out
 }
 
-// Constraints prints the table of constraints.go as it is.
+// Constraints returns the table of constraints.go as the catalog has it.
 func Constraints(ctx context.Context, tx pgx.Tx) []string {
 	found, err := read(ctx, tx)
 	if err != nil {

@@ -4,8 +4,8 @@
 // and a superuser, a restore or a forgotten GRANT can take any of them away.
 //
 // It promises that a difference in either direction fails the control it belongs
-// to and is named. It changes nothing, and it cannot see what a superuser did and
-// undid in between: `trakr audit verify` finds that in the log.
+// to and is named. It changes nothing, and it cannot see what a superuser changed and
+// restored between two checks: `trakr audit verify` finds that in the log.
 package guard
 
 import (
@@ -17,37 +17,42 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"trakr/internal/check"
 	"trakr/internal/store"
 	"trakr/internal/store/internal/pg"
 )
 
-// State is how a control stands.
-type State string
-
-// The states. Unknown means that the catalog could not be read: never a pass.
-const (
-	Pass    State = "pass"
-	Fail    State = "fail"
-	Unknown State = "unknown"
-)
-
-// Control is one thing in the database that the promises rest on.
+// Control is one property of the database that the promises rest on, with its verdict and
+// the differences that it counts.
 type Control struct {
-	ID    string `json:"id"`
-	Name  string `json:"name"` // what holds when it passes
-	State State  `json:"state"`
-	// Differences say what is missing and what is too much.
+	ID   string `json:"id"`
+	Name string `json:"name"` // what is true when it passes
+	// State is check.Unknown when the catalog could not be read: never a pass.
+	State check.State `json:"state"`
+	// Differences list what is missing and what is too much.
 	Differences []string `json:"differences,omitempty"`
-	// Remark is what a passing control leaves to be said.
+	// Remark is what the operator should know of a control that passes.
 	Remark string `json:"remark,omitempty"`
 	WayOut string `json:"way_out,omitempty"` // set when it does not pass
 	// Required: the service does not start without it.
 	Required bool `json:"required"`
 }
 
-// Detail is the control's state in one line, for people.
+// Result returns the control's verdict.
+func (c Control) Result() check.Result {
+	return check.Result{ID: "guard." + c.ID, Title: c.Name, State: c.State, Evidence: c.evidence(), WayOut: c.WayOut}
+}
+
+// Detail returns the evidence and the way out in one line, for people.
 func (c Control) Detail() string {
-	if c.State == Pass {
+	if c.State == check.Pass {
+		return c.evidence()
+	}
+	return c.evidence() + ". Way out: " + c.WayOut
+}
+
+func (c Control) evidence() string {
+	if c.State == check.Pass {
 		return c.Remark
 	}
 	shown := c.Differences
@@ -56,20 +61,20 @@ func (c Control) Detail() string {
 		more = fmt.Sprintf("; and %d more", len(shown)-maxShown)
 		shown = shown[:maxShown]
 	}
-	return strings.Join(shown, "; ") + more + ". Way out: " + c.WayOut
+	return strings.Join(shown, "; ") + more
 }
 
 const maxShown = 4
 
-// What the catalog says, as one statement.
+// catalog is one statement that returns each control with the facts in the catalog.
 //
 //go:embed catalog.sql
 var catalog string
 
-// facts are the catalog's sentences by control.
+// facts are the sentences that the catalog statement returns, by control.
 type facts map[string][]string
 
-// Check looks at the live catalog and judges every control. It takes one statement.
+// Check reads the live catalog, in one statement, and checks every control.
 func Check(ctx context.Context, db *store.DB) ([]Control, error) {
 	var found facts
 	err := pgx.BeginTxFunc(ctx, pg.Pool(db), pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
@@ -79,7 +84,7 @@ func Check(ctx context.Context, db *store.DB) ([]Control, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the catalog: %w", pg.Map(err))
 	}
-	return judge(found), nil
+	return compare(found), nil
 }
 
 func read(ctx context.Context, tx pgx.Tx) (facts, error) {
@@ -100,12 +105,12 @@ func read(ctx context.Context, tx pgx.Tx) (facts, error) {
 	return found, err
 }
 
-// judge compares what was found with what is expected.
-func judge(found facts) []Control {
+// compare compares what was found with what is expected.
+func compare(found facts) []Control {
 	out := make([]Control, 0, len(controls))
 	for _, c := range controls {
 		want := c.expect(found)
-		r := Control{ID: c.id, Name: c.name, Required: c.required, State: Pass}
+		r := Control{ID: c.id, Name: c.name, Required: c.required, State: check.Pass}
 		for _, w := range want.must {
 			if !slices.Contains(found[c.id], w) {
 				r.Differences = append(r.Differences, "missing: "+w)
@@ -120,33 +125,35 @@ func judge(found facts) []Control {
 			r.Remark = c.remark(found[c.id])
 		}
 		if len(r.Differences) > 0 {
-			r.State, r.WayOut, r.Remark = Fail, c.wayOut, ""
+			r.State, r.WayOut, r.Remark = check.Fail, c.wayOut, ""
 		}
 		out = append(out, r)
 	}
 	return out
 }
 
-// Unjudged lists every control as unknown, for a database that could not be asked.
-func Unjudged(why error) []Control {
+// Unknown lists every control as unknown, for a database that could not be read.
+func Unknown(why error) []Control {
 	out := make([]Control, 0, len(controls))
 	for _, c := range controls {
-		out = append(out, Control{ID: c.id, Name: c.name, Required: c.required, State: Unknown, Differences: []string{why.Error()}, WayOut: "make the database answer, then ask again"})
+		out = append(out, Control{ID: c.id, Name: c.name, Required: c.required, State: check.Unknown,
+			Differences: []string{why.Error()}, WayOut: "make the database answer, then check again"})
 	}
 	return out
 }
 
-// Refusal is the reason not to start: the required controls that do not pass, with
-// the way out of each. It is nil when all pass.
+// Refusal returns the reason not to start: the required controls that do not pass, with
+// the way out of each. It is nil when all of them pass.
 func Refusal(cs []Control) error {
 	var lines []string
 	for _, c := range cs {
-		if c.Required && c.State != Pass {
+		if c.Required && c.State != check.Pass {
 			lines = append(lines, "  "+c.Name+": "+c.Detail())
 		}
 	}
 	if len(lines) == 0 {
 		return nil
 	}
-	return fmt.Errorf("the database's guards are not in place, so nothing is served (all controls: trakr doctor):\n%s", strings.Join(lines, "\n"))
+	return fmt.Errorf("the database's guards are not in place, so nothing is served (all controls: trakr doctor):\n%s",
+		strings.Join(lines, "\n"))
 }

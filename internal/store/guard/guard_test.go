@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"trakr/internal/check"
 	"trakr/internal/store"
 	"trakr/internal/store/guard"
 	"trakr/internal/store/storetest"
@@ -33,10 +34,10 @@ func TestTheExpectationIsWhatTheMigrationsMake(t *testing.T) {
 	for _, c := range look(t, e) {
 		switch {
 		case c.ID == "fsync" || c.ID == "full_page_writes":
-			if c.State != guard.Fail || c.Required {
+			if c.State != check.Fail || c.Required {
 				t.Errorf("the test server does not flush, and %s is %s", c.ID, c.State)
 			}
-		case c.State != guard.Pass || c.Remark != "":
+		case c.State != check.Pass || c.Remark != "":
 			t.Errorf("%s: %s: %s %s", c.ID, c.State, c.Remark, strings.Join(c.Differences, "\n  "))
 		}
 	}
@@ -134,7 +135,7 @@ func TestEveryChangeOfTheCatalogIsNamed(t *testing.T) {
 			changed(t, e, c.sql, func(tx pgx.Tx) { got = storetest.Must(t)(guard.In(t.Context(), tx)).([]guard.Control) })
 			i := slices.IndexFunc(got, func(x guard.Control) bool { return x.ID == c.control })
 			said := strings.Join(got[i].Differences, "\n")
-			if got[i].State != guard.Fail || !strings.Contains(said, c.says) || got[i].WayOut == "" {
+			if got[i].State != check.Fail || !strings.Contains(said, c.says) || got[i].WayOut == "" {
 				t.Errorf("%s is %s and says\n%s\nwant %q", c.control, got[i].State, said, c.says)
 			}
 			err := guard.Refusal(got[i : i+1])
@@ -166,9 +167,9 @@ func TestAHigherLoginIsWeaker(t *testing.T) {
 	e := storetest.New(t)
 	for _, c := range []struct {
 		role    string
-		session guard.State
+		session check.State
 		remark  string
-	}{{store.ServiceRole, guard.Pass, "weaker"}, {store.OwnerRole, guard.Fail, "weaker"}} {
+	}{{store.ServiceRole, check.Pass, "weaker"}, {store.OwnerRole, check.Fail, "weaker"}} {
 		db, err := store.Open(t.Context(), e.URL, store.Options{MaxConns: 2, Role: c.role})
 		if err != nil {
 			t.Fatal(err)
@@ -191,12 +192,12 @@ func TestADatabaseThatDoesNotAnswerIsUnknown(t *testing.T) {
 	if err == nil {
 		t.Fatal("a closed database was judged")
 	}
-	for _, c := range guard.Unjudged(err) {
-		if c.State != guard.Unknown {
+	for _, c := range guard.Unknown(err) {
+		if c.State != check.Unknown {
 			t.Errorf("%+v", c)
 		}
 	}
-	if guard.Refusal(guard.Unjudged(err)) == nil {
+	if guard.Refusal(guard.Unknown(err)) == nil {
 		t.Error("unknown controls do not keep the service from starting")
 	}
 }
