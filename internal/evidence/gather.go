@@ -51,21 +51,11 @@ func (r *Reporter) Facts(ctx context.Context, asOf time.Time) (reports.Facts, er
 // addInventory adds the tables, tenants and erasures, which come from one snapshot, and
 // returns what the database's server reports of itself.
 func (r *Reporter) addInventory(ctx context.Context, f *reports.Facts) (facts.Server, error) {
-	inv, err := r.Inventory.Collect(ctx, drift.Declared(r.Policy), f.AsOf, r.Policy.DeletionDeadline.Duration(), reports.Lately)
+	inv, err := r.Inventory.Collect(ctx, drift.Declared(r.Policy), f.AsOf, r.Policy.DeletionDeadline.Duration())
 	if err != nil {
 		return facts.Server{}, err
 	}
-	f.Began, f.LiveTenants, f.ErasedTenants = inv.Began, inv.Live, inv.Erased
-	f.Erasures = reports.ErasureFacts{
-		Total: inv.Erasure.Total, Oldest: inv.Erasure.Oldest, Newest: inv.Erasure.Newest, LongestLag: inv.Erasure.Longest,
-		Late: inv.Erasure.Late, LateLately: inv.Erasure.LateLately, Open: inv.Erasure.Open,
-	}
-	for _, t := range inv.Tables {
-		f.Tables = append(f.Tables, reports.TableFacts{
-			Name: t.Name, Declared: t.Declared, Undeclared: t.Undeclared, Uncounted: t.Uncounted, Rows: t.Rows, Undated: t.Undated,
-			Oldest: t.Oldest, Newest: t.Newest, Due: t.Due, Unaged: t.Unaged,
-		})
-	}
+	f.Tables, f.Began, f.LiveTenants, f.ErasedTenants, f.Erasures = inv.Tables, inv.Began, inv.Live, inv.Erased, inv.Erasures
 	return inv.Server, nil
 }
 
@@ -80,15 +70,8 @@ func (r *Reporter) addSweeps(ctx context.Context, f *reports.Facts) error {
 		if s.Kind != sweep.Orphans || s.RunID == "" {
 			continue
 		}
-		checks, err := r.Inventory.Checks(ctx, s.RunID)
-		if err != nil {
+		if f.OrphanChecks, err = r.Inventory.Columns(ctx, s.RunID); err != nil {
 			return err
-		}
-		for _, c := range checks {
-			f.OrphanChecks = append(f.OrphanChecks, reports.ColumnFacts{
-				Table: c.Table, Column: c.Column, Disposition: c.Disposition, Ground: c.Ground, Rows: c.Rows,
-				Predicate: c.Predicate, CheckedAt: c.CheckedAt.UTC(),
-			})
 		}
 	}
 	return nil
@@ -111,29 +94,22 @@ func (r *Reporter) newestPass(ctx context.Context, rule policy.Sweep, asOf time.
 	if h.Newest == nil {
 		return s, nil
 	}
-	sums, err := r.Inventory.SweepSummary(ctx, h.Newest.ID)
-	if err != nil {
-		return s, err
-	}
 	at := h.Newest.FinishedAt.UTC()
 	s.RunID, s.FinishedAt, s.Result = h.Newest.ID, &at, string(h.Newest.Result)
-	s.Tables, s.Unchecked, s.Rows = sums.Checked, sums.Unjudged, sums.Rows
-	return s, nil
+	return s, r.Inventory.AddSums(ctx, &s)
 }
 
 func (r *Reporter) addFindings(ctx context.Context, f *reports.Facts) error {
 	open, err := r.Inventory.OpenFindings(ctx, f.AsOf)
-	for _, x := range open {
-		f.OpenFindings = append(f.OpenFindings, reports.FindingFacts{
-			ID: x.ID, Topic: topic(x), Kind: x.Kind, Table: x.Table, Column: x.Column, Ground: x.Ground, Count: x.Rows,
-			OpenedAt: x.OpenedAt.UTC(), Acknowledged: x.Known,
-		})
+	for i, x := range open {
+		open[i].Topic = topic(x)
 	}
+	f.OpenFindings = open
 	return err
 }
 
 // topic returns what a finding is about, from the place that its sweep recorded.
-func topic(x facts.Finding) reports.Topic {
+func topic(x reports.FindingFacts) reports.Topic {
 	switch {
 	case x.Kind == sweep.Minimisation && sweep.OfPayloads(x.Column):
 		return reports.TopicPayloads
@@ -149,61 +125,37 @@ func (r *Reporter) addRequests(ctx context.Context, f *reports.Facts) error {
 	if err != nil {
 		return err
 	}
-	f.RequestsLeftOut = more
-	for _, q := range list {
-		x := reports.RequestFacts{
-			ID: q.ID, Ticket: q.Ticket, TenantID: q.TenantID, State: q.State, Open: lifecycle.RequestState(q.State).Open(),
-			MovedAt: q.MovedAt.UTC(), Submitted: q.Submitted.UTC(), Received: q.Received.UTC(), Due: q.Due.UTC(),
-			DeletedAt: q.DeletedAt, BackupsClear: q.BackupsClear, CertificateID: q.CertificateID,
-		}
+	for i := range list {
+		x := &list[i]
+		x.Open = lifecycle.RequestState(x.State).Open()
 		x.Overdue = x.Open && f.AsOf.After(x.Due)
 		answered := !x.Open && x.State != string(lifecycle.RequestCancelled) && x.State != string(lifecycle.RequestDuplicate)
 		x.Late = x.Overdue || (answered && x.MovedAt.After(x.Due) && f.AsOf.Sub(x.MovedAt) < reports.Lately)
-		f.Requests = append(f.Requests, x)
 	}
-	held, err := r.Inventory.Holds(ctx, f.AsOf)
-	for _, h := range held {
-		f.Holds = append(f.Holds, reports.HoldFacts{
-			ID: h.ID, TenantID: h.TenantID, Ground: h.Ground, Ticket: h.Ticket, PlacedAt: h.PlacedAt.UTC(), Until: h.Until.UTC(),
-		})
-	}
+	f.Requests, f.RequestsLeftOut = list, more
+	f.Holds, err = r.Inventory.Holds(ctx, f.AsOf)
 	return err
 }
 
 // addDisclosures adds what the log records as sent, and the unacknowledged notices.
-func (r *Reporter) addDisclosures(ctx context.Context, f *reports.Facts) error {
-	sent, err := r.Inventory.Disclosures(ctx, f.AsOf.Add(-reports.Lately), f.AsOf)
-	if err != nil {
+func (r *Reporter) addDisclosures(ctx context.Context, f *reports.Facts) (err error) {
+	if f.Disclosures, err = r.Inventory.Disclosures(ctx, f.AsOf.Add(-reports.Lately), f.AsOf); err != nil {
 		return err
 	}
-	f.Disclosures = []reports.DisclosureFacts{}
-	for _, d := range sent {
-		to := lifecycle.ToBitbucket
-		if d.Delivery {
-			to = lifecycle.ToEndService
-		}
-		f.Disclosures = append(f.Disclosures, reports.DisclosureFacts{To: to, Recipient: d.Recipient, Field: d.Field, Events: d.Events})
-	}
-	n := &reports.NoticeFacts{}
-	if n.Open, n.Late, err = r.Inventory.Notices(ctx, f.AsOf, r.Policy.DeletionDeadline.Duration()); err != nil {
-		return err
-	}
-	f.Notices = n
-	return nil
+	f.Notices, err = r.Inventory.Notices(ctx, f.AsOf, r.Policy.DeletionDeadline.Duration())
+	return err
 }
 
 // addErasureState adds the tenants that should be checked or erased, and the stored values
 // of fields that are switched off.
 func (r *Reporter) addErasureState(ctx context.Context, f *reports.Facts) error {
 	var err error
-	if f.UncheckedTenants, err = r.Inventory.Unjudged(ctx); err != nil {
+	if f.UncheckedTenants, err = r.Inventory.Unchecked(ctx); err != nil {
 		return err
 	}
-	suspected := &reports.SuspectedFacts{}
-	if suspected.Total, suspected.Late, err = r.Inventory.Suspected(ctx, f.AsOf, r.Policy.Liveness.Notices()); err != nil {
+	if f.Suspected, err = r.Inventory.Suspected(ctx, f.AsOf, r.Policy.Liveness.Notices()); err != nil {
 		return err
 	}
-	f.Suspected = suspected
 	if r.SwitchedOff == nil {
 		return nil
 	}

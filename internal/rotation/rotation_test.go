@@ -555,7 +555,7 @@ func TestARotationJudgesWhatAnOlderVersionStored(t *testing.T) {
 	p.Exec(`UPDATE trakr.tenants SET updated_at = updated_at - interval '1 day'`)
 	unjudged := func() int64 {
 		t.Helper()
-		return storetest.Must(t)(facts.New(p.DB).Unjudged(t.Context())).(int64)
+		return storetest.Must(t)(facts.New(p.DB).Unchecked(t.Context())).(int64)
 	}
 	if n := unjudged(); n != 4 {
 		t.Fatalf("%d tenants are not judged, want 4", n)
