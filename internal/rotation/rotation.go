@@ -261,9 +261,9 @@ func (r *Rotation) reseal(ctx context.Context, a lifecycle.Access, total int64, 
 	err := r.everything(ctx, total, func() pass {
 		var after lifecycle.TenantID
 		return func(ctx context.Context) (batch, error) {
-			b, err := r.c.Door.Reseal(ctx, a, after)
+			b, err := r.c.Door.Reencrypt(ctx, a, after)
 			after = b.Last
-			for _, id := range b.Unopened {
+			for _, id := range b.Undecryptable {
 				unopened[id] = true
 			}
 			for _, id := range b.Contact {

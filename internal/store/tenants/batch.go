@@ -24,6 +24,10 @@ const (
 	batchTimeout = 5 * time.Second // the time budget of a read, store outage included
 )
 
+// readValues records one read per element and returns the tenant's values: ord is the
+// element's number, from 1. It is the hot path and its own transaction.
+const readValues = `SELECT ord, state, ` + valueColumns + ` FROM door.read($1)`
+
 // request is one read on its way through the batcher.
 type request struct {
 	record []byte      // canonical bytes of its event
@@ -33,13 +37,13 @@ type request struct {
 // answer is what the database returned for one request.
 type answer struct {
 	state  lifecycle.TenantState // Live; else nothing was recorded and nothing returned
-	sealed [MaxFields][]byte
+	stored encrypted
 	err    error
 }
 
 // batcher commits the reads that wait together in one statement. There is no
-// timer: a lone caller is served at once, and while a commit is on its way to the
-// disk those who arrive form the next batch. A caller gets its row only after the
+// timer: a lone caller is served at once, and while a commit is being written to
+// disk the requests that arrive form the next batch. A caller gets its row only after the
 // server has confirmed the commit of the batch it was in.
 type batcher struct {
 	db    *store.DB
@@ -79,7 +83,7 @@ func (b *batcher) read(ctx context.Context, record []byte) answer {
 	if len(b.queue) >= enough {
 		select {
 		case b.more <- struct{}{}:
-		default: // it is called already
+		default: // it is awake already
 		}
 	}
 	select {
@@ -97,9 +101,10 @@ func (b *batcher) read(ctx context.Context, record []byte) answer {
 	}
 }
 
-var errStopped = lifecycle.Fail(lifecycle.StoreUnavailable, "The service is stopping; nothing was released. Try again.", lifecycle.After(5*time.Second))
+var errStopped = lifecycle.Fail(lifecycle.StoreUnavailable, "The service is stopping; nothing was released. Try again.",
+	lifecycle.After(5*time.Second))
 
-// work serves whoever waits, for as long as the batcher lives.
+// work serves waiting requests until the batcher is closed.
 func (b *batcher) work() {
 	batch := make([]*request, 0, maxBatch)
 	for {
@@ -112,7 +117,7 @@ func (b *batcher) work() {
 	}
 }
 
-// help serves what has heaped up beside it.
+// help is the second worker: it serves what has piled up while work is busy.
 func (b *batcher) help() {
 	batch := make([]*request, 0, maxBatch)
 	for {
@@ -141,7 +146,7 @@ func (b *batcher) gather(batch []*request) []*request {
 }
 
 // serve runs one batch. When the database refuses it, it was rolled back whole,
-// and each request is tried alone, so that one bad record harms nobody else.
+// and each request is tried alone, so that one bad record does not fail the others.
 // After a lost connection nothing is tried again: the commit may have happened,
 // and a second try would record a second event for one answer.
 func (b *batcher) serve(batch []*request) {
@@ -176,7 +181,7 @@ func (b *batcher) commit(batch []*request) ([]answer, error) {
 		records[i] = r.record
 	}
 	rows, err := pg.Pool(b.db).Query(ctx,
-		`SELECT ord, state, client_key, shared_secret, principal_uuid, username, avatar_url FROM door.read($1)`, records)
+		readValues, records)
 	if err != nil {
 		return nil, pg.Map(err)
 	}
@@ -184,16 +189,20 @@ func (b *batcher) commit(batch []*request) ([]answer, error) {
 	seen := 0
 	var ord int
 	var a answer
-	_, err = pgx.ForEachRow(rows, []any{&ord, &a.state, &a.sealed[0], &a.sealed[1], &a.sealed[2], &a.sealed[3], &a.sealed[4]}, func() error {
+	into := []any{&ord, &a.state}
+	for i := range a.stored {
+		into = append(into, &a.stored[i])
+	}
+	_, err = pgx.ForEachRow(rows, into, func() error {
 		if ord < 1 || ord > len(batch) || answers[ord-1].state != "" {
-			return errors.New("the door returned a row that nobody asked for")
+			return errors.New("door.read returned a row that was not requested")
 		}
 		answers[ord-1] = a
 		seen++
 		return nil
 	})
 	if err == nil && seen != len(batch) {
-		err = errors.New("the door did not answer every recorded read")
+		err = errors.New("door.read did not return every recorded read")
 	}
 	if err != nil {
 		return nil, pg.Map(err)

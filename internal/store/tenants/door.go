@@ -1,19 +1,34 @@
-// Package tenants is THE DOOR: the only way to the guarded values of a tenant.
+// Package tenants is the door: the only way to the guarded values of a tenant.
 //
 // Every method takes an Access (who, why) and commits its audit event in the
 // same transaction as the act; a value is released only after that commit is
 // confirmed. When the event cannot be written the act does not happen. A refused
-// attempt is recorded in a transaction of its own. Values lie sealed in the
+// attempt is recorded in a transaction of its own. Values are encrypted in the
 // database and pass through memory as lifecycle.Secret.
 //
-// It decides nothing about signatures or HTTP; its callers verify first.
+// A value takes this way, in this order:
+//
+//  1. A callback names its tenant: Door.Lookup or Door.Find (lookup.go). Door.Secret
+//     (read.go) releases the secret that verifies it.
+//  2. Door.Install and Door.Update (write.go) encrypt the values (values.go), append the
+//     event, write the rows and announce them to the end service in one transaction.
+//     The replay guard (replay.go) makes the same delivery act once.
+//  3. Door.Read (read.go) checks the policy, then Door.releaseOnce passes the event to the
+//     batcher, and batcher.commit (batch.go) records it and fetches the values in one
+//     statement. Only after its commit are they decrypted and returned.
+//  4. Door.BeginErasure and Door.Delete (erase.go) remove them; package erasure calls both.
+//
+// Beside that way: Door.Reencrypt (reencrypt.go) replaces the key of stored values,
+// fieldkeys.go has the states of the keys, and Door.RemoveSwitchedOff (switchedoff.go)
+// removes the fields that the policy switches off.
+//
+// The package verifies no signature and knows no HTTP; its callers verify first.
 package tenants
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/uptrace/bun"
 
@@ -58,7 +73,7 @@ type Door struct {
 
 // New returns a door. It refuses to exist without a log, keys or a policy, and
 // with a policy under which values would outlive their tenant or no uninstall
-// could succeed. Close it in the end.
+// could succeed. Close it at the end.
 func New(ctx context.Context, c Config) (*Door, error) {
 	if c.DB == nil || c.Keys == nil || c.Policy == nil || c.Log == nil {
 		return nil, errors.New("the door needs a database, a keyring, a policy and an audit log")
@@ -73,7 +88,8 @@ func New(ctx context.Context, c Config) (*Door, error) {
 	if err := reachable(ctx, c.DB, tables); err != nil {
 		return nil, err
 	}
-	return &Door{db: c.DB, keys: c.Keys, policy: c.Policy, log: c.Log, endService: c.EndService, eraseFrom: tables, reads: newBatcher(c.DB)}, nil
+	return &Door{db: c.DB, keys: c.Keys, policy: c.Policy, log: c.Log, endService: c.EndService,
+		eraseFrom: tables, reads: newBatcher(c.DB)}, nil
 }
 
 // announce enters an announcement into the outbox, in the transaction of the act.
@@ -95,39 +111,6 @@ func (d *Door) notify() {
 // Close ends the door's work after the reads under way; later ones are refused.
 func (d *Door) Close() { d.reads.close() }
 
-// Tenant is the registry's entry: no customer data.
-type Tenant struct {
-	ID          lifecycle.TenantID    `json:"tenant_id"`
-	State       lifecycle.TenantState `json:"state"`
-	Ingress     lifecycle.Ingress     `json:"ingress"`
-	InstalledAt time.Time             `json:"installed_at"`
-	UpdatedAt   time.Time             `json:"updated_at"`
-	ErasedAt    *time.Time            `json:"erased_at,omitempty"`
-	Version     Version               `json:"-"`
-}
-
-// Version changes whenever the registry's entry does, and so whenever the tenant's
-// secret does.
-type Version int64
-
-// Subject is what a tenant is looked up by: exactly one member is set.
-type Subject struct {
-	ClientKey     lifecycle.Secret
-	WorkspaceUUID lifecycle.Secret // lower case, without braces
-}
-
-func (d *Door) digests(s Subject) (column string, all []keyring.Digest, err error) {
-	if s.ClientKey.Empty() == s.WorkspaceUUID.Empty() {
-		return "", nil, lifecycle.Fail(lifecycle.RequestInvalid, "A look-up names exactly one of client_key and workspace_uuid.")
-	}
-	if !s.ClientKey.Empty() {
-		all, err = d.keys.Digests(keyring.Subject, s.ClientKey)
-		return "subject_digest", all, err
-	}
-	all, err = d.keys.Digests(keyring.Principal, s.WorkspaceUUID)
-	return "principal_digest", all, err
-}
-
 // deny records a refused attempt and returns the refusal, or the reason why it
 // could not be recorded: an unrecorded denial is not an answer.
 func (d *Door) deny(ctx context.Context, e audit.Event, refusal error) error {
@@ -147,11 +130,11 @@ type Denial struct {
 	Action  audit.Action
 	Tenant  lifecycle.TenantID // zero when none is known
 	Subject lifecycle.Secret   // the client key it named; recorded as keyed digest
-	Detail  string             // closed-set word, e.g. "signature"
+	Detail  string             // one of a closed set, e.g. "signature"
 }
 
-// Deny records a refused attempt. It takes no key names of the payload: they
-// are the words of a sender who proved nothing, and the record is for ever.
+// Deny records a refused attempt. It takes no key names of the payload: they come
+// from a sender who proved nothing, and the record is permanent.
 func (d *Door) Deny(ctx context.Context, a lifecycle.Access, n Denial) error {
 	e := audit.New(ctx, d.log.Now(), a, n.Action, audit.Denied)
 	e.TenantID, e.StatusDetail = n.Tenant, n.Detail

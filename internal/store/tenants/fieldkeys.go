@@ -16,67 +16,78 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// Which key seals is the database's word, so that all replicas agree: the active key
-// of trakr.field_keys. The table's trigger refuses what another key sealed.
+// Values are encrypted with the active key of trakr.field_keys, so that all replicas
+// agree. A trigger of the values' table refuses what another key encrypted.
 
-// KeyState is how a field key stands in the database.
+// KeyState is the state of a field key in the database.
 type KeyState string
 
-// The states. Staged is not in the database: the keyring holds the key, and it never
-// sealed anything.
+// The states. Staged is not in the database: the keyring has the key, and it never
+// encrypted anything.
 const (
 	KeyStaged    KeyState = "staged"
 	KeyActive    KeyState = "active"
 	KeyRetired   KeyState = "retired"
 	KeyDestroyed KeyState = "destroyed"
-	KeyUnknown   KeyState = "unknown" // values are sealed with it, and nothing else is known of it
+	KeyUnknown   KeyState = "unknown" // values are encrypted with it, and neither keyring nor database has it
 )
 
-// FieldKey is what is known of one field key.
+// FieldKey is one field key, and how far it is used.
 type FieldKey struct {
 	ID          keyring.KeyID `json:"key_id"`
 	State       KeyState      `json:"state"`
 	InKeyring   bool          `json:"held"`
-	Values      int64         `json:"values"` // sealed with it
+	Values      int64         `json:"values"` // encrypted with it
 	ActiveAt    *time.Time    `json:"active_at,omitempty"`
 	RetiredAt   *time.Time    `json:"retired_at,omitempty"`
 	DestroyedAt *time.Time    `json:"destroyed_at,omitempty"`
 }
 
-// The states of SQL that the functions of the keys end with.
+// The SQLSTATEs that the database's functions and triggers for the keys raise.
 const (
-	notActive = "TK423" // a value is sealed with a key that is not the active one
+	notActive = "TK423" // a value is encrypted with a key that is not the active one
 	lacksKey  = "TK424" // an instance runs that does not have the key
-	keyInUse  = "TK425" // values are sealed with the key
+	keyInUse  = "TK425" // values are encrypted with the key
 )
 
-// keysLock is what every writer of values shares and whoever activates a key has alone.
+// keysLock is a lock that every writer of values shares and an activation has alone.
 const keysLock = `SELECT pg_advisory_xact_lock_shared(hashtextextended('trakr/field-keys', 0))`
 
-// useActive makes the keyring seal with the database's active key. It reads the keyring
-// anew from where it is kept when that lacks the key. Zero is: none is on record.
+// fieldKeyRow is one row of trakr.field_keys. Functions of the database write it.
+type fieldKeyRow struct {
+	bun.BaseModel `bun:"table:trakr.field_keys,alias:k"`
+
+	KeyID       int64      `bun:"key_id,pk"`
+	State       string     `bun:"state"`
+	ActiveAt    *time.Time `bun:"active_at"`
+	RetiredAt   *time.Time `bun:"retired_at"`
+	DestroyedAt *time.Time `bun:"destroyed_at"`
+}
+
+// useActive makes the keyring encrypt with the database's active key, which it returns;
+// zero when there is none yet. A keyring that lacks the key is reloaded once.
 func useActive(ctx context.Context, db bun.IDB, keys *keyring.Keyring) (keyring.KeyID, error) {
-	var row struct{ KeyID int64 }
-	err := pg.Map(db.NewRaw(`SELECT key_id FROM trakr.field_keys WHERE state = 'active'`).Scan(ctx, &row))
+	var row fieldKeyRow
+	err := pg.Map(db.NewSelect().Model(&row).Where("state = ?", string(KeyActive)).Scan(ctx))
 	if errors.Is(err, pg.ErrNoRows) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("asking which key seals: %w", err)
+		return 0, fmt.Errorf("reading the active field key: %w", err)
 	}
 	id := keyring.KeyID(row.KeyID)
 	err = keys.SetActive(id)
 	if errors.As(err, new(*keyring.MissingKey)) {
-		if _, again := keys.Reload(); again != nil {
-			return id, fmt.Errorf("%w (reading it again: %w)", err, again)
+		if _, reload := keys.Reload(); reload != nil {
+			return id, fmt.Errorf("%w (reading it again: %w)", err, reload)
 		}
 		err = keys.SetActive(id)
 	}
 	return id, err
 }
 
-// bindFieldKeys notes the keyring's key where none is on record, and otherwise refuses
-// a keyring that lacks the active one, or a retired one that values are still sealed with.
+// bindFieldKeys stores the keyring's active key where the database has none, and otherwise
+// refuses a keyring that lacks the database's, or a retired key that values still need.
 func bindFieldKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring) error {
 	active, err := useActive(ctx, pg.Bun(db), keys)
 	if err != nil {
@@ -89,8 +100,8 @@ func bindFieldKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring) err
 		_, err = useActive(ctx, pg.Bun(db), keys) // another service may have noted one first
 		return err
 	}
-	var retired []struct{ KeyID int64 }
-	err = pg.Map(pg.Bun(db).NewRaw(`SELECT key_id FROM trakr.field_keys WHERE state = 'retired' ORDER BY key_id LIMIT 10`).Scan(ctx, &retired))
+	var retired []fieldKeyRow
+	err = pg.Map(pg.Bun(db).NewSelect().Model(&retired).Where("state = ?", string(KeyRetired)).Order("key_id").Limit(10).Scan(ctx))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return err
 	}
@@ -99,12 +110,12 @@ func bindFieldKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring) err
 		if slices.Contains(keys.FieldKeys(), id) {
 			continue
 		}
-		sealed, err := countSealed(ctx, db)
+		values, err := countByKey(ctx, db)
 		if err != nil {
 			return err
 		}
-		if sealed[id] > 0 {
-			return fmt.Errorf("%d values are sealed with it, and its rotation is not finished: %w", sealed[id], &keyring.MissingKey{ID: id})
+		if n := values[id]; n > 0 {
+			return fmt.Errorf("%d values are encrypted with it, and its rotation is not finished: %w", n, &keyring.MissingKey{ID: id})
 		}
 	}
 	return nil
@@ -120,48 +131,49 @@ func FollowActiveKey(ctx context.Context, tx bun.Tx, keys *keyring.Keyring) erro
 	return err
 }
 
-// FieldKeys lists every field key that the keyring holds or the database knows, in the
-// order they came into use, with how many values each seals.
+// maxFieldKeys bounds the list of keys: a rotation adds one.
+const maxFieldKeys = 1000
+
+// FieldKeys lists every field key of the keyring or the database, in the order they came
+// into use, with how many values are encrypted with each.
 func (d *Door) FieldKeys(ctx context.Context) ([]FieldKey, error) {
-	var rows []struct {
-		KeyID                            int64
-		State                            string
-		ActiveAt, RetiredAt, DestroyedAt *time.Time
-	}
-	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT key_id, state, active_at, retired_at, destroyed_at FROM trakr.field_keys ORDER BY active_at, key_id LIMIT 1000`).Scan(ctx, &rows))
+	var rows []fieldKeyRow
+	err := pg.Map(pg.Bun(d.db).NewSelect().Model(&rows).Order("active_at", "key_id").Limit(maxFieldKeys).Scan(ctx))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return nil, fmt.Errorf("listing the field keys: %w", err)
 	}
-	sealed, err := countSealed(ctx, d.db)
+	values, err := countByKey(ctx, d.db)
 	if err != nil {
 		return nil, err
 	}
-	held := d.keys.FieldKeys()
+	inKeyring := d.keys.FieldKeys()
 	var out []FieldKey
 	add := func(k FieldKey) {
-		k.InKeyring, k.Values = slices.Contains(held, k.ID), sealed[k.ID]
-		delete(sealed, k.ID)
+		k.InKeyring, k.Values = slices.Contains(inKeyring, k.ID), values[k.ID]
+		delete(values, k.ID)
 		out = append(out, k)
 	}
 	for _, r := range rows {
-		add(FieldKey{ID: keyring.KeyID(r.KeyID), State: KeyState(r.State), ActiveAt: pg.UTC(r.ActiveAt), RetiredAt: pg.UTC(r.RetiredAt), DestroyedAt: pg.UTC(r.DestroyedAt)})
+		add(FieldKey{ID: keyring.KeyID(r.KeyID), State: KeyState(r.State),
+			ActiveAt: pg.UTC(r.ActiveAt), RetiredAt: pg.UTC(r.RetiredAt), DestroyedAt: pg.UTC(r.DestroyedAt)})
 	}
 	known := func(id keyring.KeyID) bool {
 		return slices.ContainsFunc(out, func(k FieldKey) bool { return k.ID == id })
 	}
-	for _, id := range held {
+	for _, id := range inKeyring {
 		if !known(id) {
 			add(FieldKey{ID: id, State: KeyStaged})
 		}
 	}
-	for id := range sealed {
+	for id := range values {
 		add(FieldKey{ID: id, State: KeyUnknown})
 	}
 	return out, nil
 }
 
-// countSealed counts the values by the key that sealed them, as the role that sees all.
-func countSealed(ctx context.Context, db *store.DB) (map[keyring.KeyID]int64, error) {
+// countByKey counts the stored values by the key that encrypted them. A definer function
+// of the database counts, since the service cannot read the values of all tenants at once.
+func countByKey(ctx context.Context, db *store.DB) (map[keyring.KeyID]int64, error) {
 	var rows []struct {
 		KeyID  *int64
 		Sealed int64
@@ -172,7 +184,7 @@ func countSealed(ctx context.Context, db *store.DB) (map[keyring.KeyID]int64, er
 	}
 	out := map[keyring.KeyID]int64{}
 	for _, r := range rows {
-		var id keyring.KeyID // 0: sealed with nothing that is a key of ours
+		var id keyring.KeyID // 0: encrypted by none of our keys
 		if r.KeyID != nil {
 			id = keyring.KeyID(*r.KeyID)
 		}
@@ -185,9 +197,9 @@ func countSealed(ctx context.Context, db *store.DB) (map[keyring.KeyID]int64, er
 // active: it could not decrypt what the others encrypt.
 var ErrInstanceLacksKey = errors.New("a running service does not have the new key")
 
-// ActivateKey makes a key of the keyring the one that seals, and retires the one before:
-// from the commit on no value can be written with that any more. It is ErrInstanceLacksKey
-// while a running service lacks the key.
+// ActivateKey makes a key of the keyring the active one and retires the one before: from
+// the commit on no value can be written with that one. It is ErrInstanceLacksKey while a
+// running service lacks the key.
 func (d *Door) ActivateKey(ctx context.Context, a lifecycle.Access, id keyring.KeyID) error {
 	if err := a.CheckReason(); err != nil {
 		return err
@@ -197,9 +209,10 @@ func (d *Door) ActivateKey(ctx context.Context, a lifecycle.Access, id keyring.K
 	}
 	e := audit.New(ctx, d.log.Now(), a, audit.KeyActivate, audit.Success)
 	e.CorrelationID = id.Rotation()
-	// It waits for the callbacks under way, and those that come wait for it: not so
-	// long that one of them would fail.
-	err := d.alone(ctx, `SELECT door.activate_field_key(?, ?)`, e.Record(), int64(id))
+	err := d.withKeysLocked(ctx, func(ctx context.Context, tx bun.Tx) error {
+		_, err := tx.NewRaw(`SELECT door.activate_field_key(?, ?)`, e.Record(), int64(id)).Exec(ctx)
+		return err
+	})
 	if pg.State(err) == lacksKey {
 		return ErrInstanceLacksKey
 	}
@@ -209,56 +222,66 @@ func (d *Door) ActivateKey(ctx context.Context, a lifecycle.Access, id keyring.K
 	return d.keys.SetActive(id)
 }
 
-// ErrKeyInUse means that values are sealed with a key that was to be destroyed.
-var ErrKeyInUse = errors.New("values are still sealed with the key")
+// ErrKeyInUse means that values are encrypted with a key that was to be destroyed.
+var ErrKeyInUse = errors.New("values are still encrypted with the key")
 
-// DestroyKey notes that a retired key is gone from the keyring. It is ErrKeyInUse,
-// and nothing changes, while the database holds a value that it sealed.
+// DestroyKey records that a retired key was removed from the keyring. It is ErrKeyInUse,
+// and nothing changes, while the database has a value that it encrypted.
 func (d *Door) DestroyKey(ctx context.Context, a lifecycle.Access, id keyring.KeyID) error {
 	if err := a.CheckReason(); err != nil {
 		return err
 	}
 	e := audit.New(ctx, d.log.Now(), a, audit.KeyDestroy, audit.Success)
 	e.CorrelationID = id.Rotation()
-	err := d.alone(ctx, `SELECT door.destroy_field_key(?, ?)`, e.Record(), int64(id))
+	err := d.withKeysLocked(ctx, func(ctx context.Context, tx bun.Tx) error {
+		_, err := tx.NewRaw(`SELECT door.destroy_field_key(?, ?)`, e.Record(), int64(id)).Exec(ctx)
+		return err
+	})
 	if pg.State(err) == keyInUse {
 		return ErrKeyInUse
 	}
 	if err != nil {
-		return fmt.Errorf("noting that the key is destroyed: %w", err)
+		return fmt.Errorf("recording that the key is destroyed: %w", err)
 	}
 	return nil
 }
 
-// alone runs a statement that needs the keys' lock for itself, trying for a short
-// while again and again.
-func (d *Door) alone(ctx context.Context, sql string, record []byte, key int64) error {
+const (
+	lockNotAvailable = "55P03" // PostgreSQL appendix A
+	lockTimeout      = `SET LOCAL lock_timeout = '500ms'`
+	lockPatience     = time.Minute
+	lockPause        = 100 * time.Millisecond
+)
+
+// withKeysLocked runs act, a function of the database that takes the keys' lock alone. It
+// waits for the callbacks under way, and new ones wait for it, so each try gives up before
+// one of them would fail; it is tried for lockPatience.
+func (d *Door) withKeysLocked(ctx context.Context, act func(context.Context, bun.Tx) error) error {
 	for begin := time.Now(); ; {
 		err := pg.InTx(ctx, d.db, func(ctx context.Context, tx bun.Tx) error {
-			if _, err := tx.NewRaw(`SET LOCAL lock_timeout = '500ms'`).Exec(ctx); err != nil {
+			if _, err := tx.NewRaw(lockTimeout).Exec(ctx); err != nil {
 				return err
 			}
-			_, err := tx.NewRaw(sql, record, key).Exec(ctx)
-			return err
+			return act(ctx, tx)
 		})
-		if pg.State(err) != "55P03" || time.Since(begin) > time.Minute {
+		if pg.State(err) != lockNotAvailable || time.Since(begin) > lockPatience {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(lockPause):
 		}
 	}
 }
 
-// refused reports whether a write failed because its values are sealed with a key that
-// is not the active one any more.
-func (d *Door) refused(err error) bool { return pg.State(err) == notActive }
+// keyRetired reports whether a write failed because its values are encrypted with a key
+// that is not the active one any more.
+func keyRetired(err error) bool { return pg.State(err) == notActive }
 
-// newKeys takes over the active key after another one was refused or missed. A keyring
+// reloadKeys takes over the active key after another one was refused or missing. A keyring
 // that lacks it is keys-outdated.
-func (d *Door) newKeys(ctx context.Context) error {
+func (d *Door) reloadKeys(ctx context.Context) error {
 	if _, err := d.keys.Reload(); err != nil {
 		return outdated(err)
 	}
@@ -270,6 +293,7 @@ func (d *Door) newKeys(ctx context.Context) error {
 }
 
 func outdated(err error) error {
-	return lifecycle.Fail(lifecycle.KeysOutdated, "The values are sealed with a key that this instance was not given yet; nothing was released or changed. Try again when it has the newest keyring.",
+	return lifecycle.Fail(lifecycle.KeysOutdated, "The values are encrypted with a key that this instance was not given yet; "+
+		"nothing was released or changed. Try again when it has the newest keyring.",
 		lifecycle.After(30*time.Second), lifecycle.Cause(err))
 }

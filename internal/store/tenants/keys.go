@@ -15,12 +15,27 @@ import (
 )
 
 // ErrWrongKeys means that the database was used with another keyring.
-var ErrWrongKeys = errors.New("this database was used with another keyring; with this one no tenant would be recognised. Point TRAKR_KEYS at the right one")
+var ErrWrongKeys = errors.New("this database was used with another keyring; with this one no tenant would be recognised. " +
+	"Point TRAKR_KEYS at the right one")
 
-// BindKeys ties the database to its keyring: the first call notes it, each later
-// one compares. A database that holds tenants and no note is not bound anew. The keyring
-// seals with the database's active key from then on; one that lacks it, or another one
-// that values are sealed with, is refused (*keyring.MissingKey).
+// checkRow is the note by which a database recognises its keyring: a digest of a fixed
+// text.
+type checkRow struct {
+	bun.BaseModel `bun:"table:trakr.keyring_checks"`
+
+	Digest  []byte    `bun:"digest"`
+	NotedAt time.Time `bun:"noted_at"`
+}
+
+// countChecks counts the notes, those that this keyring matches, and the tenants.
+const countChecks = `SELECT (SELECT count(*) FROM trakr.keyring_checks) AS notes,
+	(SELECT count(*) FROM trakr.keyring_checks WHERE digest IN (?)) AS matches,
+	(SELECT count(*) FROM trakr.tenants) AS tenants`
+
+// BindKeys ties the database to its keyring: the first call stores a note of it, each
+// later one compares. A database that has tenants and no note is refused. The keyring
+// encrypts with the database's active key from then on; one that lacks it, or another
+// key that stored values need, is refused (*keyring.MissingKey).
 func BindKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring, now time.Time) error {
 	digests, err := keys.Digests(keyring.Check, lifecycle.NewSecret("trakr"))
 	if err != nil {
@@ -32,18 +47,16 @@ func BindKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring, now time
 			return err
 		}
 		var row struct{ Notes, Matches, Tenants int64 }
-		err := tx.NewRaw(`SELECT (SELECT count(*) FROM trakr.keyring_checks) AS notes,
-			(SELECT count(*) FROM trakr.keyring_checks WHERE digest IN (?)) AS matches,
-			(SELECT count(*) FROM trakr.tenants) AS tenants`, bun.List(digests)).Scan(ctx, &row)
-		if err != nil {
+		if err := tx.NewRaw(countChecks, bun.List(digests)).Scan(ctx, &row); err != nil {
 			return err
 		}
 		if row.Matches == 0 && (row.Notes > 0 || row.Tenants > 0) {
 			return ErrWrongKeys
 		}
-		if row.Matches == 0 {
-			_, err = tx.NewRaw(`INSERT INTO trakr.keyring_checks (digest, noted_at) VALUES (?, ?)`, digests[0], now.UTC()).Exec(ctx)
+		if row.Matches > 0 {
+			return nil
 		}
+		_, err := tx.NewInsert().Model(&checkRow{Digest: digests[0], NotedAt: now.UTC()}).Exec(ctx)
 		return err
 	})
 	if err == nil {
@@ -58,7 +71,8 @@ func BindKeys(ctx context.Context, db *store.DB, keys *keyring.Keyring, now time
 // Bound reports whether the database was ever used with a keyring.
 func Bound(ctx context.Context, db *store.DB) (bool, error) {
 	var row struct{ Used bool }
-	err := pg.Bun(db).NewRaw(`SELECT EXISTS (SELECT FROM trakr.keyring_checks) OR EXISTS (SELECT FROM trakr.tenants) AS used`).Scan(ctx, &row)
+	err := pg.Bun(db).NewRaw(`SELECT EXISTS (SELECT FROM trakr.keyring_checks) OR EXISTS (SELECT FROM trakr.tenants) AS used`).
+		Scan(ctx, &row)
 	if err != nil {
 		return false, fmt.Errorf("looking for a keyring's note: %w", pg.Map(err))
 	}

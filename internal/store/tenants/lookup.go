@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/uptrace/bun"
@@ -15,38 +14,54 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// tenantRow is the registry as bun reads it.
-type tenantRow struct {
-	bun.BaseModel `bun:"table:trakr.tenants,alias:t"`
-
-	TenantID        string     `bun:"tenant_id,pk"`
-	Ingress         string     `bun:"ingress"`
-	State           string     `bun:"state"`
-	SubjectDigest   []byte     `bun:"subject_digest"`
-	PrincipalDigest []byte     `bun:"principal_digest"`
-	InstalledAt     time.Time  `bun:"installed_at"`
-	UpdatedAt       time.Time  `bun:"updated_at"`
-	ErasedAt        *time.Time `bun:"erased_at"`
-	LastTokenIAT    *time.Time `bun:"last_token_iat"`
-	Version         Version    `bun:"version,scanonly"`
+// Subject is what a tenant is looked up by: exactly one member is set.
+type Subject struct {
+	ClientKey     lifecycle.Secret
+	WorkspaceUUID lifecycle.Secret // lower case, without braces
 }
 
-// registryColumns are tenantRow's, with the version of the row: PostgreSQL's own
-// mark of the transaction that wrote it.
-const registryColumns = "?TableColumns, t.xmin::text::bigint AS version"
+// digests returns the keyed digests of a subject, that of the newest digest key first,
+// and the column that has them.
+func (d *Door) digests(s Subject) (column digestColumn, all []keyring.Digest, err error) {
+	if s.ClientKey.Empty() == s.WorkspaceUUID.Empty() {
+		return "", nil, lifecycle.Fail(lifecycle.RequestInvalid, "A look-up names exactly one of client_key and workspace_uuid.")
+	}
+	if !s.ClientKey.Empty() {
+		all, err = d.keys.Digests(keyring.Subject, s.ClientKey)
+		return subjectDigest, all, err
+	}
+	all, err = d.keys.Digests(keyring.Principal, s.WorkspaceUUID)
+	return principalDigest, all, err
+}
 
-func (r tenantRow) tenant() (Tenant, error) {
-	id, err := lifecycle.ParseTenantID(r.TenantID)
-	if err != nil {
-		return Tenant{}, fmt.Errorf("reading a tenant: %w", err)
+// ParseSubject checks what a caller wants to look up: exactly one of a client key
+// and a workspace uuid, the latter with or without braces.
+func ParseSubject(clientKey, workspaceUUID string) (Subject, error) {
+	if (clientKey == "") == (workspaceUUID == "") {
+		return Subject{}, lifecycle.Fail(lifecycle.RequestInvalid, "A look-up names exactly one of client_key and workspace_uuid.",
+			lifecycle.At("", "exactly one of client_key, workspace_uuid"))
 	}
-	t := Tenant{ID: id, State: lifecycle.TenantState(r.State), Ingress: lifecycle.Ingress(r.Ingress),
-		InstalledAt: r.InstalledAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(), Version: r.Version}
-	if r.ErasedAt != nil {
-		at := r.ErasedAt.UTC()
-		t.ErasedAt = &at
+	if clientKey != "" {
+		return Subject{ClientKey: lifecycle.NewSecret(clientKey)}, nil
 	}
-	return t, nil
+	s := workspaceUUID
+	if len(s) == 38 && s[0] == '{' && s[37] == '}' {
+		s = s[1:37]
+	}
+	id, err := uuid.Parse(s)
+	if err != nil || len(s) != 36 {
+		return Subject{}, lifecycle.Fail(lifecycle.RequestInvalid, "A workspace is named by its uuid, with or without braces.",
+			lifecycle.At("/workspace_uuid", "not a uuid"))
+	}
+	return Subject{WorkspaceUUID: lifecycle.NewSecret(id.String())}, nil
+}
+
+// Digests returns the keyed digests under which a subject is found, that of the newest
+// digest key first. Without the keys they reveal nothing; a request keeps them of a
+// subject that no tenant has.
+func (d *Door) Digests(s Subject) ([]keyring.Digest, error) {
+	_, all, err := d.digests(s)
+	return all, err
 }
 
 // Lookup finds a tenant by client key or workspace uuid. A live tenant is
@@ -87,11 +102,12 @@ func (d *Door) Lookup(ctx context.Context, a lifecycle.Access, s Subject) (Tenan
 
 // Find is Lookup for the code that verifies callbacks, without an event: for a
 // sender of whom enough failures are recorded. Its answer decides which secret is
-// read, and that is recorded; the rest is summed up (the policy's published list
-// says so).
+// read, and that is recorded; the rest is only counted, which the policy's published
+// list states.
 func (d *Door) Find(ctx context.Context, a lifecycle.Access, s Subject) (Tenant, error) {
 	if a.Caller.Role != lifecycle.RoleIngress {
-		return Tenant{}, d.deny(ctx, audit.New(ctx, d.log.Now(), a, audit.TenantLookup, audit.Denied), lifecycle.Fail(lifecycle.Forbidden, "Only callbacks are matched without an event."))
+		e := audit.New(ctx, d.log.Now(), a, audit.TenantLookup, audit.Denied)
+		return Tenant{}, d.deny(ctx, e, lifecycle.Fail(lifecycle.Forbidden, "Only callbacks are matched without an event."))
 	}
 	column, digests, err := d.digests(s)
 	if err != nil {
@@ -115,7 +131,7 @@ func (d *Door) Installations(ctx context.Context, s Subject) ([]lifecycle.Tenant
 		return nil, err
 	}
 	var rows []tenantRow
-	err = pg.Map(pg.Bun(d.db).NewSelect().Model(&rows).ColumnExpr("t.tenant_id").Where("? IN (?)", bun.Ident(column), bun.List(digests)).
+	err = pg.Map(pg.Bun(d.db).NewSelect().Model(&rows).Column("tenant_id").Where("? IN (?)", bun.Ident(column), bun.List(digests)).
 		Where("state = ?", string(lifecycle.Live)).OrderExpr("installed_at, tenant_id").Limit(100).Scan(ctx))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return nil, fmt.Errorf("listing a workspace's installations: %w", err)
@@ -129,86 +145,4 @@ func (d *Door) Installations(ctx context.Context, s Subject) ([]lifecycle.Tenant
 		out = append(out, id)
 	}
 	return out, nil
-}
-
-// find returns nil, nil when there is none; a database error is an error.
-func find(ctx context.Context, tx bun.IDB, column string, digests []keyring.Digest) (*Tenant, error) {
-	var r tenantRow
-	err := pg.Map(tx.NewSelect().Model(&r).ColumnExpr(registryColumns).Where("? IN (?)", bun.Ident(column), bun.List(digests)).
-		Where("state = ?", string(lifecycle.Live)).OrderExpr("installed_at DESC, tenant_id").Limit(1).Scan(ctx))
-	if errors.Is(err, pg.ErrNoRows) { // a workspace is recognised until its values are gone, a client key for longer
-		err = pg.Map(tx.NewSelect().Model(&r).ColumnExpr(registryColumns).
-			Join("JOIN trakr.erasures AS x ON x.tenant_id = t.tenant_id").
-			Where("x.? IN (?)", bun.Ident(column), bun.List(digests)).OrderExpr("x.begun_at DESC, t.tenant_id").Limit(1).Scan(ctx))
-	}
-	if errors.Is(err, pg.ErrNoRows) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	t, err := r.tenant()
-	return &t, err
-}
-
-// Get returns the registry's entry of one tenant. It holds no customer data and
-// leaves no event (it is on the policy's published list).
-func (d *Door) Get(ctx context.Context, id lifecycle.TenantID) (Tenant, error) {
-	var r tenantRow
-	err := pg.Map(pg.Bun(d.db).NewSelect().Model(&r).Where("tenant_id = ?", id.String()).Scan(ctx))
-	if errors.Is(err, pg.ErrNoRows) {
-		return Tenant{}, errUnknown()
-	}
-	if err != nil {
-		return Tenant{}, fmt.Errorf("reading a tenant: %w", err)
-	}
-	return r.tenant()
-}
-
-func errUnknown() error {
-	return lifecycle.Fail(lifecycle.TenantUnknown, "There is no tenant with this id.")
-}
-
-func errErased() error {
-	return lifecycle.Fail(lifecycle.TenantErased, "This tenant is erased; nothing of it is held any more.")
-}
-
-// Delivered reports whether a callback that carried this token was already acted
-// upon, and for which tenant, which may be erased by now: the same delivery twice
-// is a no-op. It must be asked before the signature is checked, since an install
-// may have replaced the secret that its own token is signed with.
-func (d *Door) Delivered(ctx context.Context, tokenHash [32]byte) (lifecycle.TenantID, bool, error) {
-	var row struct{ TenantID string }
-	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT tenant_id FROM trakr.replay_guard WHERE token_hash = ?0
-		UNION ALL SELECT tenant_id FROM trakr.erasures WHERE token_hash = ?0
-		UNION ALL SELECT tenant_id FROM trakr.erasures WHERE spent_tokens @> ARRAY[?0::bytea] LIMIT 1`, tokenHash[:]).Scan(ctx, &row))
-	if errors.Is(err, pg.ErrNoRows) {
-		return lifecycle.TenantID{}, false, nil
-	}
-	if err != nil {
-		return lifecycle.TenantID{}, false, fmt.Errorf("looking for an earlier delivery: %w", err)
-	}
-	id, err := lifecycle.ParseTenantID(row.TenantID)
-	return id, err == nil, err
-}
-
-// ParseSubject checks what a caller wants to look up: exactly one of a client key
-// and a workspace uuid, the latter with or without braces.
-func ParseSubject(clientKey, workspaceUUID string) (Subject, error) {
-	if (clientKey == "") == (workspaceUUID == "") {
-		return Subject{}, lifecycle.Fail(lifecycle.RequestInvalid, "A look-up names exactly one of client_key and workspace_uuid.",
-			lifecycle.At("", "exactly one of client_key, workspace_uuid"))
-	}
-	if clientKey != "" {
-		return Subject{ClientKey: lifecycle.NewSecret(clientKey)}, nil
-	}
-	s := workspaceUUID
-	if len(s) == 38 && s[0] == '{' && s[37] == '}' {
-		s = s[1:37]
-	}
-	id, err := uuid.Parse(s)
-	if err != nil || len(s) != 36 {
-		return Subject{}, lifecycle.Fail(lifecycle.RequestInvalid, "A workspace is named by its uuid, with or without braces.", lifecycle.At("/workspace_uuid", "not a uuid"))
-	}
-	return Subject{WorkspaceUUID: lifecycle.NewSecret(id.String())}, nil
 }

@@ -24,9 +24,6 @@ type Reading struct {
 	Values  lifecycle.Values
 }
 
-// MaxFields bounds one read; there are no more guarded fields than this.
-const MaxFields = 5
-
 // Read releases the named fields of one tenant, exactly those and none besides,
 // to a caller whose role and reason the policy allows for each.
 //
@@ -39,43 +36,45 @@ func (d *Door) Read(ctx context.Context, a lifecycle.Access, id lifecycle.Tenant
 		e.TenantID, e.FieldNames = id, known(fields)
 		return Reading{}, d.deny(ctx, e, err)
 	}
-	return d.release(ctx, a, id, fields)
+	return d.release(ctx, a, readRequest{tenant: id, fields: fields})
 }
 
-// Secret releases the shared secret to the code that verifies callbacks, and to
-// nobody else: no policy can open it to an API. It is an audited read.
+// Secret releases the shared secret to the code that verifies callbacks and to no
+// other caller: no policy can open it to an API. It is an audited read.
 func (d *Door) Secret(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID) (lifecycle.Secret, error) {
 	err := a.Check()
 	if a.Caller.Role != lifecycle.RoleIngress {
-		err = lifecycle.Fail(lifecycle.FieldNotAllowed, "The shared secret is released to nobody.")
+		err = lifecycle.Fail(lifecycle.FieldNotAllowed, "The shared secret is never released.")
 	}
 	if err != nil {
 		e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Denied)
 		e.TenantID, e.FieldNames = id, []lifecycle.Field{lifecycle.SharedSecret}
 		return lifecycle.Secret{}, d.deny(ctx, e, err)
 	}
-	r, err := d.release(ctx, a, id, []lifecycle.Field{lifecycle.SharedSecret})
+	r, err := d.release(ctx, a, readRequest{tenant: id, fields: []lifecycle.Field{lifecycle.SharedSecret}})
 	return r.Values[lifecycle.SharedSecret], err
 }
 
-// Installation is what Bitbucket is asked with whether the app is still installed.
+// Installation is the identity with which the liveness sweep asks Bitbucket whether the
+// app is still installed.
 type Installation struct{ ClientKey, Secret, WorkspaceUUID lifecycle.Secret }
 
-// Installation releases it to the sweep that asks, and to nobody else: no policy can
+// Installation releases it to the liveness sweep and to no other caller: no policy can
 // open it to an API, a person or another part of the service. It is an audited read.
 func (d *Door) Installation(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID) (Installation, error) {
 	fields := []lifecycle.Field{lifecycle.ClientKey, lifecycle.SharedSecret, lifecycle.PrincipalUUID}
 	err := a.Check()
 	if a.Caller.Role != lifecycle.RoleScheduler || a.Caller.Type != lifecycle.ActorScheduler || a.Reason.Code != lifecycle.SystemSweep {
-		err = lifecycle.Fail(lifecycle.FieldNotAllowed, "What an installation is proven with is released to nobody.")
+		err = lifecycle.Fail(lifecycle.FieldNotAllowed, "What an installation is proven with is never released.")
 	}
 	if err != nil {
 		e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Denied)
 		e.TenantID, e.FieldNames = id, fields
 		return Installation{}, d.deny(ctx, e, err)
 	}
-	r, err := d.release(ctx, a, id, fields)
-	return Installation{r.Values[lifecycle.ClientKey], r.Values[lifecycle.SharedSecret], r.Values[lifecycle.PrincipalUUID]}, err
+	r, err := d.release(ctx, a, readRequest{tenant: id, fields: fields})
+	return Installation{ClientKey: r.Values[lifecycle.ClientKey], Secret: r.Values[lifecycle.SharedSecret],
+		WorkspaceUUID: r.Values[lifecycle.PrincipalUUID]}, err
 }
 
 // Signing is what a request to Bitbucket is signed with, and the event that records its
@@ -85,13 +84,13 @@ type Signing struct {
 	EventID           uuid.UUID
 }
 
-// signs is the detail of a read whose values sign a token: who asked saw neither.
-const signs = "signs a token"
+// signsToken is the detail of a read whose values sign a token: the caller sees neither.
+const signsToken = "signs a token"
 
-// Signing releases it to the code that makes tokens for Bitbucket, which hands the
-// token out and the secret to nobody. Only a service may ask, for a reason that the
-// policy has for the client key, which the token names to the recipient. The read is
-// recorded, with the recipient's host and as one that signs a token, before it returns.
+// Signing releases it to the code that makes tokens for Bitbucket, which returns the
+// token and never the secret. Only a service may ask, for a reason that the policy has
+// for the client key, which the token names to the recipient. The read is recorded, with
+// the recipient's host and as one that signs a token, before it returns.
 //
 // Errors: those of Read.
 func (d *Door) Signing(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, recipient string) (Signing, error) {
@@ -99,7 +98,8 @@ func (d *Door) Signing(ctx context.Context, a lifecycle.Access, id lifecycle.Ten
 	err := a.Check()
 	rule, declared := d.policy.Field(lifecycle.ClientKey)
 	if err == nil && (a.Caller.Role != lifecycle.RoleService || !declared || rule.Off || !allows(rule, a)) {
-		err = lifecycle.Fail(lifecycle.FieldNotAllowed, "The policy does not release the client key, which a token names, to this role for this reason; nothing was signed.",
+		err = lifecycle.Fail(lifecycle.FieldNotAllowed,
+			"The policy does not release the client key, which a token names, to this role for this reason; nothing was signed.",
 			lifecycle.At("/reason/code", "not a reason for which the policy releases client_key"))
 	}
 	if err != nil {
@@ -107,31 +107,33 @@ func (d *Door) Signing(ctx context.Context, a lifecycle.Access, id lifecycle.Ten
 		e.TenantID, e.FieldNames = id, fields
 		return Signing{}, d.deny(ctx, e, err)
 	}
-	r, err := d.releaseFor(ctx, a, id, fields, signs, recipient)
-	return Signing{r.Values[lifecycle.ClientKey], r.Values[lifecycle.SharedSecret], r.EventID}, err
+	r, err := d.release(ctx, a, readRequest{tenant: id, fields: fields, use: signsToken, recipient: recipient})
+	return Signing{ClientKey: r.Values[lifecycle.ClientKey], Secret: r.Values[lifecycle.SharedSecret], EventID: r.EventID}, err
 }
 
-// NoSecret stands for Secret when no live tenant has the subject: it commits an
-// equal event, in one statement of the same kind, and returns a secret that nobody
-// has. So neither the answer nor its time tells which tenants are held.
+// NoSecret replaces Secret when no live tenant has the subject: it commits an equal
+// event, in one statement of the same kind, and returns a random secret. So neither the
+// answer nor its time reveals which tenants exist.
 func (d *Door) NoSecret(ctx context.Context, a lifecycle.Access, s Subject) (lifecycle.Secret, error) {
 	_, digests, err := d.digests(s)
 	if err != nil {
 		return lifecycle.Secret{}, err
 	}
 	e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Denied)
-	e.FieldNames, e.SubjectDigest, e.StatusDetail = []lifecycle.Field{lifecycle.SharedSecret}, digests[0].String(), string(lifecycle.TenantUnknown)
+	e.FieldNames, e.SubjectDigest = []lifecycle.Field{lifecycle.SharedSecret}, digests[0].String()
+	e.StatusDetail = string(lifecycle.TenantUnknown)
 	_, err = pg.Pool(d.db).Exec(ctx, `SELECT door.append($1)`, [][]byte{e.Record()})
 	return lifecycle.NewSecret(rand.Text()), audit.Unavailable(err)
 }
 
-// mayRead judges who, why and what before anything is touched.
+// mayRead checks caller, reason and fields against the policy, before anything is read.
 func (d *Door) mayRead(a lifecycle.Access, fields []lifecycle.Field) error {
 	if err := a.Check(); err != nil {
 		return err
 	}
 	if len(fields) == 0 || len(fields) > MaxFields {
-		return lifecycle.Fail(lifecycle.RequestInvalid, "A read names one to five fields.", lifecycle.At("/fields", "one to five field names"))
+		return lifecycle.Fail(lifecycle.RequestInvalid, "A read names one to five fields.",
+			lifecycle.At("/fields", "one to five field names"))
 	}
 	var at []lifecycle.Option
 	for i, f := range fields {
@@ -145,7 +147,7 @@ func (d *Door) mayRead(a lifecycle.Access, fields []lifecycle.Field) error {
 		case rule.Off:
 			at = append(at, lifecycle.At(pointer, "switched off in the policy: it is not kept"))
 		case rule.Credential:
-			at = append(at, lifecycle.At(pointer, "a credential, released to nobody"))
+			at = append(at, lifecycle.At(pointer, "a credential, never released"))
 		case !allows(rule, a):
 			at = append(at, lifecycle.At(pointer, "not released to this role for this reason"))
 		}
@@ -160,7 +162,7 @@ func allows(r policy.FieldRule, a lifecycle.Access) bool {
 	return slices.Contains(r.Readers, a.Caller.Role) && slices.Contains(r.Reasons, a.Reason.Code)
 }
 
-// known keeps the declared names: what else a caller wrote is not recorded.
+// known keeps the names of guarded fields: other text of a caller is not recorded.
 func known(fields []lifecycle.Field) []lifecycle.Field {
 	var out []lifecycle.Field
 	for _, f := range fields {
@@ -171,33 +173,39 @@ func known(fields []lifecycle.Field) []lifecycle.Field {
 	return out
 }
 
-// release records the read and returns the values. While keys are rotated a value can
-// be sealed with a key that came after this service's keyring was read, or with one
-// that is gone from it since the row was read: then both are read once more, which is
-// another read in the audit.
-func (d *Door) release(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field) (Reading, error) {
-	return d.releaseFor(ctx, a, id, fields, "", "")
+// readRequest is one read that the policy has allowed.
+type readRequest struct {
+	tenant lifecycle.TenantID
+	fields []lifecycle.Field
+	// Both are recorded, and "" where the values are only returned to the caller.
+	use       string // what the values are used for: signsToken
+	recipient string // the host to which the result is sent
 }
 
-// releaseFor is release of values that go on, to a use and a recipient's host.
-func (d *Door) releaseFor(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field, use, recipient string) (Reading, error) {
-	r, err := d.releaseOnce(ctx, a, id, fields, use, recipient)
+// release records the read and returns the values. While keys are rotated a value can
+// be encrypted with a key that came after this service's keyring was read, or with one
+// that was removed from it since the row was read: then both are read once more, which
+// is another read in the audit.
+func (d *Door) release(ctx context.Context, a lifecycle.Access, r readRequest) (Reading, error) {
+	out, err := d.releaseOnce(ctx, a, r)
 	if !errors.As(err, new(*keyring.MissingKey)) {
-		return r, err
+		return out, err
 	}
-	if err := d.newKeys(ctx); err != nil {
+	if err := d.reloadKeys(ctx); err != nil {
 		return Reading{}, fmt.Errorf("reading a tenant: %w", err)
 	}
-	r, err = d.releaseOnce(ctx, a, id, fields, use, recipient)
+	out, err = d.releaseOnce(ctx, a, r)
 	if errors.As(err, new(*keyring.MissingKey)) {
 		err = outdated(err)
 	}
-	return r, err
+	return out, err
 }
 
-func (d *Door) releaseOnce(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, fields []lifecycle.Field, use, recipient string) (Reading, error) {
+// releaseOnce is where a read is recorded: the batcher commits the event together with
+// fetching the values, and they are decrypted only after that commit.
+func (d *Door) releaseOnce(ctx context.Context, a lifecycle.Access, r readRequest) (Reading, error) {
 	e := audit.New(ctx, d.log.Now(), a, audit.TenantRead, audit.Success)
-	e.TenantID, e.FieldNames, e.StatusDetail, e.Recipient = id, fields, use, recipient
+	e.TenantID, e.FieldNames, e.StatusDetail, e.Recipient = r.tenant, r.fields, r.use, r.recipient
 	got := d.reads.read(ctx, e.Record())
 	err := got.released()
 	if errors.Is(err, lifecycle.TenantErased) || errors.Is(err, lifecycle.TenantUnknown) {
@@ -206,26 +214,9 @@ func (d *Door) releaseOnce(ctx context.Context, a lifecycle.Access, id lifecycle
 	if err != nil {
 		return Reading{}, err
 	}
-	values, err := d.open(id, fields, got)
+	values, err := d.decrypt(r.tenant, got.stored, r.fields)
 	if err != nil {
 		return Reading{}, fmt.Errorf("reading a tenant: %w", err)
 	}
 	return Reading{EventID: e.EventID, Values: values}, nil
 }
-
-func (d *Door) open(id lifecycle.TenantID, fields []lifecycle.Field, got answer) (values lifecycle.Values, err error) {
-	values = make(lifecycle.Values, len(fields))
-	for _, f := range fields {
-		b := got.sealed[slices.Index(columns, f)]
-		if b == nil {
-			continue
-		}
-		if values[f], err = d.keys.Decrypt(id, f, b); err != nil {
-			return nil, err
-		}
-	}
-	return values, nil
-}
-
-// columns is the order in which door.read returns the values.
-var columns = lifecycle.Fields()

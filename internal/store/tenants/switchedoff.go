@@ -13,8 +13,8 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// offAtOnce bounds one transaction of RemoveSwitchedOff.
-const offAtOnce = 200
+// switchedOffBatch bounds one transaction of RemoveSwitchedOff.
+const switchedOffBatch = 200
 
 // SwitchedOff lists the fields that the policy switches off.
 func (d *Door) SwitchedOff() []lifecycle.Field {
@@ -27,8 +27,8 @@ func (d *Door) SwitchedOff() []lifecycle.Field {
 	return out
 }
 
-// CountSwitchedOff counts the values that are stored of fields that the policy switches off: of
-// each such field, zero included. No value is read.
+// CountSwitchedOff counts the stored values of each field that the policy switches off,
+// zero included. No value is read.
 func (d *Door) CountSwitchedOff(ctx context.Context) (map[lifecycle.Field]int64, error) {
 	off := d.SwitchedOff()
 	out := make(map[lifecycle.Field]int64, len(off))
@@ -57,9 +57,9 @@ func (d *Door) CountSwitchedOff(ctx context.Context) (map[lifecycle.Field]int64,
 	return out, nil
 }
 
-// RemoveSwitchedOff removes the values of fields that the policy switches off, of every live
-// tenant without a legal hold, in batches; each tenant's event is committed with it.
-// It returns how many tenants lost a value. An erasure under way takes its own.
+// RemoveSwitchedOff removes the values of fields that the policy switches off, of every
+// live tenant without a legal hold, in batches; each tenant's event is committed with it.
+// It returns how many tenants lost a value. An erasure under way removes its own.
 //
 // A crash between two batches leaves the rest to the next call.
 func (d *Door) RemoveSwitchedOff(ctx context.Context, a lifecycle.Access) (tenants int64, err error) {
@@ -84,25 +84,28 @@ func (d *Door) RemoveSwitchedOff(ctx context.Context, a lifecycle.Access) (tenan
 	}
 }
 
-// withValues lists the next tenants that have such a value.
+// withValues lists the next tenants that have a value of one of these fields.
 func (d *Door) withValues(ctx context.Context, off []lifecycle.Field, after *string) ([]string, error) {
 	var out []string
-	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT h::text FROM door.holders(?, ?::uuid, ?) AS h`, pgdialect.Array(off), after, offAtOnce).Scan(ctx, &out))
+	err := pg.Map(pg.Bun(d.db).NewRaw(`SELECT h::text FROM door.holders(?, ?::uuid, ?) AS h`,
+		pgdialect.Array(off), after, switchedOffBatch).Scan(ctx, &out))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return nil, fmt.Errorf("listing tenants with values of fields that are off: %w", err)
 	}
 	return out, nil
 }
 
+// lockWithoutHold locks the registry's rows as an install does, which replaces the values.
+const lockWithoutHold = `SELECT t.tenant_id::text FROM trakr.tenants AS t WHERE t.tenant_id IN (?) AND t.state = ?
+		AND NOT EXISTS (SELECT FROM trakr.legal_holds AS h WHERE h.tenant_id = t.tenant_id AND h.released_at IS NULL AND h.until > now())
+	ORDER BY t.tenant_id FOR UPDATE OF t`
+
 func (d *Door) removeOff(ctx context.Context, a lifecycle.Access, off []lifecycle.Field, tenants []string) (n int64, err error) {
 	err = pg.InTx(ctx, d.db, func(ctx context.Context, tx bun.Tx) error {
-		// The registry's rows are locked as by an install, which writes the values anew.
 		var live []string
-		err := pg.Map(tx.NewRaw(`SELECT t.tenant_id::text FROM trakr.tenants AS t WHERE t.tenant_id IN (?) AND t.state = ?
-			AND NOT EXISTS (SELECT FROM trakr.legal_holds AS h WHERE h.tenant_id = t.tenant_id AND h.released_at IS NULL AND h.until > now())
-			ORDER BY t.tenant_id FOR UPDATE OF t`, bun.List(tenants), string(lifecycle.Live)).Scan(ctx, &live))
+		err := pg.Map(tx.NewRaw(lockWithoutHold, bun.List(tenants), string(lifecycle.Live)).Scan(ctx, &live))
 		if errors.Is(err, pg.ErrNoRows) || (err == nil && len(live) == 0) {
-			return nil // held by the law, or on their way out
+			return nil // all under a legal hold, or being erased
 		}
 		if err != nil {
 			return err
@@ -121,7 +124,7 @@ func (d *Door) removeOff(ctx context.Context, a lifecycle.Access, off []lifecycl
 		if err := audit.Append(ctx, tx, events...); err != nil {
 			return err
 		}
-		q := tx.NewUpdate().Table(fieldsTable).Where("tenant_id IN (?)", bun.List(live))
+		q := tx.NewUpdate().Table(valuesTable).Where("tenant_id IN (?)", bun.List(live))
 		for _, f := range off {
 			q = q.Set("? = NULL", bun.Ident(f))
 		}
