@@ -1,9 +1,9 @@
-// Package auditfile is the form of an exported audit: how an event, a proof and
-// the end stand in a file, and how anyone checks such a file offline with nothing
-// but the log's public key.
+// Package auditfile is the form of an exported audit: how a file represents events,
+// proofs and its end, and how anyone verifies such a file offline with nothing but
+// the log's public key.
 //
 // A file has one event a line, in the order of the log; then, for each run of
-// positions that are not shown, one line with the hashes that stand for them
+// positions that are not shown, one line with the hashes that represent them
 // (merkle.Prover.Gap); and last the line of the checkpoint. Every line of an event
 // carries its position, its leaf hash and the exact record that was hashed, so
 // that SHA-256(0x00 || record) is the leaf (RFC 6962, section 2.1). Lines end with
@@ -15,14 +15,14 @@
 //	        {"trakr_proof":{"from":1,"to":9,"hashes":["…"]}}
 //	        {"trakr_checkpoint":{"note":"…",…}}
 //
-// In CSV the last two stand in the last cell of a row whose first is #proof or
-// #checkpoint. Whatever a line shows besides is made of its record, and Verify
-// makes it anew and compares: a column that disagrees is found.
+// In CSV the last two are in the last cell of a row whose first is #proof or
+// #checkpoint. Everything else that a line shows is derived from its record, and
+// Verify derives it again and compares: a column that disagrees is found.
 //
-// A file that Verify accepts proves that each record shown stood at its position
-// in the log of the checkpoint, byte for byte. It does not prove recorded_at, which
-// is the database's word and not part of the record, nor that an event which is not
-// shown did not match the selection: that is the exporter's word too, unless the
+// A file that Verify accepts proves that each record shown was at its position in
+// the log of the checkpoint, byte for byte. It does not prove recorded_at, which
+// the database asserts and which is not part of the record, nor that an event which
+// is not shown did not match the selection: the exporter asserts that, unless the
 // file shows every position.
 //
 // The package is pure: it formats and reads what it is given.

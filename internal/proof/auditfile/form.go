@@ -33,7 +33,7 @@ func (f Format) ContentType() string {
 	return "application/x-ndjson"
 }
 
-// Event is what a line says.
+// Event is the content of a line.
 type Event struct {
 	Index      int64  // position in the log
 	RecordedAt []byte // the database's clock, UTC, six decimals; not part of the record
@@ -41,23 +41,23 @@ type Event struct {
 	Record     []byte // the exact bytes that are hashed
 }
 
-// Proof stands for the positions [From, To), which the file does not show.
+// Proof covers the positions [From, To), which the file does not show.
 type Proof struct {
 	From   int64         `json:"from"`
 	To     int64         `json:"to"`
 	Hashes []merkle.Hash `json:"hashes"` // base64, roots of the fewest complete subtrees, left to right
 }
 
-// End is the last line: the checkpoint, and what the exporter says it did. Only the
-// note is signed; Verify holds the rest against it where it can.
+// End is the last line: the checkpoint, and what the exporter reports to have done.
+// Only the note is signed; Verify compares the rest with it where it can.
 type End struct {
 	Note      string          `json:"note"`      // signed tree head, C2SP tlog-checkpoint
 	Key       string          `json:"key"`       // the log's public key; proves nothing by itself
 	Format    Format          `json:"format"`    //
 	Events    int64           `json:"events"`    // lines of events in this file
-	From      int64           `json:"from"`      // first position looked at
+	From      int64           `json:"from"`      // first position considered
 	Next      int64           `json:"next"`      // position to continue with: the next part's from
-	Expired   int64           `json:"expired"`   // below it, content may be gone by policy
+	Expired   int64           `json:"expired"`   // below it, content may have been removed by policy
 	Waiting   int64           `json:"waiting"`   // older events that had no position yet
 	Unplaced  int64           `json:"unplaced"`  // rows in the table that the log never held: a finding
 	Selection json.RawMessage `json:"selection"` // the filter as it was given; {} is everything
@@ -74,7 +74,7 @@ var csvHeader = []string{"log_index", "event_id", "occurred_at", "recorded_at", 
 	"status_detail", "reason_code", "reason_ref", "field_names", "dropped_names", "subject_digest", "recipient",
 	"request_id", "trace_id", "correlation_id", "schema_version", "leaf", "record"}
 
-// Header is what stands before the first event.
+// Header returns what precedes the first event.
 func (f Format) Header() []byte {
 	if f == CSV {
 		return []byte(strings.Join(csvHeader, ",") + "\r\n")
@@ -112,15 +112,15 @@ func appendCSV(dst []byte, e Event) []byte {
 		dst = appendCell(dst, r[m])
 	}
 	dst = append(append(dst, ','), e.RecordedAt...)
-	for _, m := range [...]member{tenantID, actorType, actorID, action, outcome, statusDetail, reasonCode, reasonRef, fieldNames, droppedNames,
-		subjectDigest, recipient, requestID, traceID, correlationID, schemaVersion} {
+	for _, m := range [...]member{tenantID, actorType, actorID, action, outcome, statusDetail, reasonCode, reasonRef,
+		fieldNames, droppedNames, subjectDigest, recipient, requestID, traceID, correlationID, schemaVersion} {
 		dst = appendCell(dst, r[m])
 	}
 	dst = base64.StdEncoding.AppendEncode(append(dst, ','), e.Leaf[:])
 	return appendCSVQuoted(append(dst, ','), e.Record)
 }
 
-// appendCell appends a comma and what a member says, on one line and harmless.
+// appendCell appends a comma and the text of a member, on one line and harmless.
 func appendCell(dst, v []byte) []byte {
 	start := len(dst) + 1
 	dst = appendText(append(dst, ','), v)
@@ -155,7 +155,7 @@ const (
 	breaksLine  = 2
 )
 
-// harmful tells whether a spreadsheet would take a cell for a formula.
+// harmful reports whether a spreadsheet would take a cell for a formula.
 func harmful(cell []byte) bool {
 	return len(cell) > 0 && strings.IndexByte("=+-@\t", cell[0]) >= 0
 }
@@ -197,7 +197,7 @@ func (f Format) AppendEnd(dst []byte, e End) ([]byte, error) {
 	return f.closeEnd(append(dst, b...)), nil
 }
 
-// openEnd and closeEnd are what stands around the JSON of a line of the end.
+// openEnd and closeEnd enclose the JSON of a line of the end.
 func (f Format) openEnd(dst []byte, mark string) []byte {
 	if f != CSV {
 		return dst

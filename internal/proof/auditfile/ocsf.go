@@ -13,8 +13,8 @@ const (
 	entityManagement     = 3004
 )
 
-// class says what OCSF calls one of our actions. Activity 99, Other, is named by
-// the action itself.
+// class returns the OCSF class and activity of one of our actions. Activity 99,
+// Other, has the action's name.
 func class(action, detail []byte) (class, activity int64, name string) {
 	switch string(action) {
 	case `"tenant.lookup"`, `"sweep.run"`:
@@ -81,9 +81,9 @@ func userType(actorType []byte) byte {
 	return '0' // Unknown
 }
 
-// appendOCSF appends an event of OCSF 1.8. Members of the record stand in it as
-// they are, so a value is escaped as the record has it. What OCSF has no attribute
-// for stands in unmapped; raw_data comes last and holds the exact record.
+// appendOCSF appends an event of OCSF 1.8. Members of the record are copied as they
+// are, so a value is escaped as in the record. What OCSF has no attribute for is in
+// unmapped; raw_data comes last and has the exact record.
 func appendOCSF(dst []byte, e Event) []byte {
 	r := parse(e.Record)
 	uid, activity, name := class(r[action], r[statusDetail])

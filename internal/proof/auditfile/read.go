@@ -56,7 +56,7 @@ func (s Source) open(read func(int64)) (*lines, error) {
 	return l, nil
 }
 
-// skip goes to the line that begins at an offset.
+// skip advances to the line that begins at an offset.
 func (l *lines) skip(offset, number int64) error {
 	for left := offset; left > 0; {
 		n, err := l.r.Discard(int(min(left, lineBuffer)))
@@ -100,7 +100,7 @@ func (l *lines) next() ([]byte, error) {
 	return bytes.TrimSuffix(line[:len(line)-1], []byte{'\r'}), nil
 }
 
-// unreadable tells a damaged file from one that cannot be read.
+// unreadable distinguishes a damaged file from one that cannot be read.
 func unreadable(err error) error {
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -124,8 +124,8 @@ const (
 	checkpoint
 )
 
-// formatOf tells a file's form by its first line. A file without a single event is
-// of either JSON form; its end says which.
+// formatOf returns a file's form by its first line. A file without a single event is
+// of either JSON form; its end has the form.
 func formatOf(first []byte) (Format, bool) {
 	switch {
 	case bytes.Equal(first, bytes.TrimSuffix(CSV.Header(), []byte("\r\n"))):
@@ -239,7 +239,7 @@ func parseIndex(b []byte) (int64, bool) {
 	return n, err == nil
 }
 
-// isTime tells whether b has the form of our times: no proof covers recorded_at, so
+// isTime reports whether b has the form of our times: no proof covers recorded_at, so
 // at least it can be nothing else.
 func isTime(b []byte) bool {
 	const form = "0000-00-00T00:00:00.000000Z"
@@ -334,7 +334,8 @@ func (f Format) endText(line []byte) []byte {
 	return appendCSVUnquoted(nil, line[i+1:len(line)-1])
 }
 
-// parseProof reads a proof's line: the very line that is written for what it says.
+// parseProof reads a proof's line. It accepts only the exact line that is written for
+// its content.
 func (f Format) parseProof(line []byte) (*Proof, bool) {
 	var v struct {
 		Proof Proof `json:"trakr_proof"`

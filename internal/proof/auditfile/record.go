@@ -74,13 +74,13 @@ func memberOf(name []byte) member {
 	return members
 }
 
-// record is a canonical record taken apart: each member as it stands in the bytes,
+// record is a canonical record taken apart: each member as it is in the bytes,
 // nil when it is absent.
 type record [members][]byte
 
 // parse takes a record apart without copying it. A record that is not made of
 // strings, lists of strings and numbers, as ours are, shows no member at all: a
-// reader is told nothing that the bytes do not say.
+// reader gets nothing that is not in the bytes.
 func parse(b []byte) (r record) {
 	if len(b) < 2 || b[0] != '{' || b[len(b)-1] != '}' {
 		return record{}
@@ -157,7 +157,7 @@ func value(b []byte) []byte {
 	}
 }
 
-// appendText appends what a member says: a string without quotes and escapes, a
+// appendText appends the text of a member: a string without quotes and escapes, a
 // list's strings with spaces between.
 func appendText(dst, v []byte) []byte {
 	if len(v) == 0 {
@@ -206,7 +206,7 @@ func appendCSVQuoted(dst, s []byte) []byte {
 	return b[:n+1]
 }
 
-// appendCSVUnquoted undoes it for the inside of a cell. It does not tell a cell
+// appendCSVUnquoted undoes it for the inside of a cell. It does not detect a cell
 // that is badly quoted.
 func appendCSVUnquoted(dst, s []byte) []byte {
 	n, kept := len(dst), uint8(0)
@@ -216,7 +216,7 @@ func appendCSVUnquoted(dst, s []byte) []byte {
 		b[n] = c
 		q := quotes[c]
 		n += 1 - int(q&kept)
-		kept = q &^ kept // the second of a pair goes
+		kept = q &^ kept // drops the second of a pair
 	}
 	return b[:n]
 }
@@ -261,7 +261,7 @@ func appendUnquoted(dst, s []byte) []byte {
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		b[n] = c
-		if after&^escaped[c] != 0 { // an escape that does not stand for itself
+		if after&^escaped[c] != 0 { // an escape for another character
 			i += unescape(b[n:], s[i:])
 			after = 0
 			n++
@@ -273,7 +273,7 @@ func appendUnquoted(dst, s []byte) []byte {
 	return b[:n]
 }
 
-// unescape writes what the escape stands for whose backslash was just read, and
+// unescape writes the character of the escape whose backslash was just read, and
 // returns how many more bytes of s it took. Those that take three bytes took six.
 func unescape(b, s []byte) (more int) {
 	switch s[0] {

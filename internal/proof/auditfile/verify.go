@@ -19,18 +19,18 @@ const (
 	Changed    Fault = "changed"    // bytes are not what they were
 	Removed    Fault = "removed"    // a position is neither shown nor covered by a proof
 	Inserted   Fault = "inserted"   // a line that the log does not hold there
-	Reordered  Fault = "reordered"  // a position stands later in the file than it should
+	Reordered  Fault = "reordered"  // a position is later in the file than it should be
 	Cut        Fault = "cut"        // the file ends before its checkpoint
-	Miscounted Fault = "miscounted" // another number of events than the file's end says
+	Miscounted Fault = "miscounted" // another number of events than the file's end has
 	WrongKey   Fault = "wrong_key"  // the checkpoint is not signed by the key given
-	Disagrees  Fault = "disagrees"  // a column says something else than its record
+	Disagrees  Fault = "disagrees"  // a column differs from its record
 	Reported   Fault = "reported"   // the exporter itself found the log changed
 )
 
 // Finding is the first thing wrong with a file.
 type Finding struct {
 	Fault    Fault  `json:"fault"`
-	Position int64  `json:"position"` // in the log; -1 when the file cannot tell
+	Position int64  `json:"position"` // in the log; -1 when the file does not show it
 	Line     int64  `json:"line"`     // of the unpacked file, from 1; 0 when no line is to blame
 	Detail   string `json:"detail"`
 }
@@ -46,24 +46,25 @@ type Report struct {
 	From      int64           `json:"from"`
 	Next      int64           `json:"next"`
 	Hidden    int64           `json:"hidden"`             // positions of [from, next) not shown: not selected, or expired
-	Expired   int64           `json:"expired"`            // the exporter's word: below it, content may be gone by policy
-	Waiting   int64           `json:"waiting"`            // the exporter's word: older events without a position
-	Selection json.RawMessage `json:"selection,omitzero"` // the exporter's word
+	Expired   int64           `json:"expired"`            // asserted by the exporter: below it, content may have been removed by policy
+	Waiting   int64           `json:"waiting"`            // asserted by the exporter: older events without a position
+	Selection json.RawMessage `json:"selection,omitzero"` // asserted by the exporter
 	Note      string          `json:"checkpoint,omitempty"`
 }
 
 // Errors that leave the answer open.
 var (
-	ErrNoKey     = errors.New("without the log's public key nothing can be proven: whoever changes a file can sign it with a key of his own, so the key in the file proves nothing by itself")
+	ErrNoKey = errors.New("without the log's public key nothing can be proven: anyone who changes a file can sign it " +
+		"with a key of their own, so the key in the file proves nothing by itself")
 	ErrNotExport = errors.New("this is not an exported audit")
 )
 
 // Verify checks a file against the log's public key (C2SP signed-note), which must
 // have come by another way than the file. It reads the file twice, from front to
-// back, and holds a few hundred KiB whatever its length. read, when given, is told
-// of every line's bytes: twice the unpacked length for a sound file.
+// back, and needs a few hundred KiB whatever its length. read, when given, is called
+// with the bytes of every line: twice the unpacked length for a sound file.
 //
-// A finding is in the report; an error means that no judgement is possible.
+// A finding is in the report; an error means that no verdict is possible.
 func Verify(ctx context.Context, open Source, key string, read func(bytes int64)) (Report, error) {
 	if key == "" {
 		return Report{}, ErrNoKey
@@ -79,9 +80,10 @@ func Verify(ctx context.Context, open Source, key string, read func(bytes int64)
 	cp, err := merkle.Open([]byte(v.end.Note), verifier)
 	switch {
 	case err != nil && v.end.Key != key:
-		v.find(WrongKey, -1, v.endLine, "the checkpoint is not signed by the key given; the file names another key, which proves nothing by itself")
+		v.find(WrongKey, -1, v.endLine,
+			"the checkpoint is not signed by the key given; the file names another key, which proves nothing by itself")
 	case err != nil:
-		v.find(Changed, -1, v.endLine, "the checkpoint's signature does not hold: its text was changed, or another key made it")
+		v.find(Changed, -1, v.endLine, "the checkpoint's signature is not valid: its text was changed, or another key made it")
 	}
 	if err != nil {
 		return v.report, nil
@@ -174,7 +176,8 @@ func (v *verification) survey() error {
 		return ErrNotExport // empty
 	}
 	if !ended {
-		v.find(Cut, last+1, l.number, "the file ends after position %d without its checkpoint: it is a part only, and nothing in it is proven", last)
+		v.find(Cut, last+1, l.number,
+			"the file ends after position %d without its checkpoint: it is a part only, and nothing in it is proven", last)
 		return nil
 	}
 	if v.form != v.end.Format && !(v.form == NDJSON && v.end.Format == OCSF && v.eventsEnd == 1) {
@@ -183,7 +186,8 @@ func (v *verification) survey() error {
 	}
 	v.form = v.end.Format
 	r := &v.report
-	r.Format, r.From, r.Next, r.Expired, r.Waiting, r.Selection, r.Note = v.form, v.end.From, v.end.Next, v.end.Expired, v.end.Waiting, v.end.Selection, v.end.Note
+	r.Format, r.From, r.Next, r.Expired = v.form, v.end.From, v.end.Next, v.end.Expired
+	r.Waiting, r.Selection, r.Note = v.end.Waiting, v.end.Selection, v.end.Note
 	return nil
 }
 
@@ -191,7 +195,8 @@ func (v *verification) survey() error {
 func (v *verification) broken(err error, position, line int64) error {
 	switch {
 	case errors.Is(err, errCut):
-		v.find(Cut, position, line, "the file ends before its checkpoint, after position %d: it is a part only, and nothing in it is proven", position-1)
+		v.find(Cut, position, line,
+			"the file ends before its checkpoint, after position %d: it is a part only, and nothing in it is proven", position-1)
 	case errors.Is(err, errDamaged), errors.Is(err, errLong):
 		v.find(Changed, position, line, "%v", err)
 	default:
@@ -269,7 +274,8 @@ func (v *verification) event(line []byte, number, size int64) error {
 	}
 	leaf := merkle.LeafHash(e.Record)
 	if leaf != e.Leaf {
-		v.find(Changed, e.Index, number, "the record does not hash to its leaf: one of the two was changed, here or in the log before the export")
+		v.find(Changed, e.Index, number,
+			"the record does not hash to its leaf: one of the two was changed, here or in the log before the export")
 		return nil
 	}
 	if v.again = v.form.AppendEvent(v.again[:0], e); !bytes.Equal(trimmed(v.again), line) {
@@ -310,7 +316,8 @@ func (v *verification) gap(from, to, number int64) error {
 	// Where everything was selected, only an expiry accounts for a position that is
 	// not shown.
 	if first := max(from, v.end.From, v.end.Expired); v.everything() && first < min(to, v.end.Next) {
-		v.find(Removed, first, 0, "the log holds a leaf for positions %d to %d, and their records were gone when the file was made", first, min(to, v.end.Next)-1)
+		v.find(Removed, first, 0, "the log has a leaf for positions %d to %d, but their records were missing when the file was made",
+			first, min(to, v.end.Next)-1)
 	}
 	return v.advance()
 }
@@ -320,7 +327,7 @@ func (v *verification) everything() bool {
 }
 
 // absent names positions that are neither shown nor proven: moved to a later line,
-// or gone.
+// or removed.
 func (v *verification) absent(from, to, number int64) error {
 	l, err := v.open.open(nil)
 	if err != nil {
@@ -367,7 +374,7 @@ func (v *verification) advance() error {
 }
 
 // finish compares the end of the walk with the checkpoint and with what the
-// exporter said.
+// exporter reported.
 func (v *verification) finish(cp merkle.Checkpoint) error {
 	next, _ := v.slice.Root()
 	if err := v.gap(next, cp.Size, v.eventsEnd); err != nil || v.report.Finding != nil {
@@ -377,11 +384,13 @@ func (v *verification) finish(cp merkle.Checkpoint) error {
 	case v.pending != nil:
 		v.find(Inserted, v.pending.From, v.proofs.number, "the file has a proof for positions that do not belong there")
 	case v.slice.Verify(cp.Size, cp.Root) != nil:
-		v.find(Changed, -1, 0, "the file does not add up to the signed root: a proof, or a record together with its leaf, was changed. The file cannot tell which; export again, or run: trakr audit verify")
+		v.find(Changed, -1, 0, "the file does not add up to the signed root: a proof, or a record together with its leaf, was changed. "+
+			"The file does not show which; export again, or run: trakr audit verify")
 	case v.report.Events != v.end.Events:
-		v.find(Miscounted, -1, v.endLine, "the file holds %d events and says it holds %d", v.report.Events, v.end.Events)
+		v.find(Miscounted, -1, v.endLine, "the file has %d events and its end counts %d", v.report.Events, v.end.Events)
 	case v.end.Unplaced > 0:
-		v.find(Reported, -1, v.endLine, "when the file was made, the log's table held %d rows that were never part of the log; run: trakr audit verify", v.end.Unplaced)
+		v.find(Reported, -1, v.endLine, "when the file was made, the log's table had %d rows that were never part of the log; "+
+			"run: trakr audit verify", v.end.Unplaced)
 	}
 	return nil
 }

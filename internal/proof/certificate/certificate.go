@@ -9,7 +9,7 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// State says what a certificate certifies.
+// State is what a certificate certifies.
 type State string
 
 // The states.
@@ -18,10 +18,10 @@ const (
 	NothingHeld State = "nothing_held" // there was nothing to delete
 )
 
-// The methods: how data goes.
+// The methods: how data is deleted.
 const (
 	RowDelete    = "row_delete"    // rows were deleted from the live database
-	KeyDestroy   = "key_destroy"   // the key that opens them was destroyed
+	KeyDestroy   = "key_destroy"   // the key that decrypts them was destroyed
 	BackupExpiry = "backup_expiry" // backups that may hold them reach the end of their period
 )
 
@@ -50,14 +50,14 @@ type Certificate struct {
 
 	RequestedAt       Time `json:"requested_at"`
 	StartedAt         Time `json:"started_at,omitzero"`          // from here on the tenant answered nothing
-	DeletedLiveAt     Time `json:"deleted_live_at,omitzero"`     // gone from the live database
+	DeletedLiveAt     Time `json:"deleted_live_at,omitzero"`     // deleted from the live database
 	BackupsClearAfter Time `json:"backups_clear_after,omitzero"` // after it no backup holds the rows
 
 	Method       []string     `json:"method"`
 	Stores       []Store      `json:"stores"`
 	Verification Verification `json:"verification"`
 	Recipients   []Recipient  `json:"recipients_notified"`
-	// RecipientsNote says why no recipient is listed.
+	// RecipientsNote is the reason why no recipient is listed.
 	RecipientsNote string     `json:"recipients_note,omitempty"`
 	Retained       []Retained `json:"retained"`
 	Hold           *Hold      `json:"hold,omitempty"` // the legal hold that delayed the erasure
@@ -89,7 +89,7 @@ type Verification struct {
 	Role            string `json:"role"` // the database role that counted; not the one that deletes
 }
 
-// Recipient is a party that had received values and was told to delete them.
+// Recipient had received values and was notified to delete them.
 type Recipient struct {
 	Name           string `json:"name"`
 	AcknowledgedAt Time   `json:"acknowledged_at,omitzero"` // absent: not when the certificate was issued
@@ -158,7 +158,7 @@ func (t *Time) UnmarshalJSON(b []byte) error {
 }
 
 // JSON returns the certificate's file. The same certificate gives the same bytes,
-// which may also stand inside an HTML script element: <, > and & are escaped.
+// which may also be inside an HTML script element: <, > and & are escaped.
 func (c Certificate) JSON() ([]byte, error) {
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {

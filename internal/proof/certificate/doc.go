@@ -1,10 +1,10 @@
-// Package certificate is the Certificate of Deletion (logical): what it says, how
-// it is signed, how it is shown as HTML and PDF, and how anyone checks it offline
-// with nothing but the log's public key.
+// Package certificate is the Certificate of Deletion (logical): its content, how it
+// is signed, how it is shown as HTML and PDF, and how anyone verifies it offline with
+// nothing but the log's public key.
 //
 // It is about rows of a live database and about the day on which the last backup
-// that may hold them is gone. It never claims anything about media: that is what
-// NIST SP 800-88 certificates do, and on a managed disk nobody but its owner can.
+// that may have them expires. It never claims anything about media: that is what
+// NIST SP 800-88 certificates do, and on a managed disk only its owner can.
 //
 // # The form
 //
@@ -29,15 +29,15 @@
 // and a certificate's message has the one and not the other, so that neither
 // signature can be taken for the other's.
 //
-// Because the manifest is signed leaf by leaf, a verifier can say which of them was
-// changed, added, removed or moved, and not only that something was.
+// Because the manifest is signed leaf by leaf, a verifier can name the leaf that was
+// changed, added, removed or moved, and not only report that one was.
 //
 // # The evidence
 //
-// "audit" holds records of the log. Each stands with its exact bytes ("record"),
-// so that SHA-256(0x00 || record) is its leaf, with its position ("log_index") and
-// its audit path in the tree of "checkpoint" (RFC 6962, section 2.1.1). What a
-// record says, the certificate must say as well:
+// "audit" has records of the log. Each comes with its exact bytes ("record"), so that
+// SHA-256(0x00 || record) is its leaf, with its position ("log_index") and its audit
+// path in the tree of "checkpoint" (RFC 6962, section 2.1.1). The certificate must
+// agree with the records:
 //
 //	trigger               status_detail of the erasure.begin record
 //	started_at            its occurred_at
@@ -50,9 +50,9 @@
 //	recipients_notified   of one, the occurred_at of each delivery.acknowledge record
 //	audit.log_indexes     the positions, in ascending order
 //
-// The three have the outcome success and stand in this order. Where there are several
-// of one action, the last counts. Other records may stand beside them when they name the same
-// tenant, erasure or request. A certificate that nothing was held (state
+// The three have the outcome success and are in this order. Where there are several
+// of one action, the last counts. Other records may be beside them when they name the
+// same tenant, erasure or request. A certificate that nothing was held (state
 // "nothing_held") rests on an erasure.verify record alone, which names no tenant,
 // has the request's id as its correlation_id, and names the subject's digest.
 //
@@ -62,17 +62,17 @@
 //
 // # Not proven
 //
-// The log proves that its records stood in it, unchanged. That the counts and the
-// places are true, when the backups are gone and that a recipient acknowledged is
-// the issuer's signed word.
+// The log proves that its records were in it, unchanged. The counts, the places, the
+// expiry of the backups and the recipients' acknowledgements are asserted by the
+// issuer's signature.
 //
 // # Shown to people
 //
-// The HTML page holds the certificate's JSON in <script type="application/json"
+// The HTML page has the certificate's JSON in <script type="application/json"
 // id="certificate">, where <, > and & are written as \u003c, \u003e and \u0026; the
 // PDF has it attached as certificate.json. Both are functions of the certificate
-// alone, so that a verifier of the same version makes them anew and compares every
-// byte: a page that says something else than its certificate is found.
+// alone, so that a verifier of the same version renders them again and compares every
+// byte: a page that differs from its certificate is found.
 //
 // The package is pure: it has no clock and does no I/O.
 package certificate

@@ -29,8 +29,8 @@ const (
 // maxText bounds a text that people read.
 const maxText = 1000
 
-// evidence checks a certificate against itself: every field has its form, and says
-// what the records say.
+// evidence checks a certificate against itself: every field has its form, and agrees
+// with the records.
 func evidence(c Certificate, v note.Verifier) []Finding {
 	e := examination{Certificate: c}
 	if c.KeyID != keyID(v) {
@@ -95,7 +95,8 @@ func (e *examination) identities() {
 
 func (e *examination) texts() {
 	text := func(s, format string, args ...any) {
-		e.require(s != "" && utf8.RuneCountInString(s) <= maxText, fmt.Sprintf(format, args...), "it is empty, or longer than %d characters", maxText)
+		ok := s != "" && utf8.RuneCountInString(s) <= maxText
+		e.require(ok, fmt.Sprintf(format, args...), "it is empty, or longer than %d characters", maxText)
 	}
 	text(e.Statement, "/statement")
 	text(e.Issuer, "/issuer")
@@ -117,7 +118,8 @@ func (e *examination) texts() {
 	}
 	if e.Hold != nil {
 		text(e.Hold.Ground, "/hold/ground")
-		e.require(e.Hold.State == HoldReleased || e.Hold.State == HoldExpired, "/hold/state", "a hold ended by being released or by expiring; while it stands nothing is erased")
+		e.require(e.Hold.State == HoldReleased || e.Hold.State == HoldExpired, "/hold/state",
+			"a hold ends by release or expiry; while it is active nothing is erased")
 	}
 }
 
@@ -157,7 +159,7 @@ func (e *examination) state() {
 	e.agree(e.Trigger != lifecycle.TriggerRequest || e.RequestID != "", "/request_id", "an erasure by request must name the request")
 }
 
-// counts checks that every table says it is empty of the tenant.
+// counts checks that every table has no row of the tenant.
 func (e *examination) counts() {
 	seen := map[[2]string]bool{}
 	for i, s := range e.Stores {
@@ -182,7 +184,7 @@ func (r record) text(member string) string {
 	return s
 }
 
-// log checks that every record stands in the log of the checkpoint.
+// log checks that every record is in the log of the checkpoint.
 func (e *examination) log(v note.Verifier) {
 	cp, err := merkle.Open([]byte(e.Audit.Checkpoint), v)
 	if err != nil {
@@ -248,26 +250,30 @@ func (e *examination) course() {
 		erase, erasedBy := e.latest(actionErase)
 		rests[begunBy], rests[erasedBy] = begin, erase
 		if begin != nil {
-			e.agree(string(e.Trigger) == begin.text("status_detail"), "/trigger", "the erasure.begin record says another")
+			e.agree(string(e.Trigger) == begin.text("status_detail"), "/trigger", "the erasure.begin record has another")
 			e.agree(e.StartedAt.String() == begin.text("occurred_at"), "/started_at", "the erasure.begin record is of another time")
 		}
 		if erase != nil {
 			e.agree(e.DeletedLiveAt.String() == erase.text("occurred_at"), "/deleted_live_at", "the tenant.erase record is of another time")
 		}
-		e.agree(begunBy < 0 || erasedBy < 0 || verifiedBy < 0 || begunBy < erasedBy && erasedBy < verifiedBy, "/audit/events", "the erasure did not begin, delete and verify in this order")
-		e.agree(!e.DeletedLiveAt.Before(e.StartedAt.Time), "/deleted_live_at", "it lies before the erasure began")
-		e.agree(!e.BackupsClearAfter.Before(e.DeletedLiveAt.Time), "/backups_clear_after", "it lies before the rows were gone from the live database")
+		inOrder := begunBy < 0 || erasedBy < 0 || verifiedBy < 0 || begunBy < erasedBy && erasedBy < verifiedBy
+		e.agree(inOrder, "/audit/events", "the erasure did not begin, delete and verify in this order")
+		e.agree(!e.DeletedLiveAt.Before(e.StartedAt.Time), "/deleted_live_at", "it is before the erasure began")
+		e.agree(!e.BackupsClearAfter.Before(e.DeletedLiveAt.Time), "/backups_clear_after",
+			"it is before the rows were deleted from the live database")
 	} else {
 		correlation = e.RequestID
 	}
 	e.agree(e.Verification.Result == Clean, "/verification/result", "only a clean verification makes a certificate")
 	if verify != nil {
-		e.agree(e.Verification.Result == verify.text("status_detail"), "/verification/result", "the erasure.verify record says another")
-		e.agree(e.Verification.VerifiedAt.String() == verify.text("occurred_at"), "/verification/verified_at", "the erasure.verify record is of another time")
-		e.agree(e.State == Erased || verify.text("subject_digest") != "", "/subject_digest", "the erasure.verify record does not say for whom nothing was found")
+		e.agree(e.Verification.Result == verify.text("status_detail"), "/verification/result", "the erasure.verify record has another")
+		e.agree(e.Verification.VerifiedAt.String() == verify.text("occurred_at"), "/verification/verified_at",
+			"the erasure.verify record is of another time")
+		e.agree(e.State == Erased || verify.text("subject_digest") != "", "/subject_digest",
+			"the erasure.verify record does not name the subject for which nothing was found")
 	}
-	e.agree(!e.Verification.VerifiedAt.Before(e.DeletedLiveAt.Time), "/verification/verified_at", "it lies before the deletion it verifies")
-	e.agree(!e.IssuedAt.Before(e.Verification.VerifiedAt.Time), "/issued_at", "it lies before the verification it rests on")
+	e.agree(!e.Verification.VerifiedAt.Before(e.DeletedLiveAt.Time), "/verification/verified_at", "it is before the deletion it verifies")
+	e.agree(!e.IssuedAt.Before(e.Verification.VerifiedAt.Time), "/issued_at", "it is before the verification it rests on")
 	e.acknowledged()
 	for i, r := range e.records {
 		e.about(i, r, rests[i] != nil, correlation)
@@ -275,14 +281,15 @@ func (e *examination) course() {
 }
 
 // acknowledged checks that a recipient's acknowledgement is the one in the log, where
-// its record stands here.
+// the certificate has its record.
 func (e *examination) acknowledged() {
 	for i, r := range e.records {
 		if r.text("action") != actionAcknowledge || r.text("outcome") != success {
 			continue
 		}
 		same := func(x Recipient) bool { return x.AcknowledgedAt.String() == r.text("occurred_at") }
-		e.agree(slices.ContainsFunc(e.Recipients, same), "/recipients_notified", "the record at /audit/events/%d says that one acknowledged at another time", i)
+		e.agree(slices.ContainsFunc(e.Recipients, same), "/recipients_notified",
+			"the record at /audit/events/%d shows an acknowledgement at another time", i)
 	}
 }
 

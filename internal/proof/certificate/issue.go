@@ -8,15 +8,18 @@ import (
 	"golang.org/x/mod/sumdb/note"
 )
 
-// Statement is what every certificate says of itself.
+// Statement is what every certificate claims.
 const Statement = "This is a certificate of logical deletion. It states which rows were deleted from which tables of the live database, " +
 	"that another role than the one that deletes counted none left, and after which day no backup holds them. " +
-	"It makes no claim about storage media: sanitising media is what NIST SP 800-88 is about, and on a managed disk it is its owner's to attest."
+	"It makes no claim about storage media: sanitising media is what NIST SP 800-88 is about, " +
+	"and on a managed disk it is its owner's to attest."
 
-// NothingStatement is what a certificate says instead when there was nothing to delete.
-const NothingStatement = "This is a certificate of logical deletion. It states that the live database was searched for the subject's digest by another role " +
-	"than the one that deletes, and that no row was found: there was nothing to delete. " +
-	"It makes no claim about storage media: sanitising media is what NIST SP 800-88 is about, and on a managed disk it is its owner's to attest."
+// NothingStatement is the claim when there was nothing to delete.
+const NothingStatement = "This is a certificate of logical deletion. " +
+	"It states that the live database was searched for the subject's digest by another role than the one that deletes, " +
+	"and that no row was found: there was nothing to delete. " +
+	"It makes no claim about storage media: sanitising media is what NIST SP 800-88 is about, " +
+	"and on a managed disk it is its owner's to attest."
 
 // Issue signs a certificate with the log's key and returns its file. It refuses one
 // that Verify would not accept: what contradicts its own evidence is not signed.
@@ -30,7 +33,7 @@ func Issue(c Certificate, s note.Signer, v note.Verifier) ([]byte, error) {
 		c.Statement = NothingStatement
 	}
 	c.KeyID, c.Manifest, c.Signature = keyID(v), nil, ""
-	// An empty list is said to be empty.
+	// An empty list is written as one.
 	c.Method, c.Stores, c.Recipients, c.Retained = list(c.Method), list(c.Stores), list(c.Recipients), list(c.Retained)
 	c.Audit.Events, c.Audit.LogIndexes = list(slices.Clone(c.Audit.Events)), list(c.Audit.LogIndexes)
 	for i := range c.Audit.Events {
@@ -54,7 +57,7 @@ func Issue(c Certificate, s note.Signer, v note.Verifier) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, faults := judge(b, v); len(faults) > 0 {
+	if _, faults := validate(b, v); len(faults) > 0 {
 		return nil, fmt.Errorf("issuing a certificate: it would not verify: %s: %s", faults[0].Pointer, faults[0].Detail)
 	}
 	return b, nil

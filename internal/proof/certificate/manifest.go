@@ -125,7 +125,7 @@ func compareArrays(array string, was, is map[int]map[string]string) []Finding {
 			delete(found, j)
 			// Moving up or down because of another's removal is no change of its own.
 			if len(was) == len(is) || j < last {
-				out = append(out, Finding{Moved, at(j), fmt.Sprintf("it was signed as number %d of %s and stands at another place", i, array)})
+				out = append(out, Finding{Moved, at(j), fmt.Sprintf("it was signed as number %d of %s and is at another place", i, array)})
 			}
 			last = j
 			break

@@ -55,8 +55,10 @@ func (c Certificate) page() page {
 	p.How = []string{
 		"Get the log's public key by another way than this certificate, from whoever runs the service: trakr audit checkpoint --key",
 		"Without network or database, run: trakr verify FILE --key KEY. FILE is this page, the PDF, or the JSON that both hold.",
-		"It proves that nothing in the certificate was changed since it was signed, that each record stood in the log of the signed checkpoint below, " +
-			"and that the dates, the trigger and the result are those of the records. Of an HTML page or a PDF it also proves the text.",
+		"It proves that nothing in the certificate was changed since it was signed, " +
+			"that each record stood in the log of the signed checkpoint below, " +
+			"and that the dates, the trigger and the result are those of the records. " +
+			"Of an HTML page or a PDF it also proves the text.",
 		"Not proven, but signed: that the counts and the places are true, when backups are gone, and what recipients acknowledged.",
 	}
 	return p
@@ -64,7 +66,12 @@ func (c Certificate) page() page {
 
 func (c Certificate) facts() []fact {
 	facts := []fact{{"Certificate", c.CertificateID}, {"Issued", c.IssuedAt.String()}, {"Issuer", c.Issuer}}
-	for _, f := range []fact{{"Tenant (our random id)", c.TenantID}, {"Subject (keyed digest)", c.SubjectDigest}, {"Erasure", c.ErasureID}, {"Deletion request", c.RequestID}} {
+	for _, f := range []fact{
+		{"Tenant (our random id)", c.TenantID},
+		{"Subject (keyed digest)", c.SubjectDigest},
+		{"Erasure", c.ErasureID},
+		{"Deletion request", c.RequestID},
+	} {
 		if f.Value != "" {
 			facts = append(facts, f)
 		}
@@ -93,7 +100,8 @@ func (c Certificate) dates() section {
 		}
 	}
 	log := func(action string) string { return "record " + action + " at position " + at[action] + " of the log" }
-	return section{ID: "dates", Title: "When", Columns: []column{{"What", 40, false}, {"When", 25, false}, {"How it is known", 35, false}}, Rows: [][]string{
+	columns := []column{{"What", 40, false}, {"When", 25, false}, {"How it is known", 35, false}}
+	return section{ID: "dates", Title: "When", Columns: columns, Rows: [][]string{
 		{"The erasure began; from here on the tenant answered nothing", c.StartedAt.String(), log(actionBegin)},
 		{"Gone from the live service", c.DeletedLiveAt.String(), log(actionErase)},
 		{"Verified: nothing remains", c.Verification.VerifiedAt.String(), log(actionVerify)},
@@ -102,22 +110,31 @@ func (c Certificate) dates() section {
 }
 
 func (c Certificate) stores() section {
-	s := section{ID: "stores", Title: "What was deleted where", Columns: []column{{"Store", 13, false}, {"Location", 31, false}, {"Table", 26, false},
-		{"Rows before", 10, true}, {"Deleted", 10, true}, {"Left", 10, true}}}
+	s := section{ID: "stores", Title: "What was deleted where", Columns: []column{
+		{"Store", 13, false}, {"Location", 31, false}, {"Table", 26, false},
+		{"Rows before", 10, true}, {"Deleted", 10, true}, {"Left", 10, true},
+	}}
 	if c.State == Erased {
 		s.Intro = "By " + methods(c.Method) + "."
 	} else {
 		s.Title = "Where it was looked for"
 	}
 	for _, x := range c.Stores {
-		s.Rows = append(s.Rows, []string{x.Name, x.Location, x.Table, strconv.FormatInt(x.RowsBefore, 10), strconv.FormatInt(x.RowsDeleted, 10), strconv.FormatInt(x.RowsAfter, 10)})
+		s.Rows = append(s.Rows, []string{
+			x.Name, x.Location, x.Table,
+			strconv.FormatInt(x.RowsBefore, 10), strconv.FormatInt(x.RowsDeleted, 10), strconv.FormatInt(x.RowsAfter, 10),
+		})
 	}
 	return s
 }
 
-// methods says how data goes, in words.
+// methods returns in words how data was deleted.
 func methods(all []string) string {
-	words := map[string]string{RowDelete: "deleting rows (row_delete)", KeyDestroy: "destroying the key (key_destroy)", BackupExpiry: "the end of the backups' period (backup_expiry)"}
+	words := map[string]string{
+		RowDelete:    "deleting rows (row_delete)",
+		KeyDestroy:   "destroying the key (key_destroy)",
+		BackupExpiry: "the end of the backups' period (backup_expiry)",
+	}
 	out := ""
 	for i, m := range all {
 		switch {
@@ -145,14 +162,16 @@ func (c Certificate) retained() section {
 
 func (c Certificate) verification() section {
 	v := c.Verification
-	return section{ID: "verification", Title: "Verification", Intro: "Another database role than the one that deletes counted what is left.",
+	return section{ID: "verification", Title: "Verification",
+		Intro:   "Another database role than the one that deletes counted what is left.",
 		Columns: []column{{"What", 30, false}, {"Value", 70, false}},
 		Rows: [][]string{{"Result", v.Result}, {"When", v.VerifiedAt.String()}, {"Verifying sweep", v.SweepRunID}, {"Role", v.Role},
 			{"SHA-256 of what was asked", v.PredicateDigest}}}
 }
 
 func (c Certificate) recipients() section {
-	s := section{ID: "recipients", Title: "Recipients notified", Intro: c.RecipientsNote, Columns: []column{{"Recipient", 60, false}, {"Acknowledged", 40, false}}}
+	s := section{ID: "recipients", Title: "Recipients notified", Intro: c.RecipientsNote,
+		Columns: []column{{"Recipient", 60, false}, {"Acknowledged", 40, false}}}
 	for _, r := range c.Recipients {
 		when := "not when this certificate was issued"
 		if !r.AcknowledgedAt.IsZero() {
@@ -164,11 +183,13 @@ func (c Certificate) recipients() section {
 }
 
 func (c Certificate) records() section {
-	s := section{ID: "records", Title: "Records in the log", Intro: "Each stood in the append-only log at its position, with exactly the bytes that the certificate holds.",
+	s := section{ID: "records", Title: "Records in the log",
+		Intro:   "Each stood in the append-only log at its position, with exactly the bytes that the certificate holds.",
 		Columns: []column{{"Position", 10, true}, {"Action", 18, false}, {"Outcome", 10, false}, {"When", 28, false}, {"Event", 34, false}}}
 	for _, x := range c.Audit.Events {
 		r, _ := flatten([]byte(x.Record))
-		s.Rows = append(s.Rows, []string{strconv.FormatInt(x.LogIndex, 10), record(r).text("action"), record(r).text("outcome"), record(r).text("occurred_at"), x.EventID})
+		s.Rows = append(s.Rows, []string{strconv.FormatInt(x.LogIndex, 10), record(r).text("action"), record(r).text("outcome"),
+			record(r).text("occurred_at"), x.EventID})
 	}
 	return s
 }

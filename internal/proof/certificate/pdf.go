@@ -35,13 +35,14 @@ func (c Certificate) pdf() ([]byte, error) {
 	f.SetMargins(pdfMargin, pdfMargin, pdfMargin)
 	f.SetAutoPageBreak(false, 0)
 	f.SetAttachments([]fpdf.Attachment{{Content: j, Filename: "certificate.json", Description: "The signed certificate"}})
-	const pages = "\x02pages" // stands for their number; no text has it, see writer.text
+	const pages = "\x02pages" // replaced by their number; no text has it, see writer.text
 	f.AliasNbPages(pages)
 	w := writer{f: f}
 	f.SetFooterFunc(func() {
 		f.SetXY(pdfMargin, -13)
 		w.font("", 7.5, soft)
-		f.CellFormat(pdfWidth, 4, w.text(fmt.Sprintf("%s %s – page %d of ", pageTitle, c.CertificateID, f.PageNo()))+pages, "", 0, "L", false, 0, "")
+		footer := w.text(fmt.Sprintf("%s %s – page %d of ", pageTitle, c.CertificateID, f.PageNo())) + pages
+		f.CellFormat(pdfWidth, 4, footer, "", 0, "L", false, 0, "")
 	})
 	f.AddPage()
 	w.page(c.page())
@@ -186,7 +187,7 @@ func (w *writer) fact(x fact) {
 }
 
 func (w *writer) heading(s string) {
-	w.room(30) // a heading does not stand alone at a page's end
+	w.room(30) // a heading is never alone at a page's end
 	w.gap(5)
 	w.font("B", 11.5, ink)
 	w.paragraph(s, 6)
@@ -215,7 +216,7 @@ func (w *writer) section(s section) {
 }
 
 // row writes one row, line by line, so that it may be longer than a page. A row that
-// begins or goes on on a new page has the header above it.
+// begins or continues on a new page has the header above it.
 func (w *writer) row(columns []column, cells []string, style string, header func()) {
 	const h = 4.2
 	w.font(style, 8, ink)

@@ -68,7 +68,7 @@ var pageTemplate = template.Must(template.New("certificate.html").Funcs(template
 	"class": func(s State) string { return strings.ReplaceAll(string(s), "_", "-") },
 }).ParseFS(templates, "templates/certificate.html"))
 
-// html writes the page. The JSON goes in as it is: it has no <, > or & in it.
+// html writes the page. The JSON is inserted as it is: it has no <, > or & in it.
 func (c Certificate) html() ([]byte, error) {
 	j, err := c.JSON()
 	if err != nil {

@@ -8,12 +8,12 @@ import (
 	"strconv"
 )
 
-// MaxFile bounds, in bytes, a page that is looked at: a certificate's JSON, its text
-// and what stands around them.
+// MaxFile bounds, in bytes, a page that is read: a certificate's JSON, its text and
+// what surrounds them.
 const MaxFile = 8 << 20
 
-// Recognise tells whether a file may be a certificate or hold one, and in which
-// form. An exported audit is none.
+// Recognise reports whether a file may be a certificate or have one in it, and in
+// which form. An exported audit is none.
 func Recognise(file []byte) (Format, bool) {
 	_, format, _ := unwrap(file)
 	return format, format != ""

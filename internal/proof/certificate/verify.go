@@ -20,15 +20,15 @@ const (
 	Form        Fault = "form"        // a member of another type or form, or one that is none of ours
 	Changed     Fault = "changed"     // a value is not the one that was signed
 	Added       Fault = "added"       // it was not there when it was signed
-	Removed     Fault = "removed"     // it was signed and is gone
+	Removed     Fault = "removed"     // it was signed and is missing
 	Moved       Fault = "moved"       // it was signed at another place of its list
-	Signature   Fault = "signature"   // the signature does not hold
+	Signature   Fault = "signature"   // the signature is not valid
 	WrongKey    Fault = "wrong_key"   // signed with another key than the one given
 	Incomplete  Fault = "incomplete"  // evidence that a certificate must carry is not there
 	Checkpoint  Fault = "checkpoint"  // the checkpoint is not signed by the key
-	Inclusion   Fault = "inclusion"   // a record is not proven to stand in the log
-	Contradicts Fault = "contradicts" // a field says something else than its evidence or another field
-	Page        Fault = "page"        // the HTML or PDF says something else than its certificate
+	Inclusion   Fault = "inclusion"   // a record is not proven to be in the log
+	Contradicts Fault = "contradicts" // a field contradicts its evidence or another field
+	Page        Fault = "page"        // the HTML or PDF differs from its certificate
 )
 
 // Finding is one thing that is wrong, and where.
@@ -44,9 +44,9 @@ type Report struct {
 	Format   Format    `json:"format"`
 	Proven   bool      `json:"proven"` // nothing is wrong, and nothing is left open
 	Findings []Finding `json:"findings"`
-	Unjudged string    `json:"unjudged,omitempty"` // what could not be told, although the certificate itself holds
+	Unjudged string    `json:"unjudged,omitempty"` // what could not be checked, although the certificate itself is proven
 
-	// The rest is what the certificate says, and absent unless it holds.
+	// The rest is the certificate's content, and absent unless it is proven.
 	CertificateID     string  `json:"certificate_id,omitempty"`
 	State             State   `json:"state,omitempty"`
 	Issuer            string  `json:"issuer,omitempty"`
@@ -64,8 +64,9 @@ type Report struct {
 
 // Errors that leave the answer open.
 var (
-	ErrNoKey          = errors.New("without the log's public key nothing can be proven: whoever changes a certificate can sign it with a key of his own")
-	ErrNotCertificate = errors.New("this is not a certificate, nor a page that holds one")
+	ErrNoKey = errors.New("without the log's public key nothing can be proven: anyone who changes a certificate " +
+		"can sign it with a key of their own")
+	ErrNotCertificate = errors.New("this is not a certificate, nor a page that has one in it")
 )
 
 // maxFindings bounds a report about a file that is wrong everywhere.
@@ -74,9 +75,9 @@ const maxFindings = 100
 // Verify checks a certificate's file, be it JSON, HTML or PDF, against the log's
 // public key (C2SP signed-note), which must have come by another way than the file.
 // version is that of the running program: only a page of the same version can be
-// made anew and compared.
+// rendered again and compared.
 //
-// A finding is in the report; an error means that no judgement is possible.
+// A finding is in the report; an error means that no verdict is possible.
 func Verify(file []byte, key, version string) (Report, error) {
 	if key == "" {
 		return Report{}, ErrNoKey
@@ -95,7 +96,7 @@ func Verify(file []byte, key, version string) (Report, error) {
 		r.Findings = append(r.Findings, *fault)
 		return r, nil
 	}
-	c, faults := judge(b, v)
+	c, faults := validate(b, v)
 	if len(faults) == 0 {
 		faults = r.comparePage(file, c, version)
 	}
@@ -110,7 +111,7 @@ func Verify(file []byte, key, version string) (Report, error) {
 	return r, nil
 }
 
-// comparePage makes a page anew and compares every byte.
+// comparePage renders the page again and compares every byte.
 func (r *Report) comparePage(file []byte, c Certificate, version string) []Finding {
 	if r.Format == JSON {
 		return nil
@@ -119,17 +120,18 @@ func (r *Report) comparePage(file []byte, c Certificate, version string) []Findi
 	switch {
 	case err == nil && bytes.Equal(again, file):
 	case c.ToolVersion != version:
-		r.Unjudged = fmt.Sprintf("The certificate inside holds. Whether the page around it says the same this version (%s) cannot tell, because version %s made it: "+
+		r.Unjudged = fmt.Sprintf("The certificate inside is proven. This version (%s) cannot check whether the page "+
+			"around it agrees with it, because version %s made the page: "+
 			"read the certificate's JSON, or verify with that version.", version, c.ToolVersion)
 	default:
-		return []Finding{{Page, "", "the page does not say what its certificate says: its text or its make-up was changed after it was made"}}
+		return []Finding{{Page, "", "the page differs from its certificate: its text or its layout was changed after it was made"}}
 	}
 	return nil
 }
 
-// judge checks a certificate's JSON. Once a value is known not to be the signed
+// validate checks a certificate's JSON. Once a value is known not to be the signed
 // one, what follows from it is not listed as well.
-func judge(b []byte, v note.Verifier) (Certificate, []Finding) {
+func validate(b []byte, v note.Verifier) (Certificate, []Finding) {
 	c, leaves, faults := read(b)
 	if leaves == nil {
 		return c, faults
@@ -142,7 +144,7 @@ func judge(b []byte, v note.Verifier) (Certificate, []Finding) {
 }
 
 // unaltered compares a certificate with what was signed. The manifest given and the
-// one made of the file's own values are both tried: the one that is signed tells
+// one made of the file's own values are both tried: the one that is signed shows
 // whether the values or the manifest were changed.
 func unaltered(c Certificate, leaves map[string]string, v note.Verifier) []Finding {
 	file := manifest(leaves)
@@ -153,7 +155,8 @@ func unaltered(c Certificate, leaves map[string]string, v note.Verifier) []Findi
 	switch {
 	case signed(file):
 		for _, f := range compareLeaves("", file, c.Manifest) {
-			out = append(out, Finding{f.Fault, "/manifest/" + escape(f.Pointer), "the manifest is not the one that was signed, whereas the value is"})
+			out = append(out, Finding{f.Fault, "/manifest/" + escape(f.Pointer),
+				"the manifest is not the one that was signed, whereas the value is"})
 		}
 		return out
 	case signed(c.Manifest):
@@ -165,9 +168,11 @@ func unaltered(c Certificate, leaves map[string]string, v note.Verifier) []Findi
 	}
 	out = differences(c.Manifest, file)
 	if c.KeyID != keyID(v) {
-		return append(out, Finding{WrongKey, "/key_id", "the certificate names another key than the one given, and the one given did not sign it"})
+		return append(out, Finding{WrongKey, "/key_id",
+			"the certificate names another key than the one given, and the one given did not sign it"})
 	}
-	return append(out, Finding{Signature, "/signature", "the signature does not hold: it was changed, or the certificate was and its manifest with it, or another key signed it"})
+	return append(out, Finding{Signature, "/signature",
+		"the signature is not valid: it was changed, or the certificate was and its manifest with it, or another key signed it"})
 }
 
 // altered reports whether a value is not the signed one or has no meaning.

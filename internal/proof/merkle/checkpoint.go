@@ -15,8 +15,8 @@ import (
 )
 
 // A Checkpoint states that the log of an origin had a tree of Size leaves with
-// this Root (C2SP tlog-checkpoint). Whoever signs one must never sign another
-// that is not consistent with it.
+// this Root (C2SP tlog-checkpoint). A signer must never sign another one that is
+// not consistent with it.
 type Checkpoint struct {
 	Origin string
 	Size   int64 // leaves
@@ -124,12 +124,13 @@ func Open(signed []byte, v note.Verifier) (Checkpoint, error) {
 		return Checkpoint{}, err
 	}
 	if c.Origin != v.Name() {
-		return Checkpoint{}, fmt.Errorf("opening a checkpoint with %s+%08x: it is of another origin: %w", v.Name(), v.KeyHash(), ErrCheckpoint)
+		return Checkpoint{}, fmt.Errorf("opening a checkpoint with %s+%08x: it is of another origin: %w",
+			v.Name(), v.KeyHash(), ErrCheckpoint)
 	}
 	return c, nil
 }
 
-// malformed says what is wrong, never what stood there.
+// malformed names what is wrong, never the text that was there.
 func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrCheckpoint}, args...)...)
 }
@@ -153,7 +154,7 @@ func NewSigner(name string, key ed25519.PrivateKey) (note.Signer, error) {
 	return s, nil
 }
 
-// algEd25519 is the signature type of C2SP signed-note that stands before a key.
+// algEd25519 is the signature type of C2SP signed-note that precedes a key.
 const algEd25519 = 0x01
 
 // NewVerifier returns the verifier of the log called name.

@@ -73,7 +73,7 @@ func (p *Prover) Consistency(ctx context.Context, oldSize int64) ([]Hash, error)
 	return proof, nil
 }
 
-// Gap returns the hashes that stand for the leaves [from, to) in a Slice: the
+// Gap returns the hashes that represent the leaves [from, to) in a Slice: the
 // roots of the fewest complete subtrees that cover them, left to right.
 func (p *Prover) Gap(ctx context.Context, from, to int64) ([]Hash, error) {
 	if from < 0 || from >= to || to > p.size {
@@ -107,8 +107,8 @@ func (p *Prover) reader(ctx context.Context) tlog.HashReader {
 	})
 }
 
-// hash returns the n-th hash at a level of the tree. The subtree it stands for
-// must be complete in this tree.
+// hash returns the n-th hash at a level of the tree. Its subtree must be complete
+// in this tree.
 func (p *Prover) hash(ctx context.Context, level int, n int64) (Hash, error) {
 	l, j := level/tileHeight, level%tileHeight
 	perTile := tileHeight - j // binary logarithm of the hashes of this level in a tile
@@ -171,18 +171,9 @@ func ConsistencyProof(ctx context.Context, r Reader, oldSize, newSize int64, new
 	return NewProver(t, r).Consistency(ctx, oldSize)
 }
 
-// GapHashes returns one Prover.Gap of the tree a checkpoint states.
-func GapHashes(ctx context.Context, r Reader, size int64, root Hash, from, to int64) ([]Hash, error) {
-	t, err := Restore(ctx, r, size, root)
-	if err != nil {
-		return nil, err
-	}
-	return NewProver(t, r).Gap(ctx, from, to)
-}
-
 // ErrProof means that a proof does not show what it should. Nothing is known
 // about the log then but that this proof is worthless.
-var ErrProof = errors.New("the proof does not hold")
+var ErrProof = errors.New("the proof is not valid")
 
 // VerifyInclusion checks that leaf is at index in the tree of the given size and
 // root (RFC 6962, section 2.1.1). It returns nil or an ErrProof.
@@ -203,16 +194,16 @@ func VerifyConsistency(proof []Hash, oldSize int64, oldRoot Hash, newSize int64,
 	if oldSize < 0 || oldSize > newSize || newSize > MaxSize {
 		return fmt.Errorf("a tree of %d leaves cannot begin with one of %d: %w", newSize, oldSize, ErrProof)
 	}
-	var holds bool
+	var valid bool
 	switch {
 	case newSize == 0:
-		holds = len(proof) == 0 && oldRoot == emptyRoot && newRoot == emptyRoot
+		valid = len(proof) == 0 && oldRoot == emptyRoot && newRoot == emptyRoot
 	case oldSize == 0:
-		holds = len(proof) == 0 && oldRoot == emptyRoot
+		valid = len(proof) == 0 && oldRoot == emptyRoot
 	default:
-		holds = tlog.CheckTree(proof, newSize, newRoot, oldSize, oldRoot) == nil
+		valid = tlog.CheckTree(proof, newSize, newRoot, oldSize, oldRoot) == nil
 	}
-	if !holds {
+	if !valid {
 		return fmt.Errorf("the tree of %d leaves as the beginning of that of %d: %w", oldSize, newSize, ErrProof)
 	}
 	return nil

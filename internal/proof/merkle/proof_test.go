@@ -204,7 +204,13 @@ func TestOneFlippedBitInTheStoreIsNeverProven(t *testing.T) {
 		}{
 			"inclusion":   {path, func() ([]merkle.Hash, error) { return merkle.InclusionProof(t.Context(), l, size, root, index) }},
 			"consistency": {proof, func() ([]merkle.Hash, error) { return merkle.ConsistencyProof(t.Context(), l, index, size, root) }},
-			"gap":         {gap, func() ([]merkle.Hash, error) { return merkle.GapHashes(t.Context(), l, size, root, gapFrom, gapTo) }},
+			"gap": {gap, func() ([]merkle.Hash, error) {
+				tree, err := merkle.Restore(t.Context(), l, size, root)
+				if err != nil {
+					return nil, err
+				}
+				return merkle.NewProver(tree, l).Gap(t.Context(), gapFrom, gapTo)
+			}},
 			// A Prover whose edge was kept in memory sees only what it reads.
 			"kept edge": {path, func() ([]merkle.Hash, error) { return l.prover().Inclusion(t.Context(), index) }},
 		} {
@@ -434,5 +440,5 @@ func ExampleProver() {
 	fmt.Println(merkle.VerifyInclusion(path, size, root, 42, forged))
 	// Output:
 	// <nil>
-	// leaf 42 in the tree of 1000 leaves: the proof does not hold
+	// leaf 42 in the tree of 1000 leaves: the proof is not valid
 }

@@ -2,14 +2,14 @@ package merkle
 
 import "fmt"
 
-// A Slice proves that selected leaves stand at their positions in the tree of a
+// A Slice proves that selected leaves are at their positions in the tree of a
 // checkpoint. It is fed the whole log from left to right, selected leaves by
-// their hash and all that lies between by the hashes of Prover.Gap, and ends
-// with the tree's root. It holds 2 KiB whatever the log's size, and a leaf costs
-// one hash on average.
+// their hash and all that is between by the hashes of Prover.Gap, and ends with
+// the tree's root. It needs 2 KiB whatever the log's size, and a leaf costs one
+// hash on average.
 //
-// A gap hash cannot be made up: with any other, the root differs. A Slice says
-// nothing about what the gaps hold. The zero value is ready for position 0.
+// A gap hash cannot be made up: with any other, the root differs. A Slice proves
+// nothing about the content of the gaps. The zero value is ready for position 0.
 type Slice struct {
 	frontier
 }
@@ -26,7 +26,7 @@ func (s *Slice) Leaf(index int64, h Hash) error {
 	return nil
 }
 
-// Gap takes the hashes that stand for the leaves [from, to), of which from must
+// Gap takes the hashes that represent the leaves [from, to), of which from must
 // be the next position.
 func (s *Slice) Gap(from, to int64, hashes []Hash) error {
 	if from != s.size {

@@ -39,7 +39,7 @@ const (
 // A Tile is a full tile of height 8, as tlog.Tile{H: 8, L: Level, N: N, W: 256}
 // describes it: hashes N*256 to N*256+255 of those at level 8*Level of the tree.
 // At Level 0 they are leaves; at Level L each is the root of the full tile of
-// Level L-1 with its number and stands for 256^L leaves. A full tile never
+// Level L-1 with its number and covers 256^L leaves. A full tile never
 // changes.
 type Tile struct {
 	Level int
@@ -121,7 +121,7 @@ type Reader interface {
 var ErrInconsistent = errors.New("the stored hashes do not belong to this tree")
 
 // Restore rebuilds the tree that had size leaves and the given root, as a
-// checkpoint states them. The log may have grown since. It reads what stands
+// checkpoint states them. The log may have grown since. It reads what is
 // under the right edge, at most 255 leaves and 255 tiles of each level, and
 // returns ErrInconsistent when that does not add up to root.
 func Restore(ctx context.Context, r Reader, size int64, root Hash) (*Tree, error) {
@@ -219,5 +219,5 @@ func newPyramid(data []byte) *pyramid {
 	return &p
 }
 
-// root returns the hash that stands for a full tile one level up.
+// root returns the hash that represents a full tile one level up.
 func (p *pyramid) root() Hash { return p[tileHeight][0] }
