@@ -1,9 +1,9 @@
-// Package bitbucket calls Bitbucket Cloud's API: the one protected resource that
-// tells whether a shared secret is a workspace's, when it is offered (proof of
-// possession) and later (whether the app is still installed); and it makes tokens,
-// for one request or by exchange for an access token. The origin is
-// fixed by configuration, never taken from a payload, redirects are not followed,
-// and no error or span holds the address, which names the workspace.
+// Package bitbucket calls Bitbucket Cloud's API: the one protected resource that shows
+// whether a shared secret is a workspace's, when it is offered (proof of possession)
+// and later (whether the app is still installed); and it makes tokens, for one request
+// or by exchange for an access token. The origin is fixed by configuration, never taken
+// from a payload, redirects are not followed, and no error or span has the address,
+// which names the workspace.
 package bitbucket
 
 import (
@@ -26,7 +26,7 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Config says whom to ask and as whom.
+// Config is the API to call and the app to call it as.
 type Config struct {
 	Origin   string // e.g. https://api.bitbucket.org; http on this machine only (the caller checks)
 	AppKey   string // iss of our tokens
@@ -68,17 +68,30 @@ func New(c Config) (*Client, error) {
 	if err != nil {
 		return nil, errors.New("the address for access tokens is none")
 	}
-	return &Client{c: c, host: u.Host, exchange: exchange, exchangeHost: at.Host, tracer: c.Tracer.Tracer("trakr/internal/bitbucket"), http: &http.Client{
-		Timeout:       c.Timeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: c.Timeout},
-	}}, nil
+	transport := &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		MaxIdleConnsPerHost: 8,
+		IdleConnTimeout:     time.Minute,
+		TLSHandshakeTimeout: c.Timeout,
+	}
+	return &Client{
+		c:            c,
+		host:         u.Host,
+		exchange:     exchange,
+		exchangeHost: at.Host,
+		tracer:       c.Tracer.Tracer("trakr/internal/bitbucket"),
+		http: &http.Client{
+			Timeout:       c.Timeout,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport:     transport,
+		},
+	}, nil
 }
 
 // ProvePossession asks for the workspace's protected resource with a token signed
 // with the offered secret. nil: Bitbucket knows the secret as this workspace's.
-// signature-invalid: it does not (4xx other than 429). proof-unavailable: it did
-// not say (429, 5xx, redirect, no answer), with the time to wait.
+// signature-invalid: it does not (4xx other than 429). proof-unavailable: it gave no
+// verdict (429, 5xx, redirect, no answer), with the time to wait.
 func (c *Client) ProvePossession(ctx context.Context, workspaceUUID, clientKey, secret lifecycle.Secret) error {
 	ctx, span := c.tracer.Start(ctx, "bitbucket.prove", trace.WithSpanKind(trace.SpanKindClient))
 	defer span.End()
@@ -90,7 +103,8 @@ func (c *Client) ProvePossession(ctx context.Context, workspaceUUID, clientKey, 
 	case err == nil && status/100 == 2:
 		return nil
 	case err == nil && status/100 == 4 && status != http.StatusTooManyRequests:
-		return lifecycle.Fail(lifecycle.SignatureInvalid, "Bitbucket does not know the offered secret as this workspace's.", lifecycle.Because("proof-refused"))
+		return lifecycle.Fail(lifecycle.SignatureInvalid, "Bitbucket does not know the offered secret as this workspace's.",
+			lifecycle.Because("proof-refused"))
 	case err == nil:
 		err = fmt.Errorf("bitbucket answered %d", status)
 	}
@@ -98,17 +112,18 @@ func (c *Client) ProvePossession(ctx context.Context, workspaceUUID, clientKey, 
 		return err
 	}
 	span.SetStatus(codes.Error, "")
-	return lifecycle.Fail(lifecycle.ProofUnavailable, "Bitbucket did not say whether the offered secret is this workspace's; nothing was stored. Try again later.",
+	return lifecycle.Fail(lifecycle.ProofUnavailable,
+		"Bitbucket did not answer whether the offered secret is this workspace's; nothing was stored. Try again later.",
 		lifecycle.After(retry), lifecycle.Cause(err))
 }
 
-// Answer is what Bitbucket says about an installation that we hold.
+// Answer is Bitbucket's answer about an installation that we keep.
 type Answer string
 
-// The answers. Only the first two say anything.
+// The answers. Only the first two are a verdict.
 const (
 	Alive      Answer = "alive"
-	Suspected  Answer = "suspected"   // 401, 403, 404: gone, unless Bitbucket errs
+	Suspected  Answer = "suspected"   // 401, 403, 404: removed, unless Bitbucket errs
 	CannotTell Answer = "cannot-tell" // 429, 5xx, any other status, no answer
 )
 
@@ -152,18 +167,19 @@ func (c *Client) Probe(ctx context.Context, workspaceUUID, clientKey, secret lif
 	return p
 }
 
-// Host is whom we ask, without the scheme.
+// Host returns the host of the API, without the scheme.
 func (c *Client) Host() string { return c.host }
 
 func (c *Client) call(ctx context.Context, workspaceUUID, clientKey, secret lifecycle.Secret) (status int, retry time.Duration, err error) {
 	retry = defaultRetry
 	id, err := uuid.Parse(workspaceUUID.Reveal())
 	if err != nil || len(workspaceUUID.Reveal()) != 36 {
-		return 0, retry, lifecycle.Fail(lifecycle.PayloadInvalid, "The workspace's uuid is not one.", lifecycle.At("/principal/uuid", "is not a uuid"))
+		return 0, retry, lifecycle.Fail(lifecycle.PayloadInvalid, "The workspace's uuid is not one.",
+			lifecycle.At("/principal/uuid", "is not a uuid"))
 	}
 	target := c.c.Origin + strings.ReplaceAll(c.c.Resource, "{workspace}", "%7B"+id.String()+"%7D")
 	now := c.c.Now()
-	token, _, err := c.mint(http.MethodGet, target, c.c.Origin, clientKey, secret, now)
+	token, _, err := c.mint(request{http.MethodGet, target, c.c.Origin}, clientKey, secret, now)
 	if err != nil {
 		return 0, retry, err
 	}

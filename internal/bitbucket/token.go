@@ -39,18 +39,27 @@ func (c *Client) TokenHost() string { return c.exchangeHost }
 
 // Mint signs a token for exactly one request to the API: method, the path as it is
 // sent, still percent-encoded, and the raw query. It is good for three minutes.
-func (c *Client) Mint(method, path, query string, clientKey, secret lifecycle.Secret) (token lifecycle.Secret, expires time.Time, err error) {
+func (c *Client) Mint(method, path, query string, clientKey, secret lifecycle.Secret) (
+	token lifecycle.Secret, expires time.Time, err error,
+) {
 	target := c.c.Origin + path
 	if query != "" {
 		target += "?" + query
 	}
-	return c.mint(method, target, c.c.Origin, clientKey, secret, c.c.Now())
+	return c.mint(request{method, target, c.c.Origin}, clientKey, secret, c.c.Now())
 }
 
-func (c *Client) mint(method, target, base string, clientKey, secret lifecycle.Secret, now time.Time) (token lifecycle.Secret, expires time.Time, err error) {
+// request is the one request that a token is for.
+type request struct {
+	method string
+	target string // the whole URL
+	base   string // what of it precedes the path that is hashed
+}
+
+func (c *Client) mint(r request, clientKey, secret lifecycle.Secret, now time.Time) (token lifecycle.Secret, expires time.Time, err error) {
 	expires = now.Add(tokenLife).Truncate(time.Second)
 	token, err = connect.Mint(connect.Claims{Issuer: lifecycle.NewSecret(c.c.AppKey), Subject: clientKey,
-		IssuedAt: now, ExpiresAt: expires, QSH: connect.QSH(method, target, base)}, secret)
+		IssuedAt: now, ExpiresAt: expires, QSH: connect.QSH(r.method, r.target, r.base)}, secret)
 	if err != nil {
 		return lifecycle.Secret{}, time.Time{}, errors.New("no token could be signed")
 	}
@@ -67,7 +76,7 @@ type AccessToken struct {
 
 // Exchange asks for an access token (grant type urn:bitbucket:oauth2:jwt).
 // bitbucket-refused: Bitbucket gives none (4xx other than 408 and 429).
-// proof-unavailable: it did not say, or what it said cannot be read, with the time
+// proof-unavailable: it did not answer, or its answer cannot be read, with the time
 // to wait.
 func (c *Client) Exchange(ctx context.Context, clientKey, secret lifecycle.Secret) (AccessToken, error) {
 	ctx, span := c.tracer.Start(ctx, "bitbucket.exchange", trace.WithSpanKind(trace.SpanKindClient))
@@ -85,17 +94,23 @@ func (c *Client) Exchange(ctx context.Context, clientKey, secret lifecycle.Secre
 		}
 	case status/100 == 4 && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout:
 		return AccessToken{}, lifecycle.Fail(lifecycle.BitbucketRefused,
-			fmt.Sprintf("Bitbucket gives no access token for this installation (it answered %d). The app may have been removed there, or its secret changed without our being told; install it again.", status))
+			fmt.Sprintf("Bitbucket gives no access token for this installation (it answered %d). The app may have been removed there, "+
+				"or its secret changed without a callback; install it again.", status))
 	default:
 		err = fmt.Errorf("bitbucket answered %d", status)
 	}
 	span.SetStatus(codes.Error, "")
-	return AccessToken{}, lifecycle.Fail(lifecycle.ProofUnavailable, "Bitbucket gave no access token and did not refuse one. Try again later.", lifecycle.After(retry), lifecycle.Cause(err))
+	return AccessToken{}, lifecycle.Fail(lifecycle.ProofUnavailable,
+		"Bitbucket gave no access token and did not refuse one. Try again later.",
+		lifecycle.After(retry), lifecycle.Cause(err))
 }
 
-func (c *Client) askToken(ctx context.Context, clientKey, secret lifecycle.Secret) (status int, retry time.Duration, body []byte, err error) {
+func (c *Client) askToken(ctx context.Context, clientKey, secret lifecycle.Secret) (
+	status int, retry time.Duration, body []byte, err error,
+) {
 	now := c.c.Now()
-	token, _, err := c.mint(http.MethodPost, c.exchange, strings.TrimSuffix(c.exchange, exchangePath), clientKey, secret, now)
+	at := request{http.MethodPost, c.exchange, strings.TrimSuffix(c.exchange, exchangePath)}
+	token, _, err := c.mint(at, clientKey, secret, now)
 	if err != nil {
 		return 0, defaultRetry, nil, err
 	}
@@ -125,17 +140,20 @@ func readToken(body []byte, now time.Time) (AccessToken, error) {
 		Scopes      string `json:"scopes"`
 		ExpiresIn   int64  `json:"expires_in"`
 	}
-	if len(body) > maxAnswer || json.Unmarshal(body, &in) != nil || in.AccessToken == "" || in.ExpiresIn <= 0 || in.ExpiresIn > int64((365*24*time.Hour).Seconds()) {
+	const longest = int64(365 * 24 * time.Hour / time.Second)
+	if len(body) > maxAnswer || json.Unmarshal(body, &in) != nil || in.AccessToken == "" || in.ExpiresIn <= 0 || in.ExpiresIn > longest {
 		return AccessToken{}, errors.New("bitbucket's answer is no access token")
 	}
-	return AccessToken{lifecycle.NewSecret(in.AccessToken), in.TokenType, in.Scopes, now.Add(time.Duration(in.ExpiresIn) * time.Second).Truncate(time.Second)}, nil
+	expires := now.Add(time.Duration(in.ExpiresIn) * time.Second).Truncate(time.Second)
+	return AccessToken{lifecycle.NewSecret(in.AccessToken), in.TokenType, in.Scopes, expires}, nil
 }
 
 // CheckTarget refuses what is not one path of the API and a query as they are sent.
 func CheckTarget(path, query string) error {
 	var at []lifecycle.Option
 	u, err := url.ParseRequestURI(path)
-	if err != nil || u.IsAbs() || u.RawQuery != "" || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "?#") || !printable(path) {
+	if err != nil || u.IsAbs() || u.RawQuery != "" || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") ||
+		strings.ContainsAny(path, "?#") || !printable(path) {
 		at = append(at, lifecycle.At("/path", "not a path such as /2.0/user, percent-encoded, without host and query"))
 	}
 	if strings.HasPrefix(query, "?") || strings.Contains(query, "#") || !printable(query) {
@@ -144,10 +162,11 @@ func CheckTarget(path, query string) error {
 	if at == nil {
 		return nil
 	}
-	return lifecycle.Fail(lifecycle.RequestInvalid, "A token is for one request: its method, its path and its query as they will be sent.", at...)
+	return lifecycle.Fail(lifecycle.RequestInvalid,
+		"A token is for one request: its method, its path and its query as they will be sent.", at...)
 }
 
-// printable reports whether s is what stands in a request line: visible ASCII.
+// printable reports whether s can be in a request line: visible ASCII.
 func printable(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' {

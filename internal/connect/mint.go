@@ -9,7 +9,7 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Claims are what a token of ours says.
+// Claims are the content of a token of ours.
 type Claims struct {
 	Issuer    lifecycle.Secret // our app key when we call Bitbucket; the clientKey when it calls us
 	Subject   lifecycle.Secret // the clientKey when we call Bitbucket; empty for none

@@ -19,7 +19,7 @@ import (
 )
 
 // Decoder reduces callbacks' payloads to the guarded values that the policy keeps, each
-// from where the policy says.
+// from the path in the policy.
 type Decoder struct {
 	appKey    string // ours; a payload for another app is refused
 	sources   map[lifecycle.Field]string
@@ -86,7 +86,7 @@ type node struct {
 	read  bool // it, or something below it, is read; else only its name is known
 }
 
-// allow enters a path. Load has judged that no path lies on the way to another.
+// allow enters a path. Load has checked that no path is on the way to another.
 func (n *node) allow(path string, read bool) {
 	for _, name := range strings.Split(path, ".") {
 		if n.below == nil {
@@ -105,8 +105,8 @@ func (n *node) allow(path string, read bool) {
 func (d Decoder) Installed(body []byte) (Payload, error) { return d.decode(body, "installed") }
 
 // Uninstalled decodes the payload of an uninstalled callback, which has no
-// shared secret. Its values are not judged by their shape: nothing of it is stored,
-// and whoever goes must be able to.
+// shared secret. The shape of its values is not checked: nothing of it is stored,
+// and an uninstall must always be possible.
 func (d Decoder) Uninstalled(body []byte) (Payload, error) { return d.decode(body, "uninstalled") }
 
 func (d Decoder) decode(body []byte, event string) (Payload, error) {
@@ -133,7 +133,8 @@ func (d Decoder) decode(body []byte, event string) (Payload, error) {
 		r.drop(secret)
 	}
 	if r.faults != nil {
-		return Payload{}, lifecycle.Fail(lifecycle.PayloadInvalid, "The payload is not a Bitbucket "+event+" callback for this app.", r.faults...)
+		return Payload{}, lifecycle.Fail(lifecycle.PayloadInvalid,
+			"The payload is not a Bitbucket "+event+" callback for this app.", r.faults...)
 	}
 	p.Username = r.username(d.sources[lifecycle.Username])
 	p.AvatarURL = d.avatar(&r, d.sources[lifecycle.AvatarURL])
@@ -213,10 +214,9 @@ func (r *reader) username(source string) lifecycle.Secret {
 
 // avatar keeps an https address on a host that is not on the policy's list (a
 // gravatar's address is a hash of the person's e-mail) and with no e-mail address and
-// no telephone number in it. It is judged as it reads
-// once decoded, however often it was encoded. An address with a query or a
-// fragment is dropped whole: there stand identifiers, other hosts' addresses
-// (Bitbucket wraps them so), or an e-mail.
+// no telephone number in it. It is checked in its decoded form, however often it was
+// encoded. An address with a query or a fragment is dropped whole: those have
+// identifiers, other hosts' addresses (Bitbucket wraps them so), or an e-mail.
 func (d Decoder) avatar(r *reader, source string) lifecycle.Secret {
 	s := r.values[source]
 	if s == "" {
@@ -224,8 +224,8 @@ func (d Decoder) avatar(r *reader, source string) lifecycle.Secret {
 	}
 	u, err := url.Parse(s)
 	plain, decoded := fullyDecoded(s)
-	keep := err == nil && decoded && u.Scheme == "https" && u.Host != "" && u.User == nil && len(s) <= lifecycle.AvatarURL.Spec().MaxBytes &&
-		printable(plain) && !strings.ContainsAny(plain, "@?#") && !contact(plain)
+	keep := err == nil && decoded && u.Scheme == "https" && u.Host != "" && u.User == nil &&
+		len(s) <= lifecycle.AvatarURL.Spec().MaxBytes && printable(plain) && !strings.ContainsAny(plain, "@?#") && !contact(plain)
 	for _, h := range d.dropHosts {
 		keep = keep && !strings.Contains(strings.ToLower(plain), strings.ToLower(h))
 	}
@@ -252,7 +252,7 @@ func fullyDecoded(s string) (string, bool) {
 }
 
 // contact reports whether a value looks like an e-mail address or a telephone number,
-// as it stands or as it reads once decoded.
+// as it is or once decoded.
 func contact(s string) bool {
 	plain, decoded := fullyDecoded(s)
 	return contactdata.Contact(s) || decoded && contactdata.Contact(plain)

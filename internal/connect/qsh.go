@@ -68,7 +68,7 @@ type param struct {
 	values []string
 }
 
-// canonicalQuery sorts parameters and their values and encodes them anew.
+// canonicalQuery sorts parameters and their values and encodes them again.
 func canonicalQuery(query string) string {
 	params := parseQuery(query)
 	var b strings.Builder

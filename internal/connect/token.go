@@ -48,8 +48,8 @@ const (
 	Signature      Rejection = "signature"
 )
 
-// details are what the sender is told: about the request alone, never about
-// which tenants are held.
+// details are the answers to the sender: about the request alone, never about
+// which tenants are kept.
 var details = map[Rejection]string{
 	NoToken:        "A callback carries its token as: Authorization: JWT <token>.",
 	TwoTokens:      "The request carries more than one token.",
@@ -82,7 +82,7 @@ func ReasonOf(err error) Rejection {
 	return Rejection(lifecycle.AsFault(err).Reason)
 }
 
-// Config says for which service tokens are checked.
+// Config is the service that tokens must be for.
 type Config struct {
 	BaseURL string // the public one, as in the descriptor
 	Now     func() time.Time
@@ -97,15 +97,15 @@ type Verifier struct{ c Config }
 // NewVerifier returns a verifier.
 func NewVerifier(c Config) *Verifier { return &Verifier{c} }
 
-// Unverified is a token that passed every check that needs no secret. Nothing it
-// says is proven before Verify returns nil.
+// Unverified is a token that passed every check that needs no secret. Nothing in
+// it is proven before Verify returns nil.
 type Unverified struct {
 	Issuer    lifecycle.Secret // the clientKey it claims to come from
 	IssuedAt  time.Time
 	ExpiresAt time.Time
 
 	compact string
-	aud     json.RawMessage // judged once the signature holds: before, it says nothing
+	aud     json.RawMessage // checked once the signature is valid: before, it proves nothing
 }
 
 // TokenHash is the SHA-256 of the compact token. A token has one text only, so
@@ -147,7 +147,8 @@ func (u *Unverified) Verify(secret lifecycle.Secret) error {
 	}
 	// Claims were checked above with rules of our own; the parser decides the
 	// signature, strictly: no padding, no stray bits, no other algorithm.
-	p := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation())
+	p := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
+		jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation())
 	t, err := p.Parse(u.compact, func(*jwt.Token) (any, error) { return []byte(secret.Reveal()), nil })
 	if err != nil || !t.Valid {
 		return reject(Signature)

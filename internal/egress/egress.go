@@ -1,16 +1,17 @@
-// Package egress says what may leave this service for another party, and is the one
-// way by which an event about a tenant is made into bytes.
+// Package egress decides what may leave this service for another recipient, and is the
+// one way by which an event about a tenant is made into bytes.
 //
 // Everything in such an event is one of four things: a constant of the policy or the
 // settings, an id or a number of our own, a time, or a guarded value under its own
 // name. The guard takes nothing else, and of guarded values only those that the policy
 // releases to the destination and that are what the tenant has under that name. It
-// fails closed: what it does not know, it refuses, and no error holds a value. A value
-// shaped like an e-mail address or a telephone number never leaves, whatever the policy
-// says: what comes in is judged by that, too, but earlier versions did not.
+// fails closed: what it does not know, it refuses, and no error has a value in it. A
+// value shaped like an e-mail address or a telephone number never leaves, whatever the
+// policy releases: incoming values are checked for that, too, but not by earlier
+// versions.
 //
-// One released value can tell another. A client key of the form
-// ari:cloud:bitbucket::app/{workspace}/key holds the workspace's uuid: it leaves only
+// One released value can disclose another. A client key of the form
+// ari:cloud:bitbucket::app/{workspace}/key contains the workspace's uuid: it leaves only
 // where the policy declares that (policy.CarriesWorkspace) or releases the uuid itself.
 // Nothing else that is not released leaves inside of what is.
 //
@@ -40,7 +41,7 @@ import (
 // Kind is what happened to a tenant.
 type Kind string
 
-// The kinds. An erasure's event names the tenant by our own random id and holds no value.
+// The kinds. An erasure's event names the tenant by our own random id and has no value.
 const (
 	Installed Kind = "installed"
 	Changed   Kind = "changed"
@@ -60,11 +61,11 @@ const (
 	AppName  = "app_name"
 )
 
-// ErrRefused means that an event may not leave. The error that holds it says why, in
-// words of ours: names of fields and destinations, and no value.
+// ErrRefused means that an event may not leave. The error that wraps it has the reason:
+// names of fields and destinations, and no value.
 var ErrRefused = errors.New("refused by the guard")
 
-// Event is one event before it is judged.
+// Event is one event before the guard checks it.
 type Event struct {
 	ID       string // uuid; a repeat has the same
 	Kind     Kind
@@ -110,10 +111,7 @@ func (g *Guard) uuidMayLeave() bool {
 	return g.to.CarriesWorkspace() || g.policy.Releases(lifecycle.PrincipalUUID, g.to.To)
 }
 
-// Party is who is told, as the policy names it.
-func (g *Guard) Party() string { return g.to.Party }
-
-// Required reports whether an erasure waits for the party's acknowledgement.
+// Required reports whether an erasure waits for the recipient's acknowledgement.
 func (g *Guard) Required() bool { return g.to.Required }
 
 // Releases reports whether the policy releases every one of the fields.
@@ -121,7 +119,7 @@ func (g *Guard) Releases(fields []lifecycle.Field) bool {
 	return !slices.ContainsFunc(fields, func(f lifecycle.Field) bool { return !g.policy.Releases(f, g.to.To) })
 }
 
-// Data is all that the policy lets an event of this kind say of a tenant.
+// Data returns everything that the policy releases of a tenant in an event of this kind.
 func (g *Guard) Data(k Kind, tenant lifecycle.TenantID, values lifecycle.Values) map[string]any {
 	out := map[string]any{TenantID: tenant.String()}
 	if k == Erased {
@@ -264,7 +262,7 @@ func (g *Guard) review(body []byte) (Body, error) {
 	if err := g.allowed(Kind(kind), w.Data); err != nil {
 		return Body{}, err
 	}
-	// Nothing may stand in the bytes that was not judged: a member twice, or a comment.
+	// Nothing may be in the bytes that was not checked: a member twice, or a comment.
 	w.Event.Data = w.Data
 	again, err := w.Event.Encode()
 	if err != nil || !bytes.Equal(again, body) || w.Subject != w.Data[TenantID] {
@@ -280,9 +278,9 @@ func (g *Guard) review(body []byte) (Body, error) {
 	return b, nil
 }
 
-// telling is how many letters and digits two texts must share before it is more than
-// chance: a username of one letter stands in every id.
-const telling = 8
+// minOverlap is how many letters and digits two texts must share before it is more than
+// chance: a username of one letter is in every id.
+const minOverlap = 8
 
 // among reports whether an id is, or is a part of, one of the values, in any spelling
 // of a uuid.
@@ -297,14 +295,14 @@ func among(id string, held lifecycle.Values) bool {
 
 func overlap(a, b string) bool {
 	a, b = plain(a), plain(b)
-	return (len(a) >= telling && strings.Contains(b, a)) || (len(b) >= telling && strings.Contains(a, b))
+	return (len(a) >= minOverlap && strings.Contains(b, a)) || (len(b) >= minOverlap && strings.Contains(a, b))
 }
 
-// shortest is how many bytes a value must have before it is looked for inside of another:
-// shorter ones stand everywhere by chance.
+// shortest is how many bytes a value must have before another is searched for it:
+// shorter ones are everywhere by chance.
 const shortest = 4
 
-// hidden looks inside of a value that would leave for the tenant's other values that may
+// hidden searches a value that would leave for the tenant's other values that may
 // not: as they are, in another case, percent-encoded, or without their punctuation.
 func (g *Guard) hidden(f lifecycle.Field, value string, held lifecycle.Values) (lifecycle.Field, bool) {
 	if f == lifecycle.ClientKey {
@@ -316,7 +314,8 @@ func (g *Guard) hidden(f lifecycle.Field, value string, held lifecycle.Values) (
 			continue
 		}
 		for _, v := range decoded(value) {
-			if strings.Contains(strings.ToLower(v), strings.ToLower(other)) || len(plain(other)) >= telling && strings.Contains(plain(v), plain(other)) {
+			if strings.Contains(strings.ToLower(v), strings.ToLower(other)) ||
+				len(plain(other)) >= minOverlap && strings.Contains(plain(v), plain(other)) {
 				return u, true
 			}
 		}
@@ -333,8 +332,8 @@ const (
 // anyUUID is a uuid in any spelling.
 var anyUUID = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
 
-// ownPart is what of a client key may tell anything: without the words that every one
-// has, without our own app's key, without the number that Bitbucket counts connections
+// ownPart returns what of a client key can disclose anything: without the words that every
+// one has, without our own app's key, without the number that Bitbucket counts connections
 // by, and without the uuid where that may leave. A workspace may be called "bitbucket",
 // or by a year that its number happens to have, or by letters of its uuid.
 func (g *Guard) ownPart(key string) string {

@@ -12,7 +12,7 @@ import (
 )
 
 // Host refuses a URL whose host the policy does not declare for a destination. This
-// machine is nobody else and needs no declaration. The error names the host, never the
+// machine is no other recipient and needs no declaration. The error names the host, never the
 // rest of the URL, which may be a secret.
 func Host(p *policy.Policy, to lifecycle.Destination, address string) error {
 	if ThisMachine(address) {
