@@ -71,6 +71,9 @@ var (
 		Registry: 1_000_000, Children: 10_000_000, Limit: time.Hour}
 	quick = plan{Rounds: 3, Length: time.Second, Events: 300_000, Sizes: []int64{10_000, 1_000_000},
 		Registry: 50_000, Children: 500_000, Limit: 15 * time.Minute}
+	// smoke shows that every measurement can be made. Its figures mean nothing.
+	smoke = plan{Rounds: 1, Length: time.Second, Events: 3_000, Sizes: []int64{1_000, 3_000},
+		Registry: 500, Children: 5_000, Limit: 5 * time.Minute}
 )
 
 func main() {
@@ -90,6 +93,7 @@ func main() {
 func run(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	short := flags.Bool("quick", false, "fewer and shorter rounds, no audit of 10 million events, and an orphan sweep over a twentieth; for a look, not for a statement")
+	smoking := flags.Bool("smoke", false, "one short round of each measurement over small tables: to see that all can be made, not for a figure")
 	out := flags.String("out", "bin/bench", "write the figures to `PREFIX`.json and PREFIX.md")
 	conns := flags.Int("connections", 12, "connections of each pool, the product's and the baseline's; the product's own default is 12")
 	only := flags.String("only", "", "measure only this `NAME`: "+strings.Join(names(), ", "))
@@ -100,7 +104,10 @@ func run(ctx context.Context, args []string) (err error) {
 		return fmt.Errorf("unknown argument, or not 4 to 100 connections; measures are %s", strings.Join(names(), ", "))
 	}
 	b := &bench{plan: full, say: newProgress(os.Stderr)}
-	if *short {
+	switch {
+	case *smoking:
+		b.plan = smoke
+	case *short:
 		b.plan = quick
 	}
 	b.plan.Connections = *conns
@@ -112,7 +119,7 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.rig.close()) }()
-	b.report = newReport(b.plan, *short, b.rig.version)
+	b.report = newReport(b.plan, *short || *smoking, b.rig.version)
 	for _, m := range measures {
 		if *only != "" && m.name != *only {
 			continue

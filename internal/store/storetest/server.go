@@ -146,3 +146,48 @@ func ServiceURL(t testing.TB, url string) string {
 
 // DataDirectory is the directory of the server's files, the write-ahead log included.
 func DataDirectory() string { return running.server.DataDirectory() }
+
+// superuser keeps one connection of the superuser open over many calls: a new one
+// costs more than most statements. A call gets it as a new connection would be.
+type superuser struct {
+	mu   sync.Mutex
+	conn *pgx.Conn
+}
+
+// with runs f on the connection, or on another one while that is in use.
+func (s *superuser) with(url string, f func(context.Context, *pgx.Conn) error) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if !s.mu.TryLock() {
+		other := &superuser{}
+		defer other.close()
+		return other.with(url, f)
+	}
+	defer s.mu.Unlock()
+	if s.conn != nil { // a test may have ended the session, or set something in it
+		if _, err := s.conn.Exec(ctx, "DISCARD ALL"); err != nil {
+			_ = s.conn.Close(ctx)
+			s.conn = nil
+		}
+	}
+	if s.conn == nil {
+		config, err := pgx.ParseConfig(url)
+		if err != nil {
+			return err
+		}
+		config.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec // DISCARD ALL drops prepared statements
+		if s.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
+			return err
+		}
+	}
+	return f(ctx, s.conn)
+}
+
+func (s *superuser) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		_ = s.conn.Close(context.Background())
+		s.conn = nil
+	}
+}

@@ -66,6 +66,8 @@ type Env struct {
 	Door   *tenants.Door
 	Clock  *Clock
 	Dir    string // of its own, for what is stored outside of the database
+
+	past superuser
 }
 
 // Clock is a clock for tests.
@@ -104,6 +106,7 @@ func builtIn() (*policy.Policy, error) {
 func New(t testing.TB) *Env {
 	t.Helper()
 	e := &Env{T: t, URL: URL(t), Dir: t.TempDir(), Clock: &Clock{t: time.Now().UTC().Truncate(time.Second)}}
+	t.Cleanup(e.past.close)
 	e.Keys = Must(t)(keyring.New()).(*keyring.Keyring)
 	e.Policy = Must(t)(builtIn()).(*policy.Policy)
 	e.DB = Must(t)(store.Open(t.Context(), ServiceURL(t, e.URL), store.Options{MaxConns: 6, Role: store.ServiceRole})).(*store.DB)
@@ -167,7 +170,7 @@ func Must(t testing.TB) func(v any, err error) any {
 	}
 }
 
-// Exec runs SQL as the owner, past every door: to break things on purpose.
+// Exec runs SQL as the superuser, past every door: to break things on purpose.
 func (e *Env) Exec(sql string, args ...any) {
 	e.T.Helper()
 	if err := e.TryExec(sql, args...); err != nil {
@@ -177,15 +180,10 @@ func (e *Env) Exec(sql string, args ...any) {
 
 // TryExec is Exec for statements that are expected to be refused.
 func (e *Env) TryExec(sql string, args ...any) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	c, err := pgx.Connect(ctx, e.URL)
-	if err != nil {
+	return e.past.with(e.URL, func(ctx context.Context, c *pgx.Conn) error {
+		_, err := c.Exec(ctx, sql, args...)
 		return err
-	}
-	defer func() { _ = c.Close(ctx) }()
-	_, err = c.Exec(ctx, sql, args...)
-	return err
+	})
 }
 
 // Hold runs SQL in a transaction that stays open until commit is called.
@@ -208,37 +206,27 @@ func (e *Env) Hold(sql string) (commit func(), err error) {
 }
 
 // Int runs a query that returns one number.
-func (e *Env) Int(sql string, args ...any) int64 {
+func (e *Env) Int(sql string, args ...any) (n int64) {
 	e.T.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	c, err := pgx.Connect(ctx, e.URL)
-	if err != nil {
-		e.T.Fatal(err)
-	}
-	defer func() { _ = c.Close(ctx) }()
-	var n int64
-	if err := c.QueryRow(ctx, sql, args...).Scan(&n); err != nil {
-		e.T.Fatal(err)
-	}
+	e.one(&n, sql, args...)
 	return n
 }
 
 // Bytes runs a query that returns one bytea.
-func (e *Env) Bytes(sql string, args ...any) []byte {
+func (e *Env) Bytes(sql string, args ...any) (b []byte) {
 	e.T.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	c, err := pgx.Connect(ctx, e.URL)
+	e.one(&b, sql, args...)
+	return b
+}
+
+func (e *Env) one(value any, sql string, args ...any) {
+	e.T.Helper()
+	err := e.past.with(e.URL, func(ctx context.Context, c *pgx.Conn) error {
+		return c.QueryRow(ctx, sql, args...).Scan(value)
+	})
 	if err != nil {
 		e.T.Fatal(err)
 	}
-	defer func() { _ = c.Close(ctx) }()
-	var b []byte
-	if err := c.QueryRow(ctx, sql, args...).Scan(&b); err != nil {
-		e.T.Fatal(err)
-	}
-	return b
 }
 
 // Dump returns the whole database as pg_dump writes it.
