@@ -1,18 +1,14 @@
 // Package internal_test keeps the directions of the design: which package may
-// know which library, and who may import whom.
+// know which library, who may import whom, and what code looks like.
 package internal_test
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -52,22 +48,7 @@ var pure = map[string][]string{
 var words = []string{"trakr/internal/lifecycle", "trakr/internal/check"}
 
 func TestImportsFollowTheDesign(t *testing.T) {
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "trakr/...").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	packages := 0
-	for d := json.NewDecoder(bytes.NewReader(out)); ; {
-		var p struct {
-			ImportPath string
-			Imports    []string
-		}
-		if err := d.Decode(&p); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		packages++
+	for _, p := range packages(t) {
 		for _, imported := range p.Imports {
 			for library, allowed := range only {
 				if within(imported, library) && !allowedIn(p.ImportPath, allowed) && !within(p.ImportPath, library) {
@@ -81,44 +62,118 @@ func TestImportsFollowTheDesign(t *testing.T) {
 			}
 		}
 	}
-	if packages < 20 {
-		t.Errorf("only %d packages seen", packages)
-	}
 }
 
-// What `make test` runs without the race detector has nothing for it: no goroutine, no
-// channel, nothing of sync.
-func TestWhatIsTestedWithoutTheRaceDetectorRunsAlone(t *testing.T) {
-	makefile, err := os.ReadFile("../Makefile")
+// layers are all packages of the module, from the foundations to the commands. A
+// package imports only packages of lower layers. Within a layer it imports only what
+// is in the same folder: an entry that ends in a slash names a folder's packages.
+var layers = [][]string{
+	{"internal/lifecycle", "internal/check", "internal/contactdata", "internal/proof/jcs", "internal/proof/merkle",
+		"internal/schedule/cronspec", "internal/schedule/leader", "internal/delivery", "migrations", "deploy"},
+	{"policy", "internal/keyring", "internal/proof/auditfile", "internal/proof/certificate", "internal/egress/webhook",
+		"internal/erasure/ledger", "internal/platform/telemetry", "internal/platform/devpg"},
+	{"reports", "internal/connect", "internal/egress"},
+	{"internal/bitbucket", "internal/drift", "internal/platform/config", "internal/simulate"},
+	{"internal/store/"},
+	{"internal/erasure", "internal/rotation", "internal/sequencer", "internal/schedule", "internal/delivery/"},
+	{"internal/erasure/erasuretest", "internal/ingress", "internal/sweep"},
+	{"internal/sweep/sweeptest", "internal/requests", "internal/evidence"},
+	{"internal/view"},
+	{"internal/httpapi"},
+	{"internal/selfscan"},
+	{"internal/app"},
+	{"cmd/trakr", "cmd/trakr-bench"},
+}
+
+// layerOf returns the number of a package's layer, -1 when it has none, and the folder
+// that the layer names it by, if any. The longest entry decides.
+func layerOf(path string) (layer int, folder string) {
+	layer, longest := -1, 0
+	for i, entries := range layers {
+		for _, e := range entries {
+			if len(e) > longest && allowedIn(path, []string{e}) {
+				layer, longest, folder = i, len(e), ""
+				if strings.HasSuffix(e, "/") {
+					folder = e
+				}
+			}
+		}
+	}
+	return layer, folder
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+// packages lists every package of the module but that of these tests.
+func packages(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "trakr/...").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := regexp.MustCompile(`(?m)^PURE := (.+)$`).FindSubmatch(makefile)
-	if line == nil {
-		t.Fatal("the Makefile does not say what it tests without the race detector")
+	var all []listed
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if p.ImportPath != "trakr/internal" {
+			all = append(all, p)
+		}
 	}
-	for _, path := range strings.Fields(string(line[1])) {
-		files, err := filepath.Glob(filepath.Join("..", strings.TrimPrefix(path, "trakr/"), "*.go"))
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: %d files, %v", path, len(files), err)
+	if len(all) < 20 {
+		t.Fatalf("only %d packages were listed", len(all))
+	}
+	return all
+}
+
+// The compiler refuses circles; layers keep what is below from knowing what is above.
+func TestNoImportRunsUp(t *testing.T) {
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, "trakr/")
+		layer, folder := layerOf(path)
+		if layer < 0 {
+			t.Errorf("%s has no layer: add it to layers", path)
+			continue
 		}
-		for _, name := range files {
-			f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
-			if err != nil {
-				t.Fatal(err)
+		for _, imported := range p.Imports {
+			other, ours := strings.CutPrefix(imported, "trakr/")
+			if !ours {
+				continue
 			}
-			ast.Inspect(f, func(n ast.Node) bool {
-				switch n := n.(type) {
-				case *ast.GoStmt, *ast.ChanType:
-					t.Errorf("%s starts something that runs beside it", name)
-				case *ast.ImportSpec:
-					if strings.HasPrefix(n.Path.Value, `"sync`) {
-						t.Errorf("%s imports %s", name, n.Path.Value)
-					}
-				}
-				return true
-			})
+			if below, beside := layerOf(other); below > layer || below == layer && (folder == "" || folder != beside) {
+				t.Errorf("%s (layer %d) imports %s (layer %d): an import must not run up", path, layer, other, below)
+			}
 		}
+	}
+}
+
+// The map has one line for each package: | `path` | what it provides |.
+func TestEveryPackageIsOnTheMap(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapped := map[string]int{}
+	for _, line := range regexp.MustCompile("(?m)^\\| `([a-z/-]+)` \\| .+ \\|$").FindAllSubmatch(text, -1) {
+		if path := string(line[1]); strings.Contains(path, "/") || slices.Contains([]string{"policy", "reports", "migrations", "deploy"}, path) {
+			mapped[path]++
+		}
+	}
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, "trakr/")
+		if n := mapped[path]; n != 1 {
+			t.Errorf("internal/README.md has %d lines for %s, want one", n, path)
+		}
+		delete(mapped, path)
+	}
+	for path := range mapped {
+		t.Errorf("internal/README.md has a line for %s, which is no package", path)
 	}
 }
 
