@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"trakr/internal/app"
-	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
 	"trakr/internal/platform/config"
 	"trakr/internal/platform/telemetry"
@@ -134,7 +133,11 @@ func (h *house) red() map[string]string {
 	h.T.Helper()
 	var out struct {
 		Ready  bool
-		Checks []httpapi.ReadyCheck
+		Checks []struct {
+			Name   string
+			OK     bool
+			Detail string
+		}
 	}
 	status := h.get("/readyz", &out)
 	red := map[string]string{}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"trakr/internal/check"
-	"trakr/internal/httpapi"
 	"trakr/internal/lifecycle"
 	"trakr/internal/schedule"
 	"trakr/internal/sequencer"
@@ -43,16 +42,6 @@ func (a *App) Ready(ctx context.Context) []check.Result {
 		out = append(out, a.sweepReady(ctx, rule))
 	}
 	return append(out, a.jobsReady(ctx)...)
-}
-
-// readyChecks returns Ready in the form of /readyz, whose names are the ids in words.
-func (a *App) readyChecks(ctx context.Context) []httpapi.ReadyCheck {
-	var out []httpapi.ReadyCheck
-	for _, r := range a.Ready(ctx) {
-		name := strings.NewReplacer(".", " ", "-", " ").Replace(r.ID)
-		out = append(out, httpapi.ReadyCheck{Name: name, OK: r.State == check.Pass, Detail: r.Detail()})
-	}
-	return out
 }
 
 // readiness returns the result of a readiness check: unknown, with nothing of the error

@@ -201,7 +201,7 @@ func (a *App) PublicHandler(t *telemetry.Telemetry, prover ingress.Prover) (http
 func (a *App) AdminHandler(t *telemetry.Telemetry, observe Observe) (http.Handler, []httpapi.Route, error) {
 	return httpapi.NewAdmin(httpapi.Admin{
 		Holds: a.Holds, Deletions: a.Deletions, Erasures: a.Erasures, Certifier: a.Eraser, Policy: a.Policy, Door: a.Door, Audit: a.Audit,
-		Tokens: a.Tokens, Findings: a.Findings, Runner: a.Runner, Bitbucket: a.client, Reports: a.Reports, Ready: a.readyChecks,
+		Tokens: a.Tokens, Findings: a.Findings, Runner: a.Runner, Bitbucket: a.client, Reports: a.Reports, Ready: a.Ready,
 		Metrics: t.MetricsHandler(), Version: a.version, Log: t.Logger, Observe: observe,
 	})
 }

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"trakr/internal/httpapi"
+	"trakr/internal/check"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/storetest"
 	"trakr/reports"
@@ -342,7 +342,7 @@ func TestSweepsReportsPolicyAndReadiness(t *testing.T) {
 	if r := w.call(http.MethodGet, "/v1/policy", reviewer, nil); r.status != http.StatusOK || !strings.Contains(r.body, w.Policy.Hash()) {
 		t.Errorf("policy: %d", r.status)
 	}
-	w.ready = []httpapi.ReadyCheck{{Name: "sweep orphans", OK: false}}
+	w.ready = []check.Result{{ID: "sweep.orphans", State: check.Fail}}
 	if r := w.call(http.MethodGet, "/readyz", "", nil); r.status != http.StatusServiceUnavailable {
 		t.Errorf("not ready: %d", r.status)
 	}

@@ -103,7 +103,7 @@ func TestAServiceCallsBitbucketWithTokensAndNeverSeesTheSecret(t *testing.T) {
 	var doc struct {
 		Paths map[string]map[string]struct{ Description string }
 	}
-	if err := json.Unmarshal([]byte(w.call(http.MethodGet, "/openapi.json", "", nil).body), &doc); err != nil || doc.Paths["/v1/tenants/{id}/bitbucket-token"]["post"].Description != "Roles: service." {
+	if err := json.Unmarshal([]byte(w.call(http.MethodGet, "/openapi.json", "", nil).body), &doc); err != nil || !strings.HasSuffix(doc.Paths["/v1/tenants/{id}/bitbucket-token"]["post"].Description, "Roles: service.") {
 		t.Errorf("the API's description: %v", err)
 	}
 }

@@ -2,263 +2,217 @@ package httpapi
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"time"
 
 	"trakr/internal/lifecycle"
-	deletionrequests "trakr/internal/requests"
+	"trakr/internal/proof/certificate"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/requests"
 	"trakr/internal/store/tenants"
+	"trakr/internal/view"
 )
 
-// Who handles deletion requests, and who legal holds. Placing a hold keeps data and
+// Roles that handle deletion requests, and legal holds. Placing a hold keeps data and
 // releasing one may delete it, which support alone may not decide.
 var (
 	handlers  = []lifecycle.Role{lifecycle.RoleSupport, lifecycle.RoleOperator}
 	observers = []lifecycle.Role{lifecycle.RoleSupport, lifecycle.RoleOperator, lifecycle.RoleReviewer}
-	releasers = reviews
+	releasers = reviewers
 )
 
-// acted is the optional body of an act on a request: without a reason it is done for
-// the request's own ticket.
-type acted struct {
-	Reason reason `json:"reason,omitempty"`
+// stepFails are the kinds with which a step of a request can fail.
+var stepFails = []lifecycle.Kind{
+	lifecycle.ReasonRequired, lifecycle.NotFound, lifecycle.RequestConflict, lifecycle.OnHold, lifecycle.SamePerson, lifecycle.KeysOutdated,
 }
 
-func (b *acted) why() reason {
+func (a *admin) deletionRoutes() {
+	add(a, operation{
+		method: http.MethodGet, path: "/v1/deletion-requests", tag: tagRequests, roles: observers,
+		summary: "List customers' deletion requests",
+	}, a.listRequests)
+	add(a, operation{
+		method: http.MethodPost, path: "/v1/deletion-requests", tag: tagRequests, roles: handlers, status: http.StatusCreated,
+		summary: "Enter a customer's deletion request",
+		detail: "Answers with what would be deleted. The client key or workspace is looked up and not stored. " +
+			"Another open request for the tenant is request-conflict with existing_request_id.",
+		fails: stepFails,
+	}, a.enterRequest)
+	add(a, operation{
+		method: http.MethodGet, path: "/v1/deletion-requests/{id}", tag: tagRequests, roles: observers,
+		summary: "Get a deletion request with its history and what is stored of the tenant now",
+		fails:   []lifecycle.Kind{lifecycle.NotFound},
+	}, a.getRequest)
+	a.stepRoutes()
+	add(a, operation{
+		method: http.MethodGet, path: "/v1/deletion-requests/{id}/certificate", tag: tagRequests, roles: observers,
+		summary: "Get the certificate of a completed request",
+		detail:  "Its issue is audited. Verify it offline with trakr verify.",
+		media:   mediaTypes(certificate.Formats()),
+		fails:   []lifecycle.Kind{lifecycle.ReasonRequired, lifecycle.NotFound},
+	}, a.requestCertificate)
+}
+
+// stepRoutes are what people do with a request.
+func (a *admin) stepRoutes() {
+	for _, step := range []struct {
+		name, summary string
+		roles         []lifecycle.Role
+		do            func(context.Context, lifecycle.Access, string) (requests.Request, error)
+	}{
+		{"identify", "Confirm that the customer asked, where the policy requires that as a separate step", handlers, a.Deletions.Identify},
+		{"approve", "Approve a request that another person entered; it is carried out after the cooling-off", handlers, a.Deletions.Approve},
+		{"cancel", "Withdraw a request before its erasure begins", handlers, a.Deletions.Cancel},
+		{"release", "Release every legal hold on the request's tenant; the request continues", releasers, a.Deletions.Release},
+	} {
+		add(a, operation{
+			method: http.MethodPost, path: "/v1/deletion-requests/{id}/" + step.name, tag: tagRequests, roles: step.roles,
+			summary: step.summary, detail: "Without a body it is done for the request's own ticket.", fails: stepFails,
+		}, func(ctx context.Context, in *stepInput) (*requestAnswer, error) {
+			r, err := step.do(ctx, fulfilment(ctx, in.Body.reason()), in.ID)
+			return a.showRequest(ctx, r, err)
+		})
+	}
+	add(a, operation{
+		method: http.MethodPost, path: "/v1/deletion-requests/{id}/deny", tag: tagRequests, roles: handlers,
+		summary: "Deny a request that is not approved yet, on a ground", fails: stepFails,
+	}, a.denyRequest)
+	add(a, operation{
+		method: http.MethodPost, path: "/v1/deletion-requests/{id}/hold", tag: tagRequests, roles: observers,
+		summary: "Place a legal hold on the request's tenant; the request waits",
+		fails:   append(stepFails, lifecycle.TenantUnknown, lifecycle.TenantErased),
+	}, a.holdRequest)
+}
+
+// fulfilment is the access of a step of a request.
+func fulfilment(ctx context.Context, why reason) lifecycle.Access {
+	return access(ctx, why, lifecycle.CustomerRequestFulfilment)
+}
+
+// RequestPath is the path of one deletion request.
+type RequestPath struct {
+	ID string `path:"id" doc:"the request's id"`
+}
+
+// stepBody is the optional body of a step.
+type stepBody struct {
+	Reason reason `json:"reason,omitempty" doc:"why it is done, and for which ticket"`
+}
+
+func (b *stepBody) reason() reason {
 	if b == nil {
 		return reason{}
 	}
 	return b.Reason
 }
 
-func (a *admin) deletionRoutes() {
-	fulfil := func(ctx context.Context, why reason) lifecycle.Access {
-		return access(ctx, why, lifecycle.CustomerRequestFulfilment)
-	}
-	type listIn struct {
-		State   string `query:"state" enum:"received,identity_check,awaiting_approval,approved,in_progress,verifying,awaiting_recipient,completed,completed_nothing_held,partially_completed,denied,cancelled,failed,on_hold,duplicate"`
-		Open    bool   `query:"open" doc:"only those in which something has still to happen"`
-		Overdue bool   `query:"overdue" doc:"only open ones past their expected_completion_time, the longest overdue first"`
-		Tenant  string `query:"tenant_id"`
-		Limit   int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	}
-	type requestsOut struct {
-		Requests []deletionrequests.Listed `json:"requests" doc:"newest first"`
-	}
-	add(a, http.MethodGet, "/v1/deletion-requests", "Customers' deletion requests", observers,
-		func(ctx context.Context, in *listIn) (*body[requestsOut], error) {
-			f := requests.Filter{State: lifecycle.RequestState(in.State), Open: in.Open, Limit: in.Limit}
-			if in.Tenant != "" {
-				var err error
-				if f.Tenant, err = parseID(in.Tenant); err != nil {
-					return nil, err
-				}
-			}
-			all, err := a.Deletions.List(ctx, f, in.Overdue)
-			if err != nil {
-				return nil, err
-			}
-			return &body[requestsOut]{requestsOut{all}}, nil
-		})
-	type requestIn struct {
-		Body struct {
-			ClientKey     string    `json:"client_key,omitempty" maxLength:"512"`
-			WorkspaceUUID string    `json:"workspace_uuid,omitempty" maxLength:"38"`
-			SubmittedTime time.Time `json:"submitted_time,omitzero" doc:"when the customer asked, RFC 3339; default now. The request is due from here"`
-			Reason        reason    `json:"reason" doc:"its ref is the customer's ticket"`
-		}
-	}
-	type requestOut struct {
-		Status int
-		Body   deletionrequests.Shown
-	}
-	show := func(ctx context.Context, r requests.Request, err error) (*requestOut, error) {
-		if err != nil {
-			return nil, err
-		}
-		s, err := a.Deletions.Show(ctx, r.ID)
-		if err != nil {
-			return nil, err
-		}
-		return &requestOut{Status: http.StatusOK, Body: s}, nil
-	}
-	add(a, http.MethodPost, "/v1/deletion-requests", "Enter a customer's deletion request; answers with what would be deleted. The client key or workspace is looked up and not kept", handlers,
-		func(ctx context.Context, in *requestIn) (*requestOut, error) {
-			s, err := tenants.ParseSubject(in.Body.ClientKey, in.Body.WorkspaceUUID)
-			if err != nil {
-				return nil, err
-			}
-			r, err := a.Deletions.Request(ctx, fulfil(ctx, in.Body.Reason), s, in.Body.SubmittedTime)
-			out, err := show(ctx, r, err)
-			if out != nil {
-				out.Status = http.StatusCreated
-			}
-			return out, err
-		})
-	type idIn struct {
-		ID string `path:"id" doc:"request id"`
-	}
-	add(a, http.MethodGet, "/v1/deletion-requests/{id}", "One deletion request with its history and what is held of the tenant now", observers,
-		func(ctx context.Context, in *idIn) (*requestOut, error) {
-			return show(ctx, requests.Request{ID: in.ID}, nil)
-		})
-	type actIn struct {
-		ID   string `path:"id" doc:"request id"`
-		Body *acted
-	}
-	for _, act := range []struct {
-		name, summary string
-		roles         []lifecycle.Role
-		do            func(context.Context, lifecycle.Access, string) (requests.Request, error)
-	}{
-		{"identify", "Say that the customer itself asked, where the policy wants that in a step of its own", handlers, a.Deletions.Identify},
-		{"approve", "Approve a request that another person entered; after the cooling-off it is carried out", handlers, a.Deletions.Approve},
-		{"cancel", "Withdraw a request before its erasure begins", handlers, a.Deletions.Cancel},
-		{"release", "Release every legal hold that keeps the request's tenant; the request goes on", releasers, a.Deletions.Release},
-	} {
-		add(a, http.MethodPost, "/v1/deletion-requests/{id}/"+act.name, act.summary, act.roles,
-			func(ctx context.Context, in *actIn) (*requestOut, error) {
-				r, err := act.do(ctx, fulfil(ctx, in.Body.why()), in.ID)
-				return show(ctx, r, err)
-			})
-	}
-	type denyIn struct {
-		ID   string `path:"id" doc:"request id"`
-		Body struct {
-			Reason reason `json:"reason,omitempty"`
-			Ground string `json:"ground" enum:"identity_not_proven,not_entitled,manifestly_unfounded,legal_obligation,legal_claim"`
-		}
-	}
-	add(a, http.MethodPost, "/v1/deletion-requests/{id}/deny", "Deny a request that is not approved yet, on a ground", handlers,
-		func(ctx context.Context, in *denyIn) (*requestOut, error) {
-			r, err := a.Deletions.Deny(ctx, fulfil(ctx, in.Body.Reason), in.ID, requests.Ground(in.Body.Ground))
-			return show(ctx, r, err)
-		})
-	type holdIn struct {
-		ID   string `path:"id" doc:"request id"`
-		Body struct {
-			Reason reason    `json:"reason,omitempty"`
-			Ground string    `json:"ground" enum:"legal_obligation,legal_claim,authority_order,restriction"`
-			Until  time.Time `json:"until" doc:"RFC 3339"`
-		}
-	}
-	add(a, http.MethodPost, "/v1/deletion-requests/{id}/hold", "Place a legal hold on the request's tenant; the request waits", observers,
-		func(ctx context.Context, in *holdIn) (*requestOut, error) {
-			r, err := a.Deletions.Hold(ctx, access(ctx, in.Body.Reason, lifecycle.LegalRequest), in.ID, holds.Ground(in.Body.Ground), in.Body.Until)
-			return show(ctx, r, err)
-		})
-	type certificateIn struct {
-		ID     string `path:"id" doc:"request id"`
-		Format string `query:"format" enum:"json,html,pdf" default:"json"`
-	}
-	type certificateOut struct {
-		ContentType string `header:"Content-Type"`
-		Disposition string `header:"Content-Disposition"`
-		Body        []byte
-	}
-	add(a, http.MethodGet, "/v1/deletion-requests/{id}/certificate", "The certificate of a completed request; verify it offline with trakr verify", observers,
-		func(ctx context.Context, in *certificateIn) (*certificateOut, error) {
-			b, kind, err := a.Deletions.Certificate(ctx, fulfil(ctx, reason{}), in.ID, in.Format)
-			if err != nil {
-				return nil, err
-			}
-			return &certificateOut{kind, `inline; filename="certificate.` + in.Format + `"`, b}, nil
-		})
-	a.erasureRoutes()
-	a.holdRoutes()
+type stepInput struct {
+	RequestPath
+
+	Body *stepBody
 }
 
-func (a *admin) erasureRoutes() {
-	type lookupIn struct {
-		Body struct {
-			ClientKey     string `json:"client_key,omitempty" maxLength:"512"`
-			WorkspaceUUID string `json:"workspace_uuid,omitempty" maxLength:"38"`
-			Reason        reason `json:"reason,omitempty"`
-		}
-	}
-	type erasureOut struct {
-		ErasureID   string          `json:"erasure_id"`
-		State       string          `json:"state" enum:"in_progress,verifying,awaiting_recipient,completed"`
-		Certificate json.RawMessage `json:"certificate,omitempty" doc:"once completed"`
-	}
-	add(a, http.MethodPost, "/v1/erasures/lookup", "Find the erasure of a client key, with its certificate; the look-up is audited", append(values[:len(values):len(values)], lifecycle.RoleOperator),
-		func(ctx context.Context, in *lookupIn) (*body[erasureOut], error) {
-			s, err := tenants.ParseSubject(in.Body.ClientKey, in.Body.WorkspaceUUID)
-			if err != nil {
-				return nil, err
-			}
-			e, certificate, err := a.Deletions.Erased(ctx, access(ctx, in.Body.Reason, lifecycle.ServiceOperation), s)
-			if err != nil {
-				return nil, err
-			}
-			return &body[erasureOut]{erasureOut{e.ID, string(e.State()), certificate}}, nil
-		})
+type requestAnswer struct {
+	Body view.RequestDetail
 }
 
-func (a *admin) holdRoutes() {
-	type listIn struct {
-		Tenant string `query:"tenant_id"`
-		All    bool   `query:"all" doc:"released and expired ones too"`
+// showRequest answers with a request after a step, or with why the step was refused.
+func (a *admin) showRequest(ctx context.Context, r requests.Request, err error) (*requestAnswer, error) {
+	if err != nil {
+		return nil, err
 	}
-	type holdsOut struct {
-		Holds []holds.Hold `json:"holds" doc:"newest first"`
+	s, err := a.Deletions.Show(ctx, r.ID)
+	if err != nil {
+		return nil, err
 	}
-	add(a, http.MethodGet, "/v1/holds", "Legal holds", observers,
-		func(ctx context.Context, in *listIn) (*body[holdsOut], error) {
-			var tenant lifecycle.TenantID
-			if in.Tenant != "" {
-				var err error
-				if tenant, err = parseID(in.Tenant); err != nil {
-					return nil, err
-				}
-			}
-			now := a.Audit.Now()
-			if in.All {
-				now = time.Time{}
-			}
-			all, err := a.Holds.List(ctx, tenant, now)
-			if err != nil {
-				return nil, err
-			}
-			return &body[holdsOut]{holdsOut{all}}, nil
-		})
-	type placeIn struct {
-		Body struct {
-			TenantID string    `json:"tenant_id" maxLength:"36"`
-			Ground   string    `json:"ground" enum:"legal_obligation,legal_claim,authority_order,restriction"`
-			Until    time.Time `json:"until" doc:"RFC 3339; the policy bounds it"`
-			Reason   reason    `json:"reason" doc:"its ref is the ticket"`
-		}
+	return &requestAnswer{view.NewRequestDetail(s)}, nil
+}
+
+func (a *admin) getRequest(ctx context.Context, in *RequestPath) (*requestAnswer, error) {
+	return a.showRequest(ctx, requests.Request{ID: in.ID}, nil)
+}
+
+type requestsInput struct {
+	State   lifecycle.RequestState `query:"state" doc:"only requests in this state"`
+	Open    bool                   `query:"open" doc:"only requests of which a step is still to come"`
+	Overdue bool                   `query:"overdue" doc:"only open ones past their expected_completion_time, the longest overdue first"`
+	Tenant  string                 `query:"tenant_id" doc:"only requests about this tenant"`
+	Limit   int                    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"at most this many"`
+}
+
+type requestList struct {
+	Requests []view.ListedRequest `json:"requests" doc:"newest first"`
+}
+
+func (a *admin) listRequests(ctx context.Context, in *requestsInput) (*body[requestList], error) {
+	tenant, err := optionalID(in.Tenant)
+	if err != nil {
+		return nil, err
 	}
-	type heldOut struct {
-		Status int
-		Body   holds.Hold
+	all, err := a.Deletions.List(ctx, requests.Filter{State: in.State, Open: in.Open, Limit: in.Limit, Tenant: tenant}, in.Overdue)
+	if err != nil {
+		return nil, err
 	}
-	add(a, http.MethodPost, "/v1/holds", "Place a legal hold: while it is active nothing of the tenant is deleted", observers,
-		func(ctx context.Context, in *placeIn) (*heldOut, error) {
-			tenant, err := parseID(in.Body.TenantID)
-			if err != nil {
-				return nil, err
-			}
-			h, err := a.Holds.Place(ctx, access(ctx, in.Body.Reason, lifecycle.LegalRequest), holds.Order{Tenant: tenant, Ground: holds.Ground(in.Body.Ground), Until: in.Body.Until})
-			if err != nil {
-				return nil, err
-			}
-			return &heldOut{http.StatusCreated, h}, nil
-		})
-	type releaseIn struct {
-		ID   string `path:"id" doc:"hold id"`
-		Body *acted
+	return &body[requestList]{requestList{view.NewListedRequests(all)}}, nil
+}
+
+type enterInput struct {
+	Body struct {
+		ClientKey     string    `json:"client_key,omitempty" doc:"Bitbucket's name for the installation; give this or workspace_uuid" maxLength:"512"`
+		WorkspaceUUID string    `json:"workspace_uuid,omitempty" doc:"the workspace's UUID; give this or client_key" maxLength:"38"`
+		SubmittedTime time.Time `json:"submitted_time,omitzero" doc:"when the customer asked, RFC 3339; default now. The due time counts from here"`
+		Reason        reason    `json:"reason" doc:"its ref is the customer's ticket"`
 	}
-	add(a, http.MethodPost, "/v1/holds/{id}/release", "Release a legal hold; an erasure that waited for it goes on", releasers,
-		func(ctx context.Context, in *releaseIn) (*body[holds.Hold], error) {
-			h, err := a.Holds.Release(ctx, access(ctx, in.Body.why(), lifecycle.LegalRequest), in.ID)
-			if err != nil {
-				return nil, err
-			}
-			return &body[holds.Hold]{h}, nil
-		})
+}
+
+func (a *admin) enterRequest(ctx context.Context, in *enterInput) (*requestAnswer, error) {
+	s, err := tenants.ParseSubject(in.Body.ClientKey, in.Body.WorkspaceUUID)
+	if err != nil {
+		return nil, err
+	}
+	r, err := a.Deletions.Request(ctx, fulfilment(ctx, in.Body.Reason), s, in.Body.SubmittedTime)
+	return a.showRequest(ctx, r, err)
+}
+
+type denyInput struct {
+	RequestPath
+
+	Body struct {
+		Reason reason          `json:"reason,omitempty" doc:"why it is denied, and for which ticket"`
+		Ground requests.Ground `json:"ground" doc:"the legal ground"`
+	}
+}
+
+func (a *admin) denyRequest(ctx context.Context, in *denyInput) (*requestAnswer, error) {
+	r, err := a.Deletions.Deny(ctx, fulfilment(ctx, in.Body.Reason), in.ID, in.Body.Ground)
+	return a.showRequest(ctx, r, err)
+}
+
+type holdRequestInput struct {
+	RequestPath
+
+	Body struct {
+		Reason reason       `json:"reason,omitempty" doc:"why it is placed, and for which ticket"`
+		Ground holds.Ground `json:"ground" doc:"the legal ground"`
+		Until  time.Time    `json:"until" doc:"when it ends, RFC 3339; the policy bounds it"`
+	}
+}
+
+func (a *admin) holdRequest(ctx context.Context, in *holdRequestInput) (*requestAnswer, error) {
+	r, err := a.Deletions.Hold(ctx, access(ctx, in.Body.Reason, lifecycle.LegalRequest), in.ID, in.Body.Ground, in.Body.Until)
+	return a.showRequest(ctx, r, err)
+}
+
+type requestCertificateInput struct {
+	RequestPath
+
+	Format string `query:"format" enum:"json,html,pdf" default:"json" doc:"the certificate's format"`
+}
+
+func (a *admin) requestCertificate(ctx context.Context, in *requestCertificateInput) (*file, error) {
+	b, contentType, err := a.Deletions.Certificate(ctx, fulfilment(ctx, reason{}), in.ID, in.Format)
+	if err != nil {
+		return nil, err
+	}
+	return newFile(contentType, "certificate."+in.Format, b), nil
 }

@@ -2,96 +2,101 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
-	"time"
 
 	"github.com/google/uuid"
 
 	"trakr/internal/lifecycle"
 	"trakr/internal/proof/certificate"
-	"trakr/internal/store/erasures"
+	"trakr/internal/store/tenants"
+	"trakr/internal/view"
 )
 
-// Certifier hands out the certificate of an erasure, after it has recorded that it does.
+// Certifier returns the certificate of an erasure, after it has recorded its issue.
 type Certifier interface {
 	Hand(ctx context.Context, a lifecycle.Access, id uuid.UUID, f certificate.Format) ([]byte, error)
 }
 
-// erased is an erasure, whatever asked for it, and how far it has come.
-type erased struct {
-	ErasureID         string     `json:"erasure_id"`
-	TenantID          string     `json:"tenant_id"`
-	Trigger           string     `json:"trigger"`
-	State             string     `json:"state" enum:"begun,deleted,verified,awaiting_recipient,certified"`
-	RequestedAt       time.Time  `json:"requested_at"`
-	BegunAt           time.Time  `json:"begun_at"`
-	DeletedLiveAt     *time.Time `json:"deleted_live_at,omitempty" doc:"gone from live stores"`
-	BackupsClearAfter *time.Time `json:"backups_clear_after,omitempty" doc:"gone from backups"`
-	VerifiedAt        *time.Time `json:"verified_at,omitempty"`
-	CertificateID     string     `json:"certificate_id,omitempty"`
-	AcknowledgedAt    *time.Time `json:"acknowledged_at,omitempty" doc:"by the end service, where it was told of the tenant"`
+func (a *admin) erasureRoutes() {
+	add(a, operation{
+		method: http.MethodPost, path: "/v1/erasures/lookup", tag: tagErasures, roles: finders,
+		summary: "Find the erasure of a client key or workspace, with its certificate",
+		detail:  "The look-up is audited.",
+		fails:   []lifecycle.Kind{lifecycle.ReasonRequired, lifecycle.TenantUnknown, lifecycle.NotFound, lifecycle.KeysOutdated},
+	}, a.lookupErasure)
+	add(a, operation{
+		method: http.MethodGet, path: "/v1/erasures", tag: tagErasures, roles: observers,
+		summary: "List erasures and how far each has come",
+	}, a.listErasures)
+	add(a, operation{
+		method: http.MethodGet, path: "/v1/erasures/{id}/certificate", tag: tagErasures, roles: observers,
+		summary: "Get the certificate of an erasure",
+		detail:  "Its issue is audited. Verify it offline with trakr verify.",
+		media:   mediaTypes(certificate.Formats()),
+		fails:   []lifecycle.Kind{lifecycle.ReasonRequired, lifecycle.NotFound},
+	}, a.erasureCertificate)
 }
 
-func (a *admin) erased(x erasures.Erasure) erased {
-	e := erased{ErasureID: x.ID.String(), TenantID: x.Tenant.String(), Trigger: string(x.Trigger), State: string(x.State()), RequestedAt: x.RequestedAt, BegunAt: x.BegunAt, CertificateID: x.CertificateID}
-	if !x.DeletedAt.IsZero() {
-		clear := x.DeletedAt.Add(a.Policy.BackupWindow().Duration())
-		e.DeletedLiveAt, e.BackupsClearAfter = &x.DeletedAt, &clear
-	}
-	if !x.VerifiedAt.IsZero() {
-		e.VerifiedAt = &x.VerifiedAt
-	}
-	if x.Notice != nil && !x.Notice.AcknowledgedAt.IsZero() {
-		e.AcknowledgedAt = &x.Notice.AcknowledgedAt
-	}
-	return e
+// foundErasure is an erasure in the states of a deletion request.
+type foundErasure struct {
+	ErasureID   string          `json:"erasure_id" doc:"a UUID"`
+	State       string          `json:"state" enum:"in_progress,verifying,awaiting_recipient,completed" doc:"as a deletion request would show it"`
+	Certificate json.RawMessage `json:"certificate,omitempty" doc:"the certificate of deletion, once the erasure is completed"`
 }
 
-// everyErasureRoutes are of erasures whatever their trigger.
-func (a *admin) everyErasureRoutes() {
-	type listIn struct {
-		Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+func (a *admin) lookupErasure(ctx context.Context, in *lookupInput) (*body[foundErasure], error) {
+	s, err := tenants.ParseSubject(in.Body.ClientKey, in.Body.WorkspaceUUID)
+	if err != nil {
+		return nil, err
 	}
-	type listOut struct {
-		Erasures []erased `json:"erasures" doc:"newest first"`
+	e, cert, err := a.Deletions.Erased(ctx, access(ctx, in.Body.Reason, lifecycle.ServiceOperation), s)
+	if err != nil {
+		return nil, err
 	}
-	add(a, http.MethodGet, "/v1/erasures", "Erasures and how far each has come", observers,
-		func(ctx context.Context, in *listIn) (*body[listOut], error) {
-			all, err := a.Erasures.List(ctx, in.Limit)
-			if err != nil {
-				return nil, err
-			}
-			out := listOut{Erasures: make([]erased, 0, len(all))}
-			for _, x := range all {
-				out.Erasures = append(out.Erasures, a.erased(x))
-			}
-			return &body[listOut]{out}, nil
-		})
-	type certificateIn struct {
-		ID         string `path:"id" doc:"erasure id"`
-		Format     string `query:"format" enum:"json,html,pdf" default:"json"`
-		ReasonCode string `query:"reason_code" maxLength:"64"`
-		ReasonRef  string `query:"reason_ref" maxLength:"128"`
+	return &body[foundErasure]{foundErasure{e.ID, string(e.State()), cert}}, nil
+}
+
+type erasuresInput struct {
+	Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"at most this many"`
+}
+
+type erasureList struct {
+	Erasures []view.Erasure `json:"erasures" doc:"newest first"`
+}
+
+func (a *admin) listErasures(ctx context.Context, in *erasuresInput) (*body[erasureList], error) {
+	all, err := a.Erasures.List(ctx, in.Limit)
+	if err != nil {
+		return nil, err
 	}
-	type certificateOut struct {
-		ContentType string `header:"Content-Type"`
-		Disposition string `header:"Content-Disposition"`
-		Body        []byte
+	out := erasureList{Erasures: make([]view.Erasure, 0, len(all))}
+	for _, x := range all {
+		out.Erasures = append(out.Erasures, view.NewErasure(x, a.Policy.BackupWindow().Duration()))
 	}
-	add(a, http.MethodGet, "/v1/erasures/{id}/certificate", "The certificate of an erasure; its issue is audited. Verify it offline with trakr verify", observers,
-		func(ctx context.Context, in *certificateIn) (*certificateOut, error) {
-			id, err := uuid.Parse(in.ID)
-			if err != nil || len(in.ID) != 36 {
-				return nil, lifecycle.Fail(lifecycle.RequestInvalid, "An erasure is named by its id; GET /v1/erasures lists them.", lifecycle.At("/id", "not an erasure id"))
-			}
-			f, err := certificate.ParseFormat(in.Format)
-			if err != nil {
-				return nil, lifecycle.Fail(lifecycle.RequestInvalid, "The format is one of json, html, pdf.", lifecycle.At("/format", "unknown format"))
-			}
-			b, err := a.Certifier.Hand(ctx, access(ctx, reason{in.ReasonCode, in.ReasonRef}, lifecycle.ReviewerExport), id, f)
-			if err != nil {
-				return nil, err
-			}
-			return &certificateOut{f.ContentType(), `inline; filename="certificate.` + in.Format + `"`, b}, nil
-		})
+	return &body[erasureList]{out}, nil
+}
+
+type erasureCertificateInput struct {
+	ReasonQuery
+
+	ID     string `path:"id" doc:"the erasure's id"`
+	Format string `query:"format" enum:"json,html,pdf" default:"json" doc:"the certificate's format"`
+}
+
+func (a *admin) erasureCertificate(ctx context.Context, in *erasureCertificateInput) (*file, error) {
+	id, err := uuid.Parse(in.ID)
+	if err != nil || len(in.ID) != 36 {
+		return nil, lifecycle.Fail(lifecycle.RequestInvalid, "An erasure is named by its id; GET /v1/erasures lists them.",
+			lifecycle.At("/id", "not an erasure id"))
+	}
+	f, err := certificate.ParseFormat(in.Format)
+	if err != nil {
+		return nil, lifecycle.Fail(lifecycle.RequestInvalid, "The format is one of json, html, pdf.", lifecycle.At("/format", "unknown format"))
+	}
+	b, err := a.Certifier.Hand(ctx, access(ctx, in.reason(), lifecycle.ReviewerExport), id, f)
+	if err != nil {
+		return nil, err
+	}
+	return newFile(f.ContentType(), "certificate."+in.Format, b), nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"trakr/internal/bitbucket"
+	"trakr/internal/check"
 	"trakr/internal/connect"
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/evidence"
@@ -52,8 +53,9 @@ type world struct {
 	bitbucket     *fakeBitbucket
 	log           *syncBuffer
 	telemetry     *telemetry.Telemetry
-	ready         []httpapi.ReadyCheck
+	ready         []check.Result
 	deletions     *deletionrequests.Service
+	documented    description // once a test has called the API
 }
 
 // syncBuffer is a buffer that several goroutines write.
@@ -198,7 +200,7 @@ func worldOf(t *testing.T, e *storetest.Env, change ...func(*policy.Policy)) *wo
 	w.deletions = deletions
 	adminHandler, routes, err := httpapi.NewAdmin(httpapi.Admin{Holds: held, Deletions: deletions, Erasures: w.eraser.Config.Erasures, Certifier: w.eraser.Eraser, Policy: w.Policy, Door: w.Door, Audit: w.Log, CatchUp: catchUp, Tokens: w.tokens, Findings: findings.New(w.DB),
 		Runner: runner, Bitbucket: prover, Reports: reporter,
-		Ready:   func(context.Context) []httpapi.ReadyCheck { return w.ready },
+		Ready:   func(context.Context) []check.Result { return w.ready },
 		Metrics: w.telemetry.MetricsHandler(), Version: "test", Log: w.telemetry.Logger, Observe: w.telemetry.Observe})
 	must(err)
 	w.routes = routes
@@ -265,7 +267,9 @@ func (w *world) call(method, path, token string, body any) reply {
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	return w.send(req)
+	r := w.send(req)
+	w.checkDocumented(method, path, r)
+	return r
 }
 
 // workspace is an invented customer as Bitbucket knows it.

@@ -17,11 +17,11 @@ import (
 type Problem struct {
 	Type      string              `json:"type" example:"/problems/tenant-unknown" doc:"stable; the last segment is the kind"`
 	Title     string              `json:"title" doc:"the kind in words"`
-	Status    int                 `json:"status"`
+	Status    int                 `json:"status" doc:"the HTTP status"`
 	Detail    string              `json:"detail,omitempty" doc:"the cause and the way out; never a submitted value"`
-	RequestID string              `json:"request_id,omitempty" doc:"stands in the log and the audit"`
+	RequestID string              `json:"request_id,omitempty" doc:"the request's id in the log and the audit"`
 	Errors    []lifecycle.Pointer `json:"errors,omitempty" doc:"places in the request, RFC 6901"`
-	Existing  string              `json:"existing_request_id,omitempty" doc:"of a request-conflict: the deletion request that is open already"`
+	Existing  string              `json:"existing_request_id,omitempty" doc:"of a request-conflict: the deletion request that is already open"`
 
 	retryAfter int // seconds
 }

@@ -43,8 +43,8 @@ func (k Kind) Error() string { return string(k) }
 // Pointer names a place in the request (RFC 6901 JSON Pointer) and what is
 // wrong there, never the value that stood there.
 type Pointer struct {
-	Pointer string `json:"pointer"`
-	Detail  string `json:"detail"`
+	Pointer string `json:"pointer" doc:"place in the request, RFC 6901"`
+	Detail  string `json:"detail" doc:"what is wrong there"`
 }
 
 // Fault is a failure with a Kind, a sentence for the caller that names the

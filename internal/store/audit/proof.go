@@ -20,7 +20,7 @@ import (
 // Proof shows that one event stands at its position in the log, to anyone who
 // knows the log's public key: SHA-256(0x00 || record) is the leaf (RFC 6962).
 type Proof struct {
-	EventID    string   `json:"event_id"`
+	EventID    string   `json:"event_id" doc:"UUIDv7"`
 	LogIndex   int64    `json:"log_index" doc:"position in the log, from 0"`
 	Record     string   `json:"record" doc:"the exact canonical bytes (RFC 8785) that are hashed"`
 	Inclusion  []string `json:"inclusion" doc:"audit path, RFC 6962 section 2.1.1; base64"`
@@ -30,10 +30,10 @@ type Proof struct {
 
 // Consistency shows that the log of a checkpoint only grew since an older size.
 type Consistency struct {
-	From       int64    `json:"from"`
+	From       int64    `json:"from" doc:"size of the older checkpoint"`
 	Hashes     []string `json:"hashes" doc:"consistency proof, RFC 6962 section 2.1.2; base64"`
-	Checkpoint string   `json:"checkpoint"`
-	Key        string   `json:"key"`
+	Checkpoint string   `json:"checkpoint" doc:"signed tree head, C2SP tlog-checkpoint"`
+	Key        string   `json:"key" doc:"the log's public key, C2SP signed-note"`
 }
 
 // edge keeps the tree of the newest checkpoint asked for: rebuilding it reads up

@@ -8,21 +8,21 @@ type View struct {
 	OccurredAt    string   `json:"occurred_at" doc:"our clock, UTC, microseconds"`
 	RecordedAt    string   `json:"recorded_at,omitempty" doc:"the database's clock"`
 	TenantID      string   `json:"tenant_id,omitempty" doc:"our random id, never the client key"`
-	ActorType     string   `json:"actor_type"`
+	ActorType     string   `json:"actor_type" doc:"kind of caller, e.g. bitbucket, service or staff"`
 	ActorID       string   `json:"actor_id" doc:"opaque"`
-	Action        string   `json:"action"`
-	Outcome       string   `json:"outcome" enum:"success,denied,failure"`
+	Action        string   `json:"action" doc:"what was done, e.g. tenant.read"`
+	Outcome       string   `json:"outcome" enum:"success,denied,failure" doc:"denied: a rule refused it; failure: it could not be completed"`
 	StatusDetail  string   `json:"status_detail,omitempty" doc:"why denied, or what was found"`
-	ReasonCode    string   `json:"reason_code"`
+	ReasonCode    string   `json:"reason_code" doc:"why it was done"`
 	ReasonRef     string   `json:"reason_ref,omitempty" doc:"ticket"`
 	FieldNames    []string `json:"field_names,omitempty" doc:"names only"`
 	DroppedNames  []string `json:"dropped_names,omitempty" doc:"payload keys seen and not kept, names only"`
 	SubjectDigest string   `json:"subject_digest,omitempty" doc:"keyed digest, hex"`
-	Recipient     string   `json:"recipient,omitempty"`
-	RequestID     string   `json:"request_id,omitempty"`
-	TraceID       string   `json:"trace_id,omitempty"`
+	Recipient     string   `json:"recipient,omitempty" doc:"the host that the fields were sent to"`
+	RequestID     string   `json:"request_id,omitempty" doc:"of the HTTP request or the command"`
+	TraceID       string   `json:"trace_id,omitempty" doc:"of the distributed trace"`
 	CorrelationID string   `json:"correlation_id,omitempty" doc:"erasure, sweep run, report or token"`
-	SchemaVersion int      `json:"schema_version"`
+	SchemaVersion int      `json:"schema_version" doc:"version of this form"`
 	LogIndex      *int64   `json:"log_index,omitempty" doc:"position in the log, from 0; absent until sequenced"`
 }
 
