@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"runtime/debug"
 	"strconv"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -71,6 +68,7 @@ type reasonFlags struct{ code, ref string }
 
 func (r *reasonFlags) register(c *cobra.Command, fallback lifecycle.ReasonCode) {
 	c.Flags().StringVar(&r.code, "reason-code", string(fallback), "why, a reason code of the policy")
+	completeFlag(c, "reason-code", oneOf(lifecycle.ReasonCodes()...))
 	r.ticket(c)
 }
 
@@ -92,23 +90,4 @@ func (a *cli) printJSON(v any) error {
 	e := json.NewEncoder(a.out)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
-}
-
-// table prints rows for people.
-func (a *cli) table(header string, rows func(line func(cells ...any))) error {
-	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, header)
-	rows(func(cells ...any) {
-		for i, c := range cells {
-			if i > 0 {
-				fmt.Fprint(w, "\t")
-			}
-			if t, ok := c.(time.Time); ok {
-				c = t.UTC().Format(time.RFC3339)
-			}
-			fmt.Fprint(w, c)
-		}
-		fmt.Fprintln(w)
-	})
-	return w.Flush()
 }

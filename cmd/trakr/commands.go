@@ -107,6 +107,7 @@ func (a *cli) tokenCommand() *cobra.Command {
 		}),
 	}
 	create.Flags().StringVar(&role, "role", "", "service, support, reviewer or operator")
+	completeFlag(create, "role", oneOf(lifecycle.TokenRoles()...))
 	create.Flags().StringVar(&label, "label", "unnamed", "what it is for, not for whom: a-z 0-9 . _ -")
 	create.Flags().DurationVar(&expires, "expires-in", 30*24*time.Hour, "how long it lives, at most 366 days (8784h)")
 	why.register(create, lifecycle.ServiceOperation)
@@ -144,6 +145,7 @@ func (a *cli) tokenCommand() *cobra.Command {
 		}),
 	}
 	why.register(revoke, lifecycle.ServiceOperation)
+	revoke.ValidArgsFunction = a.ids(tokenIDs)
 	c := &cobra.Command{Use: "token", Short: "Make, list and revoke API tokens",
 		Example: "  trakr token create --role reviewer --label audit-2026\n  trakr token list"}
 	c.AddCommand(create, list, revoke)

@@ -12,6 +12,7 @@ import (
 
 	"trakr/internal/app"
 	"trakr/internal/lifecycle"
+	"trakr/internal/proof/certificate"
 	deletionrequests "trakr/internal/requests"
 	"trakr/internal/store/holds"
 	"trakr/internal/store/requests"
@@ -129,13 +130,15 @@ func (a *cli) deletionList() *cobra.Command {
 	c.Flags().BoolVar(&overdue, "overdue", false, "only open requests past their due time, the longest overdue first")
 	c.Flags().BoolVar(&all, "all", false, "those that ended too")
 	c.Flags().StringVar(&state, "state", "", "only this state, e.g. awaiting_approval")
+	completeFlag(c, "state", oneOf(lifecycle.RequestStates()...))
 	c.Flags().IntVar(&limit, "limit", 100, "at most this many")
 	return c
 }
 
 func (a *cli) deletionShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show ID", Short: "Show a request, its history and what is held of the tenant now", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: a.ids(requestIDs),
+		Use:               "show ID", Short: "Show a request, its history and what is held of the tenant now", Args: cobra.ExactArgs(1),
 		Example: "  trakr deletion show " + exampleID,
 		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 			return a.printDeletion(ctx, s, requests.Request{ID: args[0]}, nil)
@@ -155,6 +158,7 @@ func (a *cli) deletionAct(name, short string, code lifecycle.ReasonCode, do func
 		}),
 	}
 	why.register(c, code)
+	c.ValidArgsFunction = a.ids(requestIDs)
 	return c
 }
 
@@ -170,6 +174,8 @@ func (a *cli) deletionDeny() *cobra.Command {
 		}),
 	}
 	c.Flags().StringVar(&ground, "ground", "", deletionrequests.Grounds())
+	completeFlag(c, "ground", oneOf(requests.Grounds()...))
+	c.ValidArgsFunction = a.ids(requestIDs)
 	why.register(c, lifecycle.CustomerRequestFulfilment)
 	return c
 }
@@ -190,12 +196,14 @@ func (a *cli) deletionHold() *cobra.Command {
 		}),
 	}
 	registerHold(c, &ground, &until)
+	c.ValidArgsFunction = a.ids(requestIDs)
 	why.register(c, lifecycle.LegalRequest)
 	return c
 }
 
 func registerHold(c *cobra.Command, ground, until *string) {
 	c.Flags().StringVar(ground, "ground", "", "legal_obligation, legal_claim, authority_order or restriction")
+	completeFlag(c, "ground", oneOf(holds.Grounds()...))
 	c.Flags().StringVar(until, "until", "", "when it ends, RFC 3339; the policy bounds it")
 }
 
@@ -218,6 +226,8 @@ func (a *cli) deletionCertificate() *cobra.Command {
 		}),
 	}
 	c.Flags().StringVar(&format, "format", "json", "json, html or pdf")
+	completeFlag(c, "format", oneOf(certificate.Formats()...))
+	c.ValidArgsFunction = a.ids(requestIDs)
 	c.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
 	return c
 }
@@ -357,6 +367,7 @@ func (a *cli) holdCommand() *cobra.Command {
 		}),
 	}
 	why.register(release, lifecycle.LegalRequest)
+	release.ValidArgsFunction = a.ids(a.holdIDs)
 	c := &cobra.Command{Use: "hold", Short: "Hold tenants' data back from deletion, on a ground and for a time",
 		Example: "  trakr hold list\n  trakr hold release " + exampleID + " --reason-ref LEG-7"}
 	c.AddCommand(place, list, release)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -10,8 +11,9 @@ import (
 	"trakr/internal/check"
 )
 
-// finding is one self-check in JSON.
-type finding struct {
+// selfCheck is one self-check in JSON.
+type selfCheck struct {
+	ID     string      `json:"id"`
 	Check  string      `json:"check"`
 	State  check.State `json:"state"`
 	Detail string      `json:"detail,omitempty"`
@@ -20,10 +22,12 @@ type finding struct {
 func (a *cli) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "doctor", Short: "Check the controls the promises rest on", Args: cobra.NoArgs,
-		Long: "Checks settings, keys, the database's guards, its schema, proof of possession and the sweeps;\n" +
-			"and what Atlassian's Marketplace requires of an app, by asking the service's own handlers in this process:\n" +
-			"forged callbacks are refused like a stranger's, and recorded as such.\n" +
-			"States: pass, fail, warn (a person answers for it), unknown (cannot tell).\nExits 0 when all pass, 1 when one fails, 3 when one cannot be told.",
+		Long: "Checks settings, keys, the database's guards, its schema, the erasure ledger, whether a service answers, and the\n" +
+			"sweeps and jobs; and what Atlassian's Marketplace requires of an app, by asking the service's own handlers in\n" +
+			"this process: forged callbacks are refused like a stranger's, and recorded as such.\n" +
+			"Each check has a stable id; its first part is its group.\n" +
+			"States: pass, fail, warn (a person decides), unknown (could not be checked).\n" +
+			"Exits 0 when none fails and each could be checked, 1 when one fails, 3 when one is unknown.",
 		Example: "  trakr doctor\n  trakr doctor --json",
 		RunE:    func(c *cobra.Command, _ []string) error { return a.doctor(c.Context()) },
 	}
@@ -40,17 +44,14 @@ func (a *cli) doctor(ctx context.Context) error {
 		count[r.State]++
 	}
 	if a.json {
-		list := make([]finding, len(found))
+		list := make([]selfCheck, len(found))
 		for i, r := range found {
-			list[i] = finding{r.Title, r.State, r.Detail()}
+			list[i] = selfCheck{r.ID, r.Title, r.State, r.Detail()}
 		}
 		err = a.printJSON(map[string]any{"checks": list, "failed": count[check.Fail], "unknown": count[check.Unknown]})
 	} else {
-		err = a.table("STATE\tCHECK\tDETAIL", func(line func(...any)) {
-			for _, r := range found {
-				line(r.State, r.Title, r.Detail())
-			}
-		})
+		_, err = fmt.Fprintf(a.out, "%s\n%d checks: %d pass, %d warn, %d fail, %d unknown\n", groupedChecks(found),
+			len(found), count[check.Pass], count[check.Warn], count[check.Fail], count[check.Unknown])
 	}
 	switch {
 	case err != nil:
@@ -61,4 +62,27 @@ func (a *cli) doctor(ctx context.Context) error {
 		return fmt.Errorf("%d check(s) could not be made", count[check.Unknown])
 	}
 	return nil
+}
+
+// groupedChecks prints checks by group: the state, the title with the id, and below them
+// the evidence and the way out.
+func groupedChecks(found []check.Result) string {
+	const indent = "           " // as wide as the state's column
+	var b strings.Builder
+	group := ""
+	for _, r := range found {
+		if g, _, _ := strings.Cut(r.ID, "."); g != group {
+			if group != "" {
+				b.WriteByte('\n')
+			}
+			group = g
+			fmt.Fprintln(&b, group)
+		}
+		title := wrap(r.Title+" ["+r.ID+"]", tableWidth-len(indent))
+		fmt.Fprintf(&b, "  %-7s  %s\n", r.State, strings.Join(title, "\n"+indent))
+		if d := r.Detail(); d != "" {
+			fmt.Fprintln(&b, indent+strings.Join(wrap(d, tableWidth-len(indent)), "\n"+indent))
+		}
+	}
+	return b.String()
 }

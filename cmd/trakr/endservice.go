@@ -17,7 +17,11 @@ import (
 func (a *cli) outboxCommand() *cobra.Command {
 	c := &cobra.Command{Use: "outbox", Short: "Look at what the end service is to be told, have it tried again, or drop it",
 		Example: "  trakr outbox list\n  trakr outbox retry --all-dead --reason-ref OPS-12"}
-	c.AddCommand(a.outboxList(), a.outboxShow(), a.outboxRetry(), a.outboxDrop())
+	for _, sub := range []*cobra.Command{a.outboxShow(), a.outboxRetry(), a.outboxDrop()} {
+		sub.ValidArgsFunction = a.ids(deliveryIDs)
+		c.AddCommand(sub)
+	}
+	c.AddCommand(a.outboxList())
 	return c
 }
 

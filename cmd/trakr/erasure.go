@@ -68,6 +68,8 @@ func (a *cli) erasureCommand() *cobra.Command {
 	cert.Flags().StringVar(&format, "format", "json", "json, html or pdf")
 	cert.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
 	why.register(cert, lifecycle.ReviewerExport)
+	completeFlag(cert, "format", oneOf(certificate.Formats()...))
+	cert.ValidArgsFunction = a.ids(erasureIDs)
 	c := &cobra.Command{Use: "erasure", Short: "See erasures and write their certificates", Example: "  trakr erasure list"}
 	c.AddCommand(list, cert)
 	return c

@@ -27,7 +27,8 @@ func (a *cli) reportCommand() *cobra.Command {
 	var format, out, asOf, published string
 	var why reasonFlags
 	c := &cobra.Command{
-		Use: "report KIND", Short: "Issue a report: " + strings.Join(reports.Kinds(), ", "), Args: cobra.ExactArgs(1), ValidArgs: reports.Kinds(),
+		Use: "report KIND", Short: "Issue a report: " + strings.Join(reports.Kinds(), ", "),
+		Args: reportKind, ValidArgs: reports.Kinds(),
 		Long: "Builds a report from the policy and what the database really holds, and records that it was issued.\n" +
 			"The same --as-of, state and version give the same bytes.\n" +
 			"Formats: statement has html, md and json; marketplace has json; the others have html, json and csv.\n" +
@@ -70,11 +71,32 @@ func (a *cli) reportCommand() *cobra.Command {
 		return nil
 	}
 	c.Flags().StringVar(&format, "format", "", "html, json, csv or md (default html, of marketplace json)")
+	completeFlag(c, "format", reportFormats)
 	c.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
 	c.Flags().StringVar(&asOf, "as-of", "", "the moment the report speaks about, RFC 3339 (default now)")
 	c.Flags().StringVar(&published, "compare", "", "file with the published sheet, as downloaded from Marketplace")
 	why.register(c, lifecycle.ReviewerExport)
 	return c
+}
+
+// reportKind takes one kind of report, and lists the kinds where none is given.
+func reportKind(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return cobra.ExactArgs(1)(c, args)
+	}
+	var b strings.Builder
+	for _, kind := range reports.Kinds() {
+		fmt.Fprintf(&b, "\n  trakr report %-12s  %s", kind, strings.Join(formatNames(kind), ", "))
+	}
+	return fmt.Errorf("a report needs its kind; the kinds, and the formats of each:%s\n", b.String())
+}
+
+// formatNames lists the formats of a kind of report.
+func formatNames(kind string) (out []string) {
+	for _, f := range reports.FormatsOf(kind) {
+		out = append(out, string(f))
+	}
+	return out
 }
 
 // leftOut stands for what a sheet does not have.
@@ -144,6 +166,7 @@ func (f *auditFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.tenant, "tenant", "", "only this tenant id")
 	c.Flags().StringVar(&f.action, "action", "", "only this action, e.g. tenant.read")
 	c.Flags().StringVar(&f.outcome, "outcome", "", "only success, denied or failure")
+	completeAuditFlags(c)
 	c.Flags().StringVar(&f.since, "since", "", "recorded at or after, RFC 3339")
 	c.Flags().StringVar(&f.until, "until", "", "recorded before, RFC 3339")
 }
@@ -202,6 +225,7 @@ func (a *cli) exportCommand() *cobra.Command {
 		}),
 	}
 	c.Flags().StringVar(&format, "format", "ndjson", "ndjson, csv or ocsf (OCSF 1.8)")
+	completeFlag(c, "format", oneOf(audit.Formats()...))
 	c.Flags().StringVar(&out, "out", "-", "file to write, or - for standard output")
 	c.Flags().BoolVar(&packed, "gzip", false, "pack the file")
 	c.Flags().Int64Var(&from, "from", 0, "first log_index to export: the next of the part before")

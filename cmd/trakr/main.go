@@ -105,8 +105,8 @@ func (a *cli) root() *cobra.Command {
 			"Settings come from the environment (TRAKR_…, OTEL_…); deploy/settings.md lists them.\n" +
 			"Exit codes: 0 clean, 1 a finding, 2 wrong usage, 3 cannot tell.",
 		SilenceErrors: true, SilenceUsage: true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		Args:              cobra.ArbitraryArgs,
+		Version: toolVersion(),
+		Args:    cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("there is no command %q; see: trakr --help", args[0])}
@@ -114,6 +114,7 @@ func (a *cli) root() *cobra.Command {
 			return c.Help()
 		},
 	}
+	root.SetVersionTemplate("{{.Version}}\n") // as `trakr version` prints it
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}

@@ -243,6 +243,7 @@ func (a *cli) findingCommand() *cobra.Command {
 		}),
 	}
 	why.register(acknowledge, lifecycle.IncidentResponse)
+	show.ValidArgsFunction, acknowledge.ValidArgsFunction = a.ids(findingIDs), a.ids(findingIDs)
 	c := &cobra.Command{Use: "finding", Short: "See and acknowledge what sweeps found",
 		Example: "  trakr finding list\n  trakr finding acknowledge " + exampleID + " --reason-ref OPS-12"}
 	c.AddCommand(list, show, acknowledge)

@@ -48,8 +48,9 @@ func startPrivate(ctx context.Context, cfg config.Config, log *slog.Logger, how 
 	// it at this moment. None of these is final, so the question is repeated for a while.
 	begin, logged := time.Now(), false
 	for {
-		if how == attachOrStart {
-			if found, err := devpg.Attach(ctx, c); !errors.Is(err, devpg.ErrNotRunning) {
+		if how != startOnly {
+			found, err := devpg.Attach(ctx, c)
+			if how == attachOnly || !errors.Is(err, devpg.ErrNotRunning) {
 				return found, err
 			}
 		}
@@ -171,7 +172,9 @@ func OpenOwner(ctx context.Context, cfg config.Config) (*Owner, error) {
 }
 
 // CheckSchema refuses tables of another version.
-func (o *Owner) CheckSchema(ctx context.Context, db *store.DB) error { return o.server.checkSchema(ctx, db) }
+func (o *Owner) CheckSchema(ctx context.Context, db *store.DB) error {
+	return o.server.checkSchema(ctx, db)
+}
 
 // Close stops the private PostgreSQL, if OpenOwner started it.
 func (o *Owner) Close() { o.server.stop() }

@@ -18,6 +18,8 @@ const (
 	BeforeReplay
 	// Replay is a command that erases again what a restored backup brought back.
 	Replay
+	// Complete is the shell's completion, which lists ids. It starts no PostgreSQL.
+	Complete
 )
 
 // postgresStart is how a process gets at the private PostgreSQL.
@@ -29,6 +31,8 @@ const (
 	attachOrStart postgresStart = iota
 	// startOnly never borrows it: it belongs to this process until it ends.
 	startOnly
+	// attachOnly uses the one that a running service lends, and fails without it.
+	attachOnly
 )
 
 // ledgerUse is what happens between the erasure ledger and the database before anything
@@ -62,4 +66,5 @@ var requirements = map[Mode]requirement{
 	Inspect:      {postgres: attachOrStart, ledger: ledgerOpened},
 	BeforeReplay: {postgres: attachOrStart, guards: true, ledger: ledgerOpened},
 	Replay:       {postgres: attachOrStart, guards: true, ledger: ledgerReplayed},
+	Complete:     {postgres: attachOnly, guards: true, ledger: ledgerOpened},
 }

@@ -16,7 +16,7 @@ import (
 // selfScan runs Marketplace's requirements against the handlers that Serve would run, in
 // this process: nothing listens.
 func (a *App) selfScan(ctx context.Context) []check.Result {
-	one := check.Result{ID: "marketplace", Title: "Marketplace: the requirements can be checked"}
+	one := check.Result{ID: "marketplace.scan", Title: "Marketplace: the requirements can be checked"}
 	lines := &selfscan.Log{}
 	t, err := telemetry.Setup(ctx, telemetry.Config{Service: "trakr-doctor", Version: a.version, LogWriter: lines, LogLevel: slog.LevelDebug})
 	if err != nil {
