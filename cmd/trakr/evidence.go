@@ -86,9 +86,9 @@ func reportKind(c *cobra.Command, args []string) error {
 	}
 	var b strings.Builder
 	for _, kind := range reports.Kinds() {
-		fmt.Fprintf(&b, "\n  trakr report %-12s  %s", kind, strings.Join(formatNames(kind), ", "))
+		fmt.Fprintf(&b, "\n  %-12s  %s", kind, strings.Join(formatNames(kind), ", "))
 	}
-	return fmt.Errorf("a report needs its kind; the kinds, and the formats of each:%s\n", b.String())
+	return usageError{fmt.Errorf("a report needs its kind; these are the kinds, with the formats of each (more: trakr report --help):%s", b.String())}
 }
 
 // formatNames lists the formats of a kind of report.

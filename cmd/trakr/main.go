@@ -135,10 +135,11 @@ func strictArgs(c *cobra.Command) {
 		check = cobra.NoArgs
 	}
 	c.Args = func(c *cobra.Command, args []string) error {
-		if err := check(c, args); err != nil {
-			return usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
+		err := check(c, args)
+		if err != nil && !errors.As(err, new(usageError)) {
+			err = usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
 		}
-		return nil
+		return err
 	}
 	if c.HasSubCommands() && c.RunE == nil {
 		c.RunE = func(c *cobra.Command, _ []string) error {

@@ -3,9 +3,13 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"trakr/internal/check"
@@ -16,6 +20,7 @@ import (
 	"trakr/internal/schedule"
 	"trakr/internal/store"
 	"trakr/internal/store/guard"
+	"trakr/internal/store/instances"
 	"trakr/policy"
 )
 
@@ -28,11 +33,46 @@ func Doctor(ctx context.Context, o Options) []check.Result {
 	opened := check.Result{ID: "service.opens", Title: "the service can be wired on its database", State: check.Pass}
 	a, err := Open(ctx, o)
 	if err != nil {
-		found = append(found, unknown(opened, err))
+		found = append(found, unknown(opened, err), answersCheck(ctx, o.Config, nil))
 		return append(found, guardChecks(guard.Unknown(errors.New("the database could not be asked")))...)
 	}
 	defer func() { _ = a.Close() }()
 	return append(append(found, opened), a.Doctor(ctx)...)
+}
+
+// answersCheck reports whether a service runs: at the configured private address or,
+// by its instance record, elsewhere. A stopped service is a warning: only the operator
+// knows whether it should run.
+func answersCheck(ctx context.Context, cfg config.Config, running []instances.Instance) check.Result {
+	r := check.Result{ID: "service.answers", Title: "a service answers", State: check.Pass}
+	address := "http://" + cfg.AdminListen
+	switch {
+	case answers(ctx, address+"/healthz"):
+		r.Evidence = "at " + address
+	case len(running) > 0:
+		r.Evidence = fmt.Sprintf("%d running service(s) recorded on this database, none of them at %s", len(running), address)
+	default:
+		r.State, r.Evidence, r.WayOut = check.Warn, "no service answers at "+address+", and none is recorded as running", "start it: trakr serve"
+	}
+	return r
+}
+
+// answers reports whether a service's liveness probe answers at url.
+func answers(ctx context.Context, url string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false
+	}
+	direct := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no proxy: it is this service
+	resp, err := direct.Do(req)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 16))
+	return err == nil && resp.StatusCode == http.StatusOK && string(body) == "ok\n"
 }
 
 // settingsChecks are the checks that need no database.
@@ -84,7 +124,14 @@ func guardChecks(controls []guard.Control) []check.Result {
 
 // Doctor runs every self-check that needs the database.
 func (a *App) Doctor(ctx context.Context) []check.Result {
-	out := []check.Result{{ID: "policy.sound", Title: "the policy is sound", State: check.Pass, Evidence: a.Policy.Hash()}}
+	running, err := a.Instances.List(ctx)
+	if err != nil {
+		running = nil // the checks of the database below report why
+	}
+	out := []check.Result{
+		answersCheck(ctx, a.Config, running),
+		{ID: "policy.sound", Title: "the policy is sound", State: check.Pass, Evidence: a.Policy.Hash()},
+	}
 	out = append(out, a.ledgerChecks(ctx)...)
 	out = append(out, a.observed.checks(ctx)...)
 	out = append(out, a.schemaCheck(ctx))
@@ -94,6 +141,9 @@ func (a *App) Doctor(ctx context.Context) []check.Result {
 	out = append(out, a.factsChecks(ctx)...)
 	for _, rule := range a.Policy.Sweeps {
 		out = append(out, a.sweepCheck(ctx, rule))
+	}
+	for i := range out { // names of controls and jobs have spaces, ids do not
+		out[i].ID = strings.ReplaceAll(out[i].ID, " ", "-")
 	}
 	return out
 }

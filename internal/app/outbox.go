@@ -70,7 +70,7 @@ func (a *App) NoSender(ctx context.Context) (string, error) {
 
 // endServiceCheck reports whether deliveries reach the end service.
 func (a *App) endServiceCheck(ctx context.Context) check.Result {
-	r := check.Result{ID: "end-service", Title: "the end service is told of installs and erasures", State: check.Pass}
+	r := check.Result{ID: "outbox.end-service", Title: "the end service is told of installs and erasures", State: check.Pass}
 	n, err := a.Outbox.Counts(ctx)
 	if err != nil {
 		return unknown(r, err)
