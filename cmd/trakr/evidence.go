@@ -88,7 +88,7 @@ func reportKind(c *cobra.Command, args []string) error {
 	for _, kind := range reports.Kinds() {
 		fmt.Fprintf(&b, "\n  %-12s  %s", kind, strings.Join(formatNames(kind), ", "))
 	}
-	return usageError{fmt.Errorf("a report needs its kind; these are the kinds, with the formats of each (more: trakr report --help):%s", b.String())}
+	return usageError{fmt.Errorf("a report needs its kind; these are the kinds, with the formats of each:%s", b.String())}
 }
 
 // formatNames lists the formats of a kind of report.

@@ -263,7 +263,7 @@ func TestAnOperatorsDay(t *testing.T) {
 
 func TestWrongUsageSaysTheWayOut(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
-		{"nonsense", "trakr --help"}, {"sweep", "sub-command"}, {"sweep run", "accepts 1 arg"}, {"report", "accepts 1 arg"}, {"serve --nonsense", "trakr serve --help"},
+		{"nonsense", "trakr --help"}, {"sweep", "sub-command"}, {"sweep run", "accepts 1 arg"}, {"report", "attestation   html, json, csv"}, {"serve --nonsense", "trakr serve --help"},
 		{"policy check --policy /nowhere/p.yaml", "no such file"}, {"audit export --since yesterday", ""}, {"keys create", "--out"},
 		{"report marketplace --compare live.json --out sheet.json", "--compare prints differences"}, {"report location --compare live.json", "--compare is for the report marketplace"},
 	} {
