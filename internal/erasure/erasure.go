@@ -159,7 +159,7 @@ type Counted struct {
 
 // Count takes the steps up to the deletion, and lets the role that counts look what is
 // left. It enters nothing: the sweep that asks can still fail, and no certificate may
-// rest on one that did. Settle goes on when its run is stored. An erasure that was
+// rest on one that did. Certify goes on when its run is stored. An erasure that was
 // verified before goes on to its certificate here, and nil is returned, unless it only
 // waits for the place of an event in the log.
 func (e *Eraser) Count(ctx context.Context, a lifecycle.Access, id uuid.UUID) (*Counted, error) {
@@ -181,9 +181,9 @@ func (e *Eraser) Count(ctx context.Context, a lifecycle.Access, id uuid.UUID) (*
 	return &Counted{id, counts}, nil
 }
 
-// Settle verifies and certifies an erasure by what a run counted that is over now. A
+// Certify verifies and certifies an erasure by what a run counted that is over now. A
 // crash before it loses the counts, and the next run counts again.
-func (e *Eraser) Settle(ctx context.Context, a lifecycle.Access, c Counted, run string) error {
+func (e *Eraser) Certify(ctx context.Context, a lifecycle.Access, c Counted, run string) error {
 	_, err := e.goOn(ctx, a, c.ID, Certify, word{run, c.counts})
 	return err
 }

@@ -203,8 +203,8 @@ func (w *reality) kept(ctx context.Context, _ bool) ([]audit.Outside, error) {
 	return []audit.Outside{{Name: "kept", Note: cp.Note}}, errors.Join(err, w.sinkFails)
 }
 
-// EraseGone implements sweep.Eraser.
-func (w *reality) EraseGone(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, g sweep.Gone) error {
+// EraseMissing implements sweep.Eraser.
+func (w *reality) EraseMissing(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, g sweep.Missing) error {
 	_, err := w.rig.Erase(ctx, a, id, erasure.Order{Trigger: lifecycle.TriggerProbe, RequestedAt: g.At, Delivery: tenants.Delivery{Version: g.Version}})
 	return err
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // DriftPass looks for tables, columns, scopes, hosts and jobs that the policy does not
-// declare, and for values of fields that it switches off. It is the comparison that
-// the start makes, made again while the service runs.
+// declare, and for values of fields that it switches off. It repeats the comparison of
+// start-up while the service runs.
 type DriftPass struct {
 	policy *policy.Policy
 	facts  func(ctx context.Context) (drift.Facts, error)
@@ -38,7 +38,7 @@ func (p *DriftPass) Look(ctx context.Context, o Order) (Found, error) {
 	out := Found{SnapshotAt: o.Now}
 	found := drift.Compare(p.policy, f)
 	for _, k := range drift.Kinds() {
-		out.Checks = append(out.Checks, compared(k, f, o.Now))
+		out.Checks = append(out.Checks, p.compared(k, f, o.Now))
 		for _, d := range found {
 			if d.Kind == k {
 				out.Checks = append(out.Checks, p.differs(d, o.Now))
@@ -48,12 +48,13 @@ func (p *DriftPass) Look(ctx context.Context, o Order) (Found, error) {
 	return out, nil
 }
 
-// service is where what is no table lies.
+// service is the store of results that are not about a table.
 const service = "service"
 
-// compared says of a kind how much was looked at, also when all is as declared.
-func compared(k drift.Kind, f drift.Facts, now time.Time) findings.Check {
-	c := findings.Check{Store: service, Table: string(k), Disposition: findings.Checked, CheckedAt: now}
+// compared reports how much of a kind was compared, also without any difference.
+func (*DriftPass) compared(k drift.Kind, f drift.Facts, now time.Time) findings.Check {
+	c := checked(string(k), "", now)
+	c.Store = service
 	looked, what, n := true, "", 0
 	switch k {
 	case drift.Catalog:
@@ -75,15 +76,12 @@ func compared(k drift.Kind, f drift.Facts, now time.Time) findings.Check {
 	return c
 }
 
-// differs is the finding of one difference.
+// differs returns the finding of one difference.
 func (p *DriftPass) differs(d drift.Difference, now time.Time) findings.Check {
-	c := findings.Check{Store: service, Table: string(d.Kind), Column: d.Name(), Disposition: findings.Checked, Rows: max(d.Rows, 1), CheckedAt: now, Severity: findings.Medium,
-		Ground: d.What + ". Way out: " + d.WayOut}
+	c := checked(string(d.Kind), d.Name(), now)
+	c.Store, c.Rows, c.Severity, c.Ground = service, max(d.Rows, 1), findings.Medium, d.What+". Way out: "+d.WayOut
 	if d.Kind == drift.Catalog {
-		c.Store, c.Table, c.Column = "database", d.Subject, d.Part
-		if _, s, ok := p.policy.Table(d.Subject); ok {
-			c.Store = s.Name
-		}
+		c.Store, c.Table, c.Column = drift.Declared(p.policy).Table(d.Subject).Store, d.Subject, d.Part
 	}
 	if d.Refuses {
 		c.Severity = findings.High

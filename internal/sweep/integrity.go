@@ -39,7 +39,7 @@ func NewIntegrity(db *store.DB, l *audit.Log, s *findings.Store, kept Kept) *Int
 // Kind implements Pass.
 func (*IntegrityPass) Kind() string { return Integrity }
 
-// Destructive implements Pass: it only looks, and notes how far.
+// Destructive implements Pass: it only looks, and records how far.
 func (*IntegrityPass) Destructive() bool { return false }
 
 const (
@@ -87,18 +87,19 @@ func (p *IntegrityPass) Look(ctx context.Context, o Order) (Found, error) {
 func (p *IntegrityPass) note(ctx context.Context, v audit.Verification, now time.Time) error {
 	root, err := base64.StdEncoding.DecodeString(v.Root)
 	if err != nil {
-		return fmt.Errorf("noting what was verified: %w", err)
+		return fmt.Errorf("recording what was verified: %w", err)
 	}
 	return p.findings.NoteVerified(ctx, findings.Verified{Size: v.Size, Root: root, At: now, Whole: v.From == 0})
 }
 
-// faults are one check for each kind of fault, zero included. What is said names
-// the kind and the position.
+// faults returns one result for each kind of fault, zero included. Its ground names the
+// kind and the position.
 func faults(v audit.Verification, now time.Time) []findings.Check {
 	var out []findings.Check
 	for _, k := range audit.Kinds() {
-		c := findings.Check{Store: "database", Table: eventsTable, Column: "log: " + string(k), Disposition: findings.Checked, Rows: v.Counts[k], CheckedAt: now,
-			Severity: findings.Critical, Duration: time.Duration(v.Seconds * float64(time.Second)), Ground: fmt.Sprintf("verified from position %d to %d", v.From, v.Size)}
+		c := checked(eventsTable, "log: "+string(k), now)
+		c.Rows, c.Severity = v.Counts[k], findings.Critical
+		c.Duration, c.Ground = time.Duration(v.Seconds*float64(time.Second)), fmt.Sprintf("verified from position %d to %d", v.From, v.Size)
 		for _, f := range v.Faults {
 			if f.Kind != k {
 				continue
@@ -115,26 +116,29 @@ func faults(v audit.Verification, now time.Time) []findings.Check {
 	return out
 }
 
-// elsewhere says whether a cut tail would have shown.
+// elsewhere reports whether a truncated log would have been noticed: it then does not begin
+// with a checkpoint that is kept outside the database.
 func elsewhere(v audit.Verification, now time.Time) findings.Check {
-	c := findings.Check{Store: "database", Table: checkpointsTable, Column: keptElsewhere, Disposition: findings.Checked, Severity: findings.Critical, CheckedAt: now,
-		Ground: fmt.Sprintf("the log begins with the %d events of a checkpoint kept elsewhere", v.Outside)}
+	c := checked(checkpointsTable, keptElsewhere, now)
+	c.Severity, c.Ground = findings.Critical, fmt.Sprintf("the log begins with the %d events of a checkpoint kept elsewhere", v.Outside)
 	switch {
 	case v.Counts[audit.CutTail] > 0:
 		c.Rows, c.Ground = v.Counts[audit.CutTail], "the log does not begin with what was kept elsewhere or verified before"
 	case v.Outside < 0 && v.Size > 0:
-		c.Disposition, c.Ground = findings.Unjudged, "no checkpoint is kept elsewhere, so a cut tail would not show: see TRAKR_CHECKPOINT_FILE"
+		c.Disposition, c.Ground = findings.Unjudged, "no checkpoint is kept elsewhere, so a truncated log would not show: "+
+			"see TRAKR_CHECKPOINT_FILE"
 	case v.Outside < 0:
 		c.Ground = "the log is empty"
 	}
 	return c
 }
 
-// guards are one check for each control of the database.
+// guards returns one result for each control of the database.
 func guards(controls []guard.Control, now time.Time) []findings.Check {
 	var out []findings.Check
 	for _, x := range controls {
-		c := findings.Check{Store: "database", Table: "database", Column: "control: " + x.ID, Disposition: findings.Checked, CheckedAt: now, Severity: findings.Medium, Ground: x.Name}
+		c := checked("database", "control: "+x.ID, now)
+		c.Severity, c.Ground = findings.Medium, x.Name
 		if x.Required {
 			c.Severity = findings.Critical
 		}

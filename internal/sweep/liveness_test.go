@@ -69,7 +69,7 @@ type eraser struct {
 	err error
 }
 
-func (x *eraser) EraseGone(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, g sweep.Gone) error {
+func (x *eraser) EraseMissing(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, g sweep.Missing) error {
 	if x.err != nil {
 		return x.err
 	}

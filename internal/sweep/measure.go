@@ -24,7 +24,8 @@ func Measure(provider metric.MeterProvider, s *findings.Store) error {
 				return err
 			}
 			for _, c := range counts {
-				o.Observe(c.Count, metric.WithAttributes(attribute.String("trakr.kind", c.Kind), attribute.String("trakr.severity", string(c.Severity))))
+				o.Observe(c.Count, metric.WithAttributes(attribute.String("trakr.kind", c.Kind),
+					attribute.String("trakr.severity", string(c.Severity))))
 			}
 			return nil
 		}))

@@ -3,6 +3,7 @@ package sweep
 import (
 	"context"
 	"strings"
+	"time"
 
 	"trakr/internal/drift"
 	"trakr/internal/store/census"
@@ -10,9 +11,9 @@ import (
 	"trakr/policy"
 )
 
-// MinimisationPass looks for values shaped like an e-mail address or a telephone
+// MinimisationPass searches for values shaped like an e-mail address or a telephone
 // number, for tables and columns that the policy does not declare, for large objects,
-// and for members of Bitbucket's payloads that were never seen before.
+// and for new members of Bitbucket's payloads.
 type MinimisationPass struct {
 	census *census.Store
 	policy *policy.Policy
@@ -26,7 +27,7 @@ func NewMinimisation(s *census.Store, p *policy.Policy) *MinimisationPass {
 // Kind implements Pass.
 func (*MinimisationPass) Kind() string { return Minimisation }
 
-// Destructive implements Pass: it only looks, and notes how far.
+// Destructive implements Pass: it only looks, and records how far.
 func (*MinimisationPass) Destructive() bool { return false }
 
 const (
@@ -34,13 +35,13 @@ const (
 	payloadKey  = "payload key " // and its name
 )
 
-// OfPayloads reports whether a finding of this pass is about a member's name in a
-// payload, of which nothing is kept.
+// OfPayloads reports whether a finding of this pass, by its column, is about the name of a
+// payload's member, whose value is never stored.
 func OfPayloads(column string) bool {
 	return column == payloadKeys || strings.HasPrefix(column, payloadKey)
 }
 
-// maxNewKeys bounds the findings: whoever may call back could send any name.
+// maxNewKeys bounds the findings, because a callback could send any name.
 const maxNewKeys = 100
 
 // Look implements Pass.
@@ -53,8 +54,8 @@ func (p *MinimisationPass) Look(ctx context.Context, o Order) (Found, error) {
 	for i := range out.Checks {
 		out.Checks[i].Severity = findings.High
 	}
-	all := findings.Check{Store: "database", Table: eventsTable, Column: payloadKeys, Disposition: findings.Checked, CheckedAt: found.SnapshotAt,
-		Ground: "every name of a payload's member that was not kept is known"}
+	all := checked(eventsTable, payloadKeys, found.SnapshotAt)
+	all.Ground = "every name of a payload's member that was not kept is known"
 	for _, k := range found.Keys {
 		if p.policy.KnownPayloadKey(k.Name) {
 			continue
@@ -62,8 +63,11 @@ func (p *MinimisationPass) Look(ctx context.Context, o Order) (Found, error) {
 		if all.Rows++; all.Rows > maxNewKeys {
 			continue
 		}
-		out.Checks = append(out.Checks, findings.Check{Store: "database", Table: eventsTable, Column: payloadKey + k.Name, Disposition: findings.Checked, Rows: 1, Severity: findings.Low, CheckedAt: found.SnapshotAt,
-			Ground: "Bitbucket sent a member that was never seen before " + k.FirstSeenAt.UTC().Format("2006-01-02") + "; it was not kept. Declare it under known_payload_keys once somebody has looked"})
+		c := checked(eventsTable, payloadKey+k.Name, found.SnapshotAt)
+		c.Rows, c.Severity = 1, findings.Low
+		c.Ground = "Bitbucket sent a member that was never seen before " + k.FirstSeenAt.UTC().Format(time.DateOnly) +
+			"; it was not kept. Review it and declare it under known_payload_keys"
+		out.Checks = append(out.Checks, c)
 	}
 	if all.Rows > maxNewKeys {
 		all.Ground = "more names than are listed one by one were never seen before"

@@ -29,9 +29,9 @@ func (*OrphanPass) Destructive() bool { return false }
 func (p *OrphanPass) Look(ctx context.Context, _ Order) (Found, error) {
 	checks, at, err := p.census.Orphans(ctx, drift.Declared(p.policy))
 	for i, c := range checks {
-		checks[i].Severity = findings.High // a table or column that nobody declared
+		checks[i].Severity = findings.High // a table or column without a declaration
 		if c.Disposition == findings.Checked && c.Rows > 0 {
-			checks[i].Severity = findings.Critical // somebody's row outlived its tenant
+			checks[i].Severity = findings.Critical // a row outlived its tenant
 		}
 	}
 	return Found{Checks: checks, SnapshotAt: at}, err

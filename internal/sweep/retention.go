@@ -8,26 +8,28 @@ import (
 	"strings"
 	"time"
 
+	"trakr/internal/drift"
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/findings"
 	"trakr/internal/store/retention"
 	"trakr/policy"
 )
 
-// RetentionPass removes what is past its period, where the policy says that this
-// sweep does, and looks whether whoever else should have done so has. The period of a
-// field that the policy switches off is over: its values go too.
+// RetentionPass deletes rows past their period in the classes that the policy assigns to
+// this sweep, and counts overdue rows in the classes of others: another job, an operator.
+// The period of a field that the policy switches off is over, so its values are deleted too.
 type RetentionPass struct {
 	rows   *retention.Store
 	policy *policy.Policy
 	values Values
 }
 
-// Values is the door, as far as it removes what is switched off.
+// Values is the door, as far as it deletes values of fields that are switched off.
 type Values interface {
 	// CountSwitchedOff counts the values that are stored of each field that is off.
 	CountSwitchedOff(ctx context.Context) (map[lifecycle.Field]int64, error)
-	// RemoveSwitchedOff removes them, and returns of how many tenants; some may have to stay.
+	// RemoveSwitchedOff deletes them, and returns of how many tenants. Values under a legal
+	// hold stay.
 	RemoveSwitchedOff(ctx context.Context, a lifecycle.Access) (tenants int64, err error)
 }
 
@@ -42,18 +44,18 @@ func (*RetentionPass) Kind() string { return Retention }
 // Destructive implements Pass: it removes rows.
 func (*RetentionPass) Destructive() bool { return true }
 
-// What is said of each table, as the check's column.
+// The results of each table, by their column.
 const (
-	removedRows = "removed" // gone by this pass; in a dry run, those that would go
-	overdueRows = "overdue" // past their period and still there
+	removedRows = "removed" // deleted by this pass; in a dry run, those that it would delete
+	overdueRows = "overdue" // past their period and still stored
 	keptRows    = "kept"    // all others
 )
 
-// expireCommand is who removes the audit's content: the service's role cannot.
+// expireCommand deletes the audit's content, which the service's role cannot.
 const expireCommand = "trakr audit expire"
 
-// Look implements Pass. A registry row goes after its tombstone, so its class comes
-// last: one pass then takes both.
+// Look implements Pass. A registry row is deleted after its tombstone, so its class comes
+// last: one pass then deletes both.
 func (p *RetentionPass) Look(ctx context.Context, o Order) (Found, error) {
 	checks, err := p.switchedOff(ctx, o)
 	if err != nil {
@@ -80,11 +82,11 @@ func (p *RetentionPass) Look(ctx context.Context, o Order) (Found, error) {
 	return out, nil
 }
 
-// valuesTable is where the values lie.
+// valuesTable stores the values.
 const valuesTable = "trakr.tenant_fields"
 
-// switchedOff removes, or in a dry run counts, the values of fields that are off. What
-// stays is held by the law, or on its way out with its tenant.
+// switchedOff deletes, or in a dry run counts, the values of fields that are off. Values
+// that stay are under a legal hold, or are deleted by the erasure of their tenant.
 func (p *RetentionPass) switchedOff(ctx context.Context, o Order) ([]findings.Check, error) {
 	before, err := p.values.CountSwitchedOff(ctx)
 	if err != nil || len(before) == 0 {
@@ -101,19 +103,23 @@ func (p *RetentionPass) switchedOff(ctx context.Context, o Order) ([]findings.Ch
 	}
 	var checks []findings.Check
 	for _, f := range slices.Sorted(maps.Keys(before)) {
-		gone, left := p.check(retention.Table{Name: valuesTable, At: o.Now}, removedRows+": "+string(f)), p.check(retention.Table{Name: valuesTable, At: o.Now}, keptRows+": "+string(f))
-		gone.Disposition, gone.Rows, gone.Ground = findings.Retained, max(before[f]-after[f], 0), "removed: the policy switches the field off"
-		left.Disposition, left.Rows, left.Ground = findings.Retained, after[f], "the field is off; what stays is under a legal hold or goes with its tenant's erasure"
+		values := retention.Table{Name: valuesTable, At: o.Now}
+		removed, kept := p.check(values, removedRows+": "+string(f)), p.check(values, keptRows+": "+string(f))
+		removed.Disposition, kept.Disposition = findings.Retained, findings.Retained
 		if o.DryRun {
-			gone.Rows, gone.Ground = before[f], "would be removed, but for legal holds: the policy switches the field off"
-			checks = append(checks, gone)
+			removed.Rows, removed.Ground = before[f], "would be removed, but for legal holds: the policy switches the field off"
+			checks = append(checks, removed)
 			continue
 		}
-		checks = append(checks, gone, left)
+		removed.Rows, removed.Ground = max(before[f]-after[f], 0), "removed: the policy switches the field off"
+		kept.Rows, kept.Ground = after[f], "the field is off; its values are under a legal hold, "+
+			"or are deleted by the erasure of their tenant"
+		checks = append(checks, removed, kept)
 	}
 	return checks, nil
 }
 
+// last sorts the class of the registry after all others.
 func last(class string) string {
 	if class == "registry" {
 		return "1"
@@ -121,7 +127,7 @@ func last(class string) string {
 	return "0"
 }
 
-// tables are those of a class.
+// tables returns the tables of a class.
 func (p *RetentionPass) tables(class string) (out []policy.Table) {
 	for _, s := range p.policy.Stores {
 		for _, t := range s.Tables {
@@ -133,7 +139,7 @@ func (p *RetentionPass) tables(class string) (out []policy.Table) {
 	return out
 }
 
-// execute removes, or in a dry run counts, what is past the period of a class.
+// execute deletes, or in a dry run counts, the rows past the period of a class.
 func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention, cutoff time.Time) ([]findings.Check, error) {
 	var names []string
 	for _, t := range p.tables(r.Class) {
@@ -147,7 +153,7 @@ func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention
 	for _, x := range found {
 		removed := p.check(x, removedRows)
 		if x.Fault != "" {
-			removed.Disposition, removed.Ground = findings.Unjudged, "what is past its period could not be removed: "+x.Fault
+			removed.Disposition, removed.Ground = findings.Unjudged, "rows past their period could not be removed: "+x.Fault
 			checks = append(checks, removed)
 			if x.Removed == 0 {
 				continue
@@ -158,12 +164,12 @@ func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention
 		removed.Disposition, removed.Rows = findings.Retained, x.Removed
 		removed.Ground = "removed: " + before
 		removed.Duration, overdue.Severity = x.Took, findings.Medium
-		overdue.Rows, overdue.Ground = x.Due, "past the period and still there: "+before
+		overdue.Rows, overdue.Ground = x.Due, "past the period and still stored: "+before
 		if o.DryRun {
 			removed.Rows, removed.Ground = x.Due, "would be removed: "+before
 			overdue.Rows = 0
 		}
-		kept.Disposition, kept.Rows, kept.Ground = findings.Retained, x.Kept, "within the period, or needed by what is; "+r.Ground
+		kept.Disposition, kept.Rows, kept.Ground = findings.Retained, x.Kept, "within the period, or needed by a row that is; "+r.Ground
 		if x.Fault != "" {
 			checks = append(checks, overdue, kept)
 			continue
@@ -173,23 +179,23 @@ func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention
 	return checks, nil
 }
 
-// watch counts what somebody else should have removed by now.
+// watch counts the rows that another process or a person should have deleted by now.
 func (p *RetentionPass) watch(ctx context.Context, r policy.Retention, cutoff time.Time) ([]findings.Check, error) {
-	way := "still there; the running service removes it: is trakr serve running?"
+	way := "still stored; the running service removes them: is trakr serve running?"
 	switch r.ExecutedBy {
 	case policy.ByNobody:
-		way = "still there; nothing in this version removes it"
+		way = "still stored; nothing in this version removes them"
 	case policy.ByOperator:
 		// The command removes whole months.
 		cutoff = time.Date(cutoff.UTC().Year(), cutoff.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
-		way = "still there; run: " + expireCommand
+		way = "still stored; run: " + expireCommand
 	}
 	var checks []findings.Check
 	for _, t := range p.tables(r.Class) {
 		schema, name, _ := strings.Cut(t.Name, ".")
 		if t.AgeColumn() == "" {
 			c := p.check(retention.Table{Name: t.Name}, overdueRows)
-			c.Disposition, c.Ground = findings.Unjudged, "its rows do not tell their age"
+			c.Disposition, c.Ground = findings.Unjudged, "its rows have no time column"
 			checks = append(checks, c)
 			continue
 		}
@@ -201,23 +207,23 @@ func (p *RetentionPass) watch(ctx context.Context, r policy.Retention, cutoff ti
 		c.Duration, c.Severity = x.Took, findings.Medium
 		c.Rows, c.Ground = x.Due, fmt.Sprintf("past the period of %s (%s) and %s", r.Period.Human(), r.Class, way)
 		if x.Fault != "" {
-			c.Disposition, c.Ground = findings.Unjudged, "what is past its period could not be counted: "+x.Fault
+			c.Disposition, c.Ground = findings.Unjudged, "rows past their period could not be counted: "+x.Fault
 		}
 		checks = append(checks, c)
 	}
 	if len(checks) == 0 { // a store outside the database, such as backups
-		checks = append(checks, findings.Check{Store: r.Class, Table: r.Class, Column: overdueRows, Disposition: findings.Retained, CheckedAt: cutoff,
-			Ground: "ends by " + r.Period.Human() + " through a setting at the provider, which this software does not see"})
+		c := checked(r.Class, overdueRows, cutoff)
+		c.Store, c.Disposition = r.Class, findings.Retained
+		c.Ground = "ends by " + r.Period.Human() + " through a setting at the provider, which this software does not see"
+		checks = append(checks, c)
 	}
 	return checks, nil
 }
 
-// check begins what is said of a table.
+// check returns a result of a table for the caller to complete.
 func (p *RetentionPass) check(x retention.Table, column string) findings.Check {
-	c := findings.Check{Store: "database", Table: x.Name, Column: column, Disposition: findings.Checked, CheckedAt: x.At}
-	if _, s, ok := p.policy.Table(x.Name); ok {
-		c.Store = s.Name
-	}
+	c := checked(x.Name, column, x.At)
+	c.Store = drift.Declared(p.policy).Table(x.Name).Store
 	if x.Predicate != "" {
 		c.PredicateDigest = findings.Digest(x.Predicate)
 	}

@@ -1,8 +1,8 @@
 // Package sweep runs the checks that prove what the statement promises: one pass
 // of a kind, from its lock to its stored results. It knows neither cron nor HTTP.
 //
-// A pass stores a result for everything it looked at, zero included. It says
-// "clean" only when it could judge all of it.
+// A pass stores a result for everything that it looked at, zero included. Its result is
+// "clean" only when it could check all of it.
 package sweep
 
 import (
@@ -20,22 +20,22 @@ import (
 	"trakr/policy"
 )
 
-// Pass is one kind of sweep. Its Look is the whole of one pass between the lock and
-// the stored results, which are the runner's.
+// Pass is one kind of sweep. Look is everything between the lock and the stored results,
+// which are the runner's.
 type Pass interface {
-	// Kind is the word by which policy, API and commands know it, e.g. "orphans".
+	// Kind returns the entry of Kinds, e.g. "orphans".
 	Kind() string
 	// Destructive reports whether a pass deletes or erases rows. A destructive pass that
 	// a person starts is a dry run unless they ask otherwise.
 	Destructive() bool
-	// Look looks, and acts where the kind does. What it could not judge is a check
-	// with the disposition Unjudged; an error means that nothing can be claimed.
+	// Look looks, and acts where the kind does. What it could not check is a result with
+	// the disposition Unjudged; after an error nothing can be claimed.
 	Look(ctx context.Context, o Order) (Found, error)
 }
 
-// Order is what a pass works by.
+// Order is the input of a pass.
 type Order struct {
-	Access lifecycle.Access // whose events the pass records; its CorrelationID is the run's id
+	Access lifecycle.Access // the caller of the events that the pass records; its CorrelationID is the run's id
 	RunID  string
 	Now    time.Time
 	DryRun bool // look and count, change nothing
@@ -44,13 +44,19 @@ type Order struct {
 	Progress func(done, total int64)
 }
 
-// Found is what a pass saw.
+// Found is the output of a pass.
 type Found struct {
 	Checks     []findings.Check
-	SnapshotAt time.Time // the database's clock when what was judged was read
-	// Then is what rests on the run's word and waits until that is stored; nil for
-	// nothing. What it leaves undone is the next pass's.
+	SnapshotAt time.Time // the database's clock when the checked rows were read
+	// Then is called once the run is stored, for work that depends on its result; nil for
+	// none. The next pass continues what it leaves undone.
 	Then func(context.Context) error
+}
+
+// checked returns a result of the database for a pass to complete: without a count, and
+// nothing found.
+func checked(table, column string, at time.Time) findings.Check {
+	return findings.Check{Store: "database", Table: table, Column: column, Disposition: findings.Checked, CheckedAt: at}
 }
 
 // Runner runs sweeps on one database.
@@ -102,7 +108,7 @@ func (r *Runner) pass(kind string) (Pass, error) {
 // ErrNotDue means that another replica already ran the pass that was due.
 var ErrNotDue = errors.New("this pass was already run")
 
-// Trigger says what started a pass.
+// Trigger is what started a pass.
 type Trigger string
 
 // The triggers.
@@ -113,67 +119,69 @@ const (
 )
 
 // Option changes how RunOnce runs a pass.
-type Option func(*settings)
+type Option func(*request)
 
-type settings struct {
-	dry      *bool
+// request is one call of RunOnce or RunDue.
+type request struct {
+	kind     string
+	by       Trigger
+	dry      *bool     // nil: dry when a person starts a destructive kind
+	due      time.Time // zero: now, whatever ran before
 	progress func(done, total int64)
 }
 
-// DryRun says whether the pass changes nothing. Without a word, one that somebody
-// starts by hand is dry when its kind acts.
-func DryRun(dry bool) Option { return func(s *settings) { s.dry = &dry } }
+// DryRun chooses whether the pass changes nothing. Without this option a pass that a
+// person starts is dry when its kind is destructive.
+func DryRun(dry bool) Option { return func(r *request) { r.dry = &dry } }
 
-// ReportProgress has a long pass call f now and then.
-func ReportProgress(f func(done, total int64)) Option { return func(s *settings) { s.progress = f } }
+// ReportProgress makes a long pass call f now and then.
+func ReportProgress(f func(done, total int64)) Option { return func(r *request) { r.progress = f } }
 
 // RunOnce runs one pass now and returns what it found. Only one pass of a kind
 // runs at a time over all replicas: otherwise it fails with sweep-running.
 //
-// A dry run only looks: it opens and resolves no finding, and stands for no pass
+// A dry run only looks: it opens and resolves no finding, and does not count as a pass
 // that was due.
 func (r *Runner) RunOnce(ctx context.Context, a lifecycle.Access, kind string, by Trigger, opts ...Option) (findings.Run, error) {
-	var s settings
+	q := request{kind: kind, by: by}
 	for _, o := range opts {
-		o(&s)
+		o(&q)
 	}
-	return r.run(ctx, a, kind, by, s, time.Time{})
+	return r.run(ctx, a, q)
 }
 
-// RunDue is RunOnce for the pass that was due at that time; it acts. When some
-// replica started a pass since then that did not fail, it fails with ErrNotDue;
-// one that was cut off, or dry, does not count.
+// RunDue is RunOnce for the scheduled pass that was due at that time; it is no dry run.
+// It fails with ErrNotDue when a replica has started a pass since then that did not fail;
+// an interrupted or dry pass does not count.
 func (r *Runner) RunDue(ctx context.Context, a lifecycle.Access, kind string, due time.Time) (findings.Run, error) {
-	act := false
-	return r.run(ctx, a, kind, BySchedule, settings{dry: &act}, due)
+	dry := false
+	return r.run(ctx, a, request{kind: kind, by: BySchedule, dry: &dry, due: due})
 }
 
-func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Trigger, s settings, due time.Time) (findings.Run, error) {
-	pass, err := r.pass(kind)
+func (r *Runner) run(ctx context.Context, a lifecycle.Access, q request) (findings.Run, error) {
+	pass, err := r.pass(q.kind)
 	if err != nil {
 		return findings.Run{}, err
 	}
 	if err := a.CheckReason(); err != nil {
 		return findings.Run{}, err
 	}
-	dry := pass.Destructive() && by != BySchedule
-	if s.dry != nil {
-		dry = *s.dry
-	}
-	rule, _ := r.policy.Sweep(kind)
+	rule, _ := r.policy.Sweep(q.kind)
 	ctx, cancel := context.WithTimeout(ctx, rule.Timeout.Duration())
 	defer cancel()
 
-	lease, ok, err := store.TryLease(ctx, r.db, "sweep/"+kind)
+	lease, ok, err := store.TryLease(ctx, r.db, "sweep/"+q.kind)
 	if err != nil {
 		return findings.Run{}, fmt.Errorf("locking the sweep: %w", err)
 	}
 	if !ok {
-		return findings.Run{}, lifecycle.Fail(lifecycle.SweepRunning, "A sweep of this kind is running now; its result will be listed under sweeps.", lifecycle.After(10*time.Second))
+		return findings.Run{}, lifecycle.Fail(lifecycle.SweepRunning,
+			"A sweep of this kind is running now; its result will be listed under sweeps.",
+			lifecycle.After(10*time.Second))
 	}
 	defer lease.Release()
-	if !due.IsZero() {
-		done, err := r.findings.SuccessSince(ctx, kind, due)
+	if !q.due.IsZero() {
+		done, err := r.findings.SuccessSince(ctx, q.kind, q.due)
 		if err != nil {
 			return findings.Run{}, err
 		}
@@ -182,34 +190,45 @@ func (r *Runner) run(ctx context.Context, a lifecycle.Access, kind string, by Tr
 		}
 	}
 
+	return r.once(ctx, a, pass, q)
+}
+
+// once runs the pass, whose lock is taken, and stores its results.
+func (r *Runner) once(ctx context.Context, a lifecycle.Access, pass Pass, q request) (findings.Run, error) {
+	dry := pass.Destructive() && q.by != BySchedule
+	if q.dry != nil {
+		dry = *q.dry
+	}
 	// A crash after Begin leaves a run without a result, which counts as no run;
 	// a crash before Finish loses the counts, and the next pass counts again.
-	run, err := r.findings.Begin(ctx, kind, string(by), dry, r.now())
+	run, err := r.findings.Begin(ctx, q.kind, string(q.by), dry, r.now())
 	if err != nil {
 		return findings.Run{}, err
 	}
-	o := Order{Access: a, RunID: run.ID, Now: run.StartedAt, DryRun: dry, Progress: s.progress}
+	o := Order{Access: a, RunID: run.ID, Now: run.StartedAt, DryRun: dry, Progress: q.progress}
 	o.Access.CorrelationID = run.ID
 	found, err := pass.Look(ctx, o)
 	if err != nil {
 		return run, r.fail(a, &run, err)
 	}
-	weigh(kind, found.Checks)
-	run.Checks, run.SnapshotAt, run.Result = found.Checks, &found.SnapshotAt, judge(found.Checks)
+	rateBlind(q.kind, found.Checks)
+	run.Checks, run.SnapshotAt, run.Result = found.Checks, &found.SnapshotAt, resultOf(found.Checks)
 	if err := r.findings.Finish(ctx, a, &run, r.now()); err != nil {
 		return run, r.fail(a, &run, err)
 	}
-	// A crash here leaves a run that is over, and what rests on it to the next one.
+	// A crash here leaves a finished run, and the work that depends on it to the next pass.
 	if found.Then != nil {
 		if err := found.Then(ctx); err != nil {
-			r.log.WarnContext(ctx, "what a sweep found could not all be acted upon; the next one goes on", "kind", kind, "error", err)
+			r.log.WarnContext(ctx, "not everything that a sweep found could be acted upon; the next one continues",
+				"kind", q.kind, "error", err)
 		}
 	}
-	r.log.InfoContext(ctx, "sweep finished", "kind", kind, "result", string(run.Result), "dry_run", dry, "checks", len(found.Checks), "findings", len(run.Findings))
+	r.log.InfoContext(ctx, "sweep finished", "kind", q.kind, "result", string(run.Result), "dry_run", dry,
+		"checks", len(found.Checks), "findings", len(run.Findings))
 	return run, nil
 }
 
-// fail stores that the run failed, even when its own time is up.
+// fail stores that the run failed, even when its timeout has passed.
 func (r *Runner) fail(a lifecycle.Access, run *findings.Run, cause error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -217,8 +236,8 @@ func (r *Runner) fail(a lifecycle.Access, run *findings.Run, cause error) error 
 	return errors.Join(cause, r.findings.Finish(ctx, a, run, r.now()))
 }
 
-// judge says what a pass may claim. Findings outrank blindness: they are known.
-func judge(checks []findings.Check) findings.Result {
+// resultOf returns what a pass may claim. Findings outrank blindness: they are known.
+func resultOf(checks []findings.Check) findings.Result {
 	result := findings.Clean
 	for _, c := range checks {
 		switch {
@@ -231,10 +250,10 @@ func judge(checks []findings.Check) findings.Result {
 	return result
 }
 
-// weigh says how much it matters that something cannot be judged. Nothing is promised
-// for what nobody sees; but whether a tenant is alive is often not to be told, where
-// there are few of them or Bitbucket is out.
-func weigh(kind string, checks []findings.Check) {
+// rateBlind sets the severity of results that could not be checked: high, because the
+// statement then promises something that no pass sees. Liveness is medium: with few
+// tenants, or while Bitbucket is down, it often cannot be determined.
+func rateBlind(kind string, checks []findings.Check) {
 	for i, c := range checks {
 		if !c.Blind() {
 			continue
@@ -244,45 +263,4 @@ func weigh(kind string, checks []findings.Check) {
 			checks[i].Severity = findings.Medium
 		}
 	}
-}
-
-// Health is how recently a kind of sweep did its duty.
-type Health struct {
-	Kind     string
-	Last     *findings.Run // newest pass that finished and did not fail; nil when none
-	Newest   *findings.Run // newest pass that finished, failed or not; nil when none
-	Since    time.Time     // since when it is expected to run; zero when it never was
-	Interval time.Duration
-	Overdue  bool
-}
-
-// Failing reports whether the newest pass failed: what an older one found is then
-// no answer any more, although it may not be overdue.
-func (h Health) Failing() bool { return h.Newest != nil && h.Newest.Result == findings.Failed }
-
-// Health returns how recently one kind ran, as of a moment. Whether it is overdue is
-// heartbeats' rule.
-func (r *Runner) Health(ctx context.Context, kind string, interval time.Duration, at time.Time) (Health, error) {
-	h := Health{Kind: kind, Interval: interval}
-	var err error
-	if h.Last, err = r.findings.LastSuccess(ctx, kind, at); err != nil {
-		return h, err
-	}
-	if h.Newest, err = r.findings.LastFinished(ctx, kind, at); err != nil {
-		return h, err
-	}
-	if h.Since, err = r.beats.SweepExpectedSince(ctx, kind); err != nil {
-		return h, err
-	}
-	beat := heartbeats.Beat{Job: kind, ExpectedSince: h.Since, Interval: interval}
-	if h.Last != nil {
-		beat.LastSucceeded = h.Last.FinishedAt
-	}
-	h.Overdue = beat.Overdue(at)
-	return h, nil
-}
-
-// Expect notes that a kind is scheduled from now on.
-func (r *Runner) Expect(ctx context.Context, kind string) error {
-	return r.beats.ExpectSweep(ctx, kind, r.now())
 }
