@@ -4,8 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net/url"
-	"strings"
-	"unicode"
 
 	"trakr/internal/check"
 	"trakr/internal/httpapi"
@@ -38,19 +36,10 @@ func (a *App) selfScan(ctx context.Context) []check.Result {
 		Policy: a.Policy, BaseURL: a.Config.BaseURL, Public: public, Admin: admin, Routes: append(httpapi.PublicRoutes(), routes...),
 		Log: lines, Scopes: a.Reports.Scopes, DatabaseSafe: databaseSafe(a.Config), Now: a.now,
 	}) {
-		out = append(out, check.Result{ID: "marketplace." + requirementID(r.Requirement), Title: "Marketplace: " + r.Requirement, State: check.State(r.State), Evidence: r.Detail})
+		r.Title = "Marketplace: " + r.Title
+		out = append(out, r)
 	}
 	return out
-}
-
-// requirementID derives the id of a requirement from its name: the words before the first
-// colon or comma.
-func requirementID(name string) string {
-	if i := strings.IndexAny(name, ":,"); i >= 0 {
-		name = name[:i]
-	}
-	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
-	return strings.Join(words, "-")
 }
 
 // absentBitbucket takes the place of Bitbucket, which does not know a secret that the

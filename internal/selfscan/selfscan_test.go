@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"trakr/internal/check"
 	"trakr/internal/connect"
 	"trakr/internal/httpapi"
 	"trakr/internal/selfscan"
@@ -72,7 +73,7 @@ func (s *service) handler(p *policy.Policy, api bool) http.Handler {
 	})
 }
 
-func (s *service) scan(t *testing.T, p *policy.Policy, change func(*selfscan.Config)) map[string]selfscan.Result {
+func (s *service) scan(t *testing.T, p *policy.Policy, change func(*selfscan.Config)) map[string]check.Result {
 	t.Helper()
 	c := selfscan.Config{Policy: p, BaseURL: s.base, Public: s.handler(p, false), Admin: s.handler(p, true), Log: s.log, DatabaseSafe: true, Now: func() time.Time { return now },
 		Routes: append(httpapi.PublicRoutes(), httpapi.Route{Method: http.MethodGet, Path: "/v1/sweeps", Guard: "token"}),
@@ -83,12 +84,12 @@ func (s *service) scan(t *testing.T, p *policy.Policy, change func(*selfscan.Con
 	if change != nil {
 		change(&c)
 	}
-	out := map[string]selfscan.Result{}
+	out := map[string]check.Result{}
 	for _, r := range selfscan.Scan(t.Context(), c) {
-		if _, twice := out[r.Requirement]; twice {
-			t.Errorf("%s is said twice", r.Requirement)
+		if _, twice := out[r.Title]; twice {
+			t.Errorf("%s has two results", r.Title)
 		}
-		out[r.Requirement] = r
+		out[r.Title] = r
 	}
 	return out
 }
@@ -109,33 +110,33 @@ func TestAServiceThatBreaksARequirementFailsIt(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*service)
 		config func(*selfscan.Config)
-		broken map[string]selfscan.State // by a word of the requirement
+		broken map[string]check.State // by a word of the requirement
 	}{
 		"nothing":               {nil, nil, nil},
-		"takes alg none":        {func(s *service) { s.callback = accepts(`"none"`) }, nil, map[string]selfscan.State{"Signed install": selfscan.Fail, "JSON Web Tokens": selfscan.Fail}},
-		"takes RS256":           {func(s *service) { s.callback = accepts(`"RS256"`) }, nil, map[string]selfscan.State{"Signed install": selfscan.Fail, "JSON Web Tokens": selfscan.Fail}},
-		"takes any signature":   {func(s *service) { s.callback = accepts(`"HS256"`) }, nil, map[string]selfscan.State{"Signed install": selfscan.Fail, "JSON Web Tokens": selfscan.Fail}},
-		"takes anything":        {func(s *service) { s.callback = func(*http.Request) int { return http.StatusNoContent } }, nil, map[string]selfscan.State{"Signed install": selfscan.Fail, "JSON Web Tokens": selfscan.Fail}},
-		"answers 500":           {func(s *service) { s.callback = func(*http.Request) int { return http.StatusInternalServerError } }, nil, map[string]selfscan.State{"JSON Web Tokens": selfscan.Fail}},
-		"a token in the query":  {func(s *service) { s.callback = inQuery }, nil, map[string]selfscan.State{"Signed install": selfscan.Fail, "JSON Web Tokens": selfscan.Fail}},
-		"repeats a secret":      {func(s *service) { s.repeat = "trakr-selfscan-canary-0f1e2d3c4b5a69788796a5b4c3d2e1f0" }, nil, map[string]selfscan.State{"Secrets": selfscan.Fail}},
-		"an open API":           {func(s *service) { s.api = http.StatusOK }, nil, map[string]selfscan.State{"Authenticate": selfscan.Fail}},
-		"no guarded route":      {nil, func(c *selfscan.Config) { c.Routes = nil }, map[string]selfscan.State{"Authenticate": selfscan.CannotTell}},
-		"no HSTS":               {func(s *service) { s.hsts = "" }, nil, map[string]selfscan.State{"HSTS": selfscan.Fail}},
-		"HSTS of a day":         {func(s *service) { s.hsts = "max-age=86400" }, nil, map[string]selfscan.State{"HSTS": selfscan.Fail}},
-		"cached":                {func(s *service) { s.cache = "no-cache" }, nil, map[string]selfscan.State{"Caching": selfscan.Fail}},
-		"unsafe referrer":       {func(s *service) { s.referrer = "unsafe-url" }, nil, map[string]selfscan.State{"Caching": selfscan.Fail}},
-		"a cookie for scripts":  {func(s *service) { s.cookie = "a=b; Secure; SameSite=Lax" }, nil, map[string]selfscan.State{"Cookies": selfscan.Fail}},
+		"takes alg none":        {func(s *service) { s.callback = accepts(`"none"`) }, nil, map[string]check.State{"Signed install": check.Fail, "JSON Web Tokens": check.Fail}},
+		"takes RS256":           {func(s *service) { s.callback = accepts(`"RS256"`) }, nil, map[string]check.State{"Signed install": check.Fail, "JSON Web Tokens": check.Fail}},
+		"takes any signature":   {func(s *service) { s.callback = accepts(`"HS256"`) }, nil, map[string]check.State{"Signed install": check.Fail, "JSON Web Tokens": check.Fail}},
+		"takes anything":        {func(s *service) { s.callback = func(*http.Request) int { return http.StatusNoContent } }, nil, map[string]check.State{"Signed install": check.Fail, "JSON Web Tokens": check.Fail}},
+		"answers 500":           {func(s *service) { s.callback = func(*http.Request) int { return http.StatusInternalServerError } }, nil, map[string]check.State{"JSON Web Tokens": check.Fail}},
+		"a token in the query":  {func(s *service) { s.callback = inQuery }, nil, map[string]check.State{"Signed install": check.Fail, "JSON Web Tokens": check.Fail}},
+		"repeats a secret":      {func(s *service) { s.repeat = "trakr-selfscan-canary-0f1e2d3c4b5a69788796a5b4c3d2e1f0" }, nil, map[string]check.State{"Secrets": check.Fail}},
+		"an open API":           {func(s *service) { s.api = http.StatusOK }, nil, map[string]check.State{"Authenticate": check.Fail}},
+		"no guarded route":      {nil, func(c *selfscan.Config) { c.Routes = nil }, map[string]check.State{"Authenticate": check.Unknown}},
+		"no HSTS":               {func(s *service) { s.hsts = "" }, nil, map[string]check.State{"HSTS": check.Fail}},
+		"HSTS of a day":         {func(s *service) { s.hsts = "max-age=86400" }, nil, map[string]check.State{"HSTS": check.Fail}},
+		"cached":                {func(s *service) { s.cache = "no-cache" }, nil, map[string]check.State{"Caching": check.Fail}},
+		"unsafe referrer":       {func(s *service) { s.referrer = "unsafe-url" }, nil, map[string]check.State{"Caching": check.Fail}},
+		"a cookie for scripts":  {func(s *service) { s.cookie = "a=b; Secure; SameSite=Lax" }, nil, map[string]check.State{"Cookies": check.Fail}},
 		"a cookie":              {func(s *service) { s.cookie = "a=b; Secure; HttpOnly; SameSite=Lax" }, nil, nil},
-		"another contact":       {func(s *service) { s.contact = "mailto:else@example.com" }, nil, map[string]selfscan.State{"security contact": selfscan.Fail}},
-		"expired contact":       {func(s *service) { s.expires = now.AddDate(0, 0, -1).Format(time.RFC3339) }, nil, map[string]selfscan.State{"security contact": selfscan.Fail}},
-		"the database unproven": {nil, func(c *selfscan.Config) { c.DatabaseSafe = false }, map[string]selfscan.State{"in transit": selfscan.Fail}},
-		"a scope for nothing":   {nil, func(c *selfscan.Config) { c.Scopes[1].NeededBy = "" }, map[string]selfscan.State{"Least privilege": selfscan.Fail}},
-		"plain http":            {func(s *service) { s.base = "http://data.trakr.example.com" }, nil, map[string]selfscan.State{"TLS for": selfscan.Fail, "certificate": selfscan.Declared, "descriptor's": selfscan.Fail}},
-		"a certificate's end":   {nil, dial(ends(now.AddDate(0, 0, 3), tls.VersionTLS13), nil), map[string]selfscan.State{"certificate": selfscan.Fail}},
-		"TLS 1.1":               {nil, dial(ends(now.AddDate(1, 0, 0), tls.VersionTLS11), nil), map[string]selfscan.State{"certificate": selfscan.Fail}},
-		"an untrusted one":      {nil, dial(nil, &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), map[string]selfscan.State{"certificate": selfscan.Fail}},
-		"not reachable":         {nil, dial(nil, errors.New("timeout")), map[string]selfscan.State{"certificate": selfscan.CannotTell}},
+		"another contact":       {func(s *service) { s.contact = "mailto:else@example.com" }, nil, map[string]check.State{"security contact": check.Fail}},
+		"expired contact":       {func(s *service) { s.expires = now.AddDate(0, 0, -1).Format(time.RFC3339) }, nil, map[string]check.State{"security contact": check.Fail}},
+		"the database unproven": {nil, func(c *selfscan.Config) { c.DatabaseSafe = false }, map[string]check.State{"in transit": check.Fail}},
+		"a scope for nothing":   {nil, func(c *selfscan.Config) { c.Scopes[1].NeededBy = "" }, map[string]check.State{"Least privilege": check.Fail}},
+		"plain http":            {func(s *service) { s.base = "http://data.trakr.example.com" }, nil, map[string]check.State{"TLS for": check.Fail, "certificate": check.Warn, "descriptor's": check.Fail}},
+		"a certificate's end":   {nil, dial(ends(now.AddDate(0, 0, 3), tls.VersionTLS13), nil), map[string]check.State{"certificate": check.Fail}},
+		"TLS 1.1":               {nil, dial(ends(now.AddDate(1, 0, 0), tls.VersionTLS11), nil), map[string]check.State{"certificate": check.Fail}},
+		"an untrusted one":      {nil, dial(nil, &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), map[string]check.State{"certificate": check.Fail}},
+		"not reachable":         {nil, dial(nil, errors.New("timeout")), map[string]check.State{"certificate": check.Unknown}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := good(p)
@@ -143,9 +144,9 @@ func TestAServiceThatBreaksARequirementFailsIt(t *testing.T) {
 				c.change(s)
 			}
 			for requirement, r := range s.scan(t, p, c.config) {
-				want := selfscan.Pass
+				want := check.Pass
 				if strings.Contains(requirement, "disk encryption") || strings.Contains(requirement, "known weaknesses") {
-					want = selfscan.Declared
+					want = check.Warn
 				}
 				for word, state := range c.broken {
 					if strings.Contains(requirement, word) {
@@ -153,7 +154,7 @@ func TestAServiceThatBreaksARequirementFailsIt(t *testing.T) {
 					}
 				}
 				if r.State != want {
-					t.Errorf("%s: %s (%s), want %s", requirement, r.State, r.Detail, want)
+					t.Errorf("%s: %s (%s), want %s", requirement, r.State, r.Evidence, want)
 				}
 			}
 		})
