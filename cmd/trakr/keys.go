@@ -223,9 +223,9 @@ func (a *cli) keysRotate() *cobra.Command {
 			}
 			defer lease.Release()
 			c := rotation.Config{Door: s.Door, Instances: s.Instances, Outbox: s.Outbox, Keys: s.Keys, Source: app.KeySource(s.Config), Wait: wait, After: s.AfterStep,
-				Say: func(string) {}, Progress: func(int64, int64) {}}
+				Report: func(string) {}, Progress: func(int64, int64) {}}
 			if !a.json {
-				c.Say, c.Progress = func(line string) { fmt.Fprintln(a.err, line) }, a.resealing()
+				c.Report, c.Progress = func(line string) { fmt.Fprintln(a.err, line) }, a.resealing()
 			}
 			if out != "" {
 				c.Out = func(b []byte) error { return a.writeKeyring(out, b) }
@@ -249,7 +249,7 @@ func (a *cli) keysRotate() *cobra.Command {
 				return err
 			}
 			done, err := r.Run(ctx, why.access())
-			if errors.Is(err, rotation.ErrUnopened) || errors.Is(err, rotation.ErrContact) || errors.Is(err, tenants.ErrKeyInUse) {
+			if errors.Is(err, rotation.ErrUndecryptable) || errors.Is(err, rotation.ErrContact) || errors.Is(err, tenants.ErrKeyInUse) {
 				fmt.Fprintln(a.err, "trakr:", err)
 				err = errFinding
 			}
@@ -323,7 +323,7 @@ func (a *cli) showDone(d rotation.Done, out string) error {
 	switch {
 	case d.Destroyed:
 		fmt.Fprintf(w, "Destroyed: %v. Keep a new copy of the keyring apart from the database's backups; services with a copy need the new one.\n", d.Old)
-	case d.Handed:
+	case d.Written:
 		fmt.Fprintf(w, "Nothing is sealed with %v any more. Give the keyring without it to every service and to this command, then record that with: trakr keys rotate\n", d.Old)
 	}
 	return nil

@@ -1,14 +1,13 @@
-// Package rotation replaces the key that seals tenant values while the service runs:
-// it adds a key to the keyring, makes it the active one, seals every value anew, and
+// Package rotation replaces the key that encrypts tenant values while the service runs:
+// it adds a key to the keyring, makes it the active one, re-encrypts every value, and
 // destroys the old key.
 //
-// It promises that at every moment each value opens with the keyring as it is stored
-// and with every running service's; that it can be killed anywhere and finishes when
-// it is run again; and that the old key is destroyed only after the database counted
-// that nothing is sealed with it, neither a value nor what waits for the end service.
-// The key is gone from the keyring then: copies of the old keyring, and backups of the
-// database from before, are not its business. It keeps digest and signing keys as they
-// are.
+// It promises that at every moment the stored keyring and that of every running service
+// can decrypt each value; that it can be killed anywhere and finishes when it is run
+// again; and that the old key is destroyed only after the database counted that nothing
+// is encrypted with it, neither a value nor a message that waits for the end service.
+// The key is then removed from the keyring. Copies of the old keyring, and backups of the
+// database from before, remain. Digest and signing keys are not changed.
 package rotation
 
 import (
@@ -33,15 +32,15 @@ type Config struct {
 	Instances *instances.Store
 	Outbox    *outbox.Store
 	Keys      *keyring.Keyring // the door's and the outbox's
-	Source    keyring.Source   // where it is kept
+	Source    keyring.Source   // where the keyring is stored
 	// Out takes the keyring without the old key where it is not changed in place; nil
 	// where it is.
 	Out func(stored []byte) error
-	// Wait is how long running services may take to hold a new key.
+	// Wait is how long running services may take to load a new key.
 	Wait time.Duration
-	// Say takes one line of what is being done; Progress how many values and messages
-	// more are sealed anew, of how many there were.
-	Say      func(line string)
+	// Report is called with a line for each step; Progress with how many more values and
+	// messages are re-encrypted, of how many there were.
+	Report   func(line string)
 	Progress func(more, total int64)
 	// After is called when a step is durable, for tests that kill the process there.
 	After func(step string)
@@ -49,12 +48,12 @@ type Config struct {
 
 // The steps' names. Batches are "batch 1" and so on.
 const (
-	Stage     = "stage"     // the keyring has the new key, which seals nothing
-	Activate  = "activate"  // the new key seals, the old one only opens
-	Batch     = "batch"     // some tenants or messages are sealed anew
+	Stage     = "stage"     // the keyring has the new key, which encrypts nothing yet
+	Activate  = "activate"  // the new key encrypts, the old one only decrypts
+	Batch     = "batch"     // some tenants or messages are re-encrypted
 	Reencrypt = "reencrypt" // all are
 	Unlist    = "unlist"    // the keyring lacks the old key
-	Destroy   = "destroy"   // and that is on record
+	Destroy   = "destroy"   // and that is recorded
 )
 
 // Rotation is one run.
@@ -62,8 +61,8 @@ type Rotation struct{ c Config }
 
 // New returns a rotation.
 func New(c Config) (*Rotation, error) {
-	if c.Door == nil || c.Instances == nil || c.Outbox == nil || c.Keys == nil || c.Say == nil || c.Progress == nil {
-		return nil, errors.New("a rotation needs a door, the instances, an outbox, their keyring, and somebody to talk to")
+	if c.Door == nil || c.Instances == nil || c.Outbox == nil || c.Keys == nil || c.Report == nil || c.Progress == nil {
+		return nil, errors.New("a rotation needs a door, the instances, an outbox, their keyring, and functions that report")
 	}
 	if c.After == nil {
 		c.After = func(string) {}
@@ -74,15 +73,15 @@ func New(c Config) (*Rotation, error) {
 // Plan is what a run would do.
 type Plan struct {
 	Underway bool            `json:"underway"`          // an earlier run activated a key and did not finish
-	Active   keyring.KeyID   `json:"active_key"`        // seals now
-	New      keyring.KeyID   `json:"new_key,omitempty"` // would seal; 0: is yet to be made
+	Active   keyring.KeyID   `json:"active_key"`        // encrypts now
+	New      keyring.KeyID   `json:"new_key,omitempty"` // would encrypt; 0: is yet to be made
 	Retired  []keyring.KeyID `json:"retired_keys"`      // would be destroyed
-	Values   int64           `json:"values"`            // would be sealed anew, messages that wait among them
+	Values   int64           `json:"values"`            // would be re-encrypted, waiting messages included
 	Services int             `json:"services"`          // run
 	Behind   int             `json:"services_without_new_key"`
 }
 
-// Plan looks at the keyring and the database and changes nothing.
+// Plan reads the keyring and the database and changes nothing.
 func (r *Rotation) Plan(ctx context.Context) (Plan, error) {
 	p := Plan{Retired: []keyring.KeyID{}}
 	keys, err := r.c.Door.FieldKeys(ctx)
@@ -129,30 +128,34 @@ func (r *Rotation) Plan(ctx context.Context) (Plan, error) {
 
 // Done is what a run did.
 type Done struct {
-	Resumed   bool            `json:"resumed"` // it finished what an earlier run began
-	Active    keyring.KeyID   `json:"active_key"`
-	Old       []keyring.KeyID `json:"old_keys"`
-	Tenants   int             `json:"tenants"` // sealed anew by this run
-	Values    int             `json:"values"`
-	Messages  int             `json:"messages"`         // to the end service, sealed anew by this run
-	Unopened  int             `json:"unopened_tenants"` // with a value that opens with no key
-	Unread    int             `json:"unopened_messages"`
-	Contact   int             `json:"tenants_with_contact_data"` // stored by a version that did not judge that
-	Destroyed bool            `json:"destroyed"`                 // the old keys are gone, and that is on record
-	Handed    bool            `json:"handed_out"`                // the keyring without the old keys was written elsewhere
+	Resumed  bool            `json:"resumed"` // it finished what an earlier run began
+	Active   keyring.KeyID   `json:"active_key"`
+	Old      []keyring.KeyID `json:"old_keys"`
+	Tenants  int             `json:"tenants"` // re-encrypted by this run
+	Values   int             `json:"values"`
+	Messages int             `json:"messages"` // to the end service, re-encrypted by this run
+	// With a value that no key decrypts.
+	Undecryptable         int  `json:"unopened_tenants"`
+	UndecryptableMessages int  `json:"unopened_messages"`
+	Contact               int  `json:"tenants_with_contact_data"` // stored by a version that did not check that
+	Destroyed             bool `json:"destroyed"`                 // the old keys were removed, and that is recorded
+	Written               bool `json:"handed_out"`                // the keyring without the old keys was written elsewhere
 }
 
-// ErrUnopened means that values open with no key of the keyring. They stay as they
-// are, and so do all keys.
-var ErrUnopened = errors.New("values open with no key of the keyring; they were left as they are, and the old key is kept. Look for a change made around the service with: trakr audit verify")
+// ErrUndecryptable means that no key of the keyring decrypts some values. They are not
+// changed, and no key is removed.
+var ErrUndecryptable = errors.New("no key of the keyring decrypts some values; they were not changed, and the old key is kept. " +
+	"Look for a change made around the service with: trakr audit verify")
 
 // ErrContact means that values look like contact data, which this version would not have
-// stored. They stay as they are, and so do all keys.
-var ErrContact = errors.New("values look like an e-mail address or a telephone number, which must not be kept; they were left as they are, and the old key is kept. " +
-	"The audit names the tenants (trakr audit list --action tenant.reencrypt --outcome failure): erase each by a deletion request, or have the app installed again there, and run this again")
+// stored. They are not changed, and no key is removed.
+var ErrContact = errors.New("values look like an e-mail address or a telephone number, which must not be kept; " +
+	"they were not changed, and the old key is kept. " +
+	"The audit names the tenants (trakr audit list --action tenant.reencrypt --outcome failure): " +
+	"erase each by a deletion request, or have the app installed again there, and run this again")
 
-// Run rotates, or finishes what an earlier run began. Whenever it fails, every value
-// can be opened and running it again goes on.
+// Run rotates, or finishes what an earlier run began. Whenever it fails, every value can
+// be decrypted and the next run continues.
 func (r *Rotation) Run(ctx context.Context, a lifecycle.Access) (Done, error) {
 	p, err := r.Plan(ctx)
 	if err != nil {
@@ -160,13 +163,13 @@ func (r *Rotation) Run(ctx context.Context, a lifecycle.Access) (Done, error) {
 	}
 	done := Done{Resumed: p.Underway, Active: p.New, Old: p.Retired}
 	if p.Underway {
-		r.c.Say(fmt.Sprintf("finishing the rotation to key %s", p.New))
+		r.c.Report(fmt.Sprintf("finishing the rotation to key %s", p.New))
 	} else if err := r.replaceKey(ctx, a, &done); err != nil {
 		return done, err
 	}
-	// A crash here leaves values under two keys, which the keyring has both; the next
-	// run seals the rest anew.
-	if err := r.reseal(ctx, a, p.Values, &done); err != nil {
+	// A crash here leaves values under two keys, both of which the keyring has; the next
+	// run re-encrypts the rest.
+	if err := r.reencrypt(ctx, a, p.Values, &done); err != nil {
 		return done, err
 	}
 	r.c.After(Reencrypt)
@@ -176,7 +179,8 @@ func (r *Rotation) Run(ctx context.Context, a lifecycle.Access) (Done, error) {
 // ErrElsewhere means that the keyring is not changed in place, and what that needs is
 // missing.
 var ErrElsewhere = errors.New("a keyring that is not changed in place is rotated in steps: " +
-	"trakr keys add --out FILE; give FILE's keyring to every service and to this command; trakr keys rotate --out FILE2; give FILE2's to them; trakr keys rotate")
+	"trakr keys add --out FILE; give FILE's keyring to every service and to this command; " +
+	"trakr keys rotate --out FILE2; give FILE2's to them; trakr keys rotate")
 
 func elsewhere(err error) error {
 	if errors.Is(err, keyring.ErrNotInPlace) {
@@ -185,7 +189,7 @@ func elsewhere(err error) error {
 	return err
 }
 
-// replaceKey has a new key in the keyring and makes it the one that seals.
+// replaceKey adds a new key to the keyring and makes it the active one.
 func (r *Rotation) replaceKey(ctx context.Context, a lifecycle.Access, done *Done) error {
 	switch err := r.c.Source.InPlace(); {
 	case r.c.Out != nil && done.Active == 0:
@@ -197,33 +201,33 @@ func (r *Rotation) replaceKey(ctx context.Context, a lifecycle.Access, done *Don
 		if err := r.c.Source.Edit(keyring.AddFieldKey(&done.Active)); err != nil {
 			return err
 		}
-		r.c.Say(fmt.Sprintf("key %s is in the keyring", done.Active))
+		r.c.Report(fmt.Sprintf("key %s is in the keyring", done.Active))
 	}
 	if _, err := r.c.Keys.Reload(); err != nil {
 		return err
 	}
-	// A crash here leaves a keyring with one key more, which the next run takes.
+	// A crash here leaves a keyring with one key more, which the next run uses.
 	r.c.After(Stage)
-	if err := r.held(ctx, done.Active); err != nil {
+	if err := r.awaitInstances(ctx, done.Active); err != nil {
 		return err
 	}
 	err := r.c.Door.ActivateKey(ctx, a, done.Active)
 	if errors.Is(err, tenants.ErrInstanceLacksKey) { // one that has just started
-		if err = r.held(ctx, done.Active); err == nil {
+		if err = r.awaitInstances(ctx, done.Active); err == nil {
 			err = r.c.Door.ActivateKey(ctx, a, done.Active)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	r.c.Say(fmt.Sprintf("values are sealed with key %s from now on", done.Active))
+	r.c.Report(fmt.Sprintf("values are encrypted with key %s from now on", done.Active))
 	r.c.After(Activate)
 	return nil
 }
 
-// held waits until every running service holds the new key.
-func (r *Rotation) held(ctx context.Context, id keyring.KeyID) error {
-	for begin, said := time.Now(), false; ; {
+// awaitInstances waits until every running service has the new key.
+func (r *Rotation) awaitInstances(ctx context.Context, id keyring.KeyID) error {
+	for begin, reported := time.Now(), false; ; {
 		running, err := r.c.Instances.List(ctx)
 		if err != nil {
 			return err
@@ -238,57 +242,59 @@ func (r *Rotation) held(ctx context.Context, id keyring.KeyID) error {
 			return nil
 		}
 		if time.Since(begin) >= r.c.Wait {
-			return fmt.Errorf("%d of %d running services do not hold the new key %s, so values are still sealed with the old one and nothing is lost. "+
-				"Give them this keyring (TRAKR_KEYS; one that is given as text or as a copy needs a restart) and run this again", behind, len(running), id)
+			return fmt.Errorf("%d of %d running services do not have the new key %s, so values are still encrypted with the old one "+
+				"and nothing is lost. Give them this keyring (TRAKR_KEYS; one that is given as text or as a copy needs a restart) "+
+				"and run this again", behind, len(running), id)
 		}
-		if !said {
-			said = true
-			r.c.Say(fmt.Sprintf("waiting for %d of %d running services to hold key %s", behind, len(running), id))
+		if !reported {
+			reported = true
+			r.c.Report(fmt.Sprintf("waiting for %d of %d running services to load key %s", behind, len(running), id))
 		}
-		if err := rest(ctx, 200*time.Millisecond); err != nil {
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
 			return err
 		}
 	}
 }
 
-// stubborn is how long a rotation goes on when every tenant that is left is being
-// changed by somebody else.
-const stubborn = time.Minute
+// patience is how long a rotation continues when every tenant that is left is being
+// changed by other transactions.
+const patience = time.Minute
 
-// reseal seals everything anew that the active key does not seal.
-func (r *Rotation) reseal(ctx context.Context, a lifecycle.Access, total int64, done *Done) error {
-	unopened, contact := map[lifecycle.TenantID]bool{}, map[lifecycle.TenantID]bool{}
-	err := r.everything(ctx, total, func() pass {
+// reencrypt re-encrypts everything that is not encrypted with the active key: values,
+// then waiting messages.
+func (r *Rotation) reencrypt(ctx context.Context, a lifecycle.Access, total int64, done *Done) error {
+	undecryptable, contact := map[lifecycle.TenantID]bool{}, map[lifecycle.TenantID]bool{}
+	err := r.untilNoneBusy(ctx, total, func() pass {
 		var after lifecycle.TenantID
 		return func(ctx context.Context) (batch, error) {
 			b, err := r.c.Door.Reencrypt(ctx, a, after)
 			after = b.Last
 			for _, id := range b.Undecryptable {
-				unopened[id] = true
+				undecryptable[id] = true
 			}
 			for _, id := range b.Contact {
 				contact[id] = true
 			}
 			done.Contact = len(contact)
-			done.Tenants, done.Values, done.Unopened = done.Tenants+b.Tenants, done.Values+b.Values, len(unopened)
-			return batch{over: after == lifecycle.TenantID{}, sealed: b.Values, busy: b.Busy}, err
+			done.Tenants, done.Values, done.Undecryptable = done.Tenants+b.Tenants, done.Values+b.Values, len(undecryptable)
+			return batch{done: after == lifecycle.TenantID{}, changed: b.Values, busy: b.Busy}, err
 		}
 	})
 	if err != nil {
 		return err
 	}
-	err = r.everything(ctx, total, func() pass {
+	err = r.untilNoneBusy(ctx, total, func() pass {
 		var after uuid.UUID
-		done.Unread = 0
+		done.UndecryptableMessages = 0
 		return func(ctx context.Context) (batch, error) {
 			b, err := r.c.Outbox.Reencrypt(ctx, a, after)
 			after = b.Last
-			done.Messages, done.Unread = done.Messages+b.Payloads, done.Unread+b.Unopened
-			return batch{over: after == uuid.Nil, sealed: b.Payloads, busy: b.Busy}, err
+			done.Messages, done.UndecryptableMessages = done.Messages+b.Payloads, done.UndecryptableMessages+b.Unopened
+			return batch{done: after == uuid.Nil, changed: b.Payloads, busy: b.Busy}, err
 		}
 	})
-	if err == nil && done.Unopened+done.Unread > 0 {
-		err = fmt.Errorf("%d tenants and %d messages: %w", done.Unopened, done.Unread, ErrUnopened)
+	if err == nil && done.Undecryptable+done.UndecryptableMessages > 0 {
+		err = fmt.Errorf("%d tenants and %d messages: %w", done.Undecryptable, done.UndecryptableMessages, ErrUndecryptable)
 	}
 	if done.Contact > 0 {
 		err = errors.Join(err, fmt.Errorf("%d tenants: %w", done.Contact, ErrContact))
@@ -296,18 +302,18 @@ func (r *Rotation) reseal(ctx context.Context, a lifecycle.Access, total int64, 
 	return err
 }
 
-// pass does the next batch of one walk through everything of a kind.
+// pass does the next batch of one walk through all values or all messages.
 type pass func(context.Context) (batch, error)
 
 // batch is what it did.
 type batch struct {
-	over   bool // there was nothing left
-	sealed int  // anew
-	busy   int  // left alone, because somebody is changing it
+	done    bool // there was nothing left
+	changed int  // re-encrypted
+	busy    int  // skipped, because another transaction is changing it
 }
 
-// everything makes passes until one leaves nothing alone.
-func (r *Rotation) everything(ctx context.Context, total int64, begin func() pass) error {
+// untilNoneBusy makes passes until one skips nothing.
+func (r *Rotation) untilNoneBusy(ctx context.Context, total int64, begin func() pass) error {
 	for last, n := time.Now(), 0; ; {
 		busy, next := 0, begin()
 		for {
@@ -315,57 +321,60 @@ func (r *Rotation) everything(ctx context.Context, total int64, begin func() pas
 			if err != nil {
 				return err
 			}
-			if b.over {
+			if b.done {
 				break
 			}
 			busy += b.busy
-			if b.sealed > 0 {
+			if b.changed > 0 {
 				last = time.Now()
 				n++
 				r.c.After(fmt.Sprintf("%s %d", Batch, n))
 			}
-			r.c.Progress(int64(b.sealed), total)
+			r.c.Progress(int64(b.changed), total)
 		}
 		if busy == 0 {
 			return nil
 		}
-		if time.Since(last) > stubborn {
-			return fmt.Errorf("%d tenants or messages are being changed all the time; everything opens, and the old key is kept. Run this again", busy)
+		if time.Since(last) > patience {
+			return fmt.Errorf("%d tenants or messages are being changed all the time; every value can be decrypted, "+
+				"and the old key is kept. Run this again", busy)
 		}
-		if err := rest(ctx, 100*time.Millisecond); err != nil {
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}
 }
 
-// destroy takes every key but the active one out of the keyring, once the database
-// counted that they seal nothing, and puts that on record.
+// destroy removes every key but the active one from the keyring, once the database
+// counted that nothing is encrypted with them, and records that.
 func (r *Rotation) destroy(ctx context.Context, a lifecycle.Access, done *Done) error {
 	keys, err := r.c.Door.FieldKeys(ctx)
 	if err != nil {
 		return err
 	}
-	held := false
+	inKeyring := false
 	for _, k := range keys {
 		if k.ID == done.Active {
 			continue
 		}
 		if k.Values > 0 {
-			return fmt.Errorf("%d values need key %s, so it is kept. Nothing is lost: run this again: %w", k.Values, k.ID, tenants.ErrKeyInUse)
+			return fmt.Errorf("%d values need key %s, so it is kept. Nothing is lost: run this again: %w",
+				k.Values, k.ID, tenants.ErrKeyInUse)
 		}
-		held = held || k.InKeyring
+		inKeyring = inKeyring || k.InKeyring
 	}
-	if held && r.c.Out != nil {
+	if inKeyring && r.c.Out != nil {
 		b, err := r.c.Source.Changed(keyring.KeepFieldKey(done.Active))
 		if err != nil {
 			return err
 		}
-		done.Handed = true
-		return r.c.Out(b) // what still has the old key is not ours to change: nothing is on record
+		done.Written = true
+		return r.c.Out(b) // the stored keyring still has the old key, so its removal is not recorded yet
 	}
-	if held {
+	if inKeyring {
 		if err := r.c.Source.InPlace(); err != nil {
-			return fmt.Errorf("every value is sealed with key %s, and the old key is still in the keyring: %w", done.Active, elsewhere(err))
+			return fmt.Errorf("every value is encrypted with key %s, and the old key is still in the keyring: %w",
+				done.Active, elsewhere(err))
 		}
 		if err := r.c.Source.Edit(keyring.KeepFieldKey(done.Active)); err != nil {
 			return err
@@ -374,8 +383,8 @@ func (r *Rotation) destroy(ctx context.Context, a lifecycle.Access, done *Done) 
 			return err
 		}
 	}
-	// A crash here leaves a retired key on record that nobody has; the next run
-	// finishes the record.
+	// A crash here leaves a retired key recorded that no keyring has; the next run records
+	// that it is destroyed.
 	r.c.After(Unlist)
 	for _, id := range done.Old {
 		if slices.Contains(r.c.Keys.FieldKeys(), id) {
@@ -390,7 +399,7 @@ func (r *Rotation) destroy(ctx context.Context, a lifecycle.Access, done *Done) 
 	return nil
 }
 
-func rest(ctx context.Context, d time.Duration) error {
+func pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()

@@ -97,7 +97,7 @@ var errKilled = errors.New("killed")
 func (p *place) rotate(killAt string, change ...func(*rotation.Config)) (done rotation.Done, err error) {
 	p.T.Helper()
 	door, keys := p.replica(p.path)
-	c := rotation.Config{Door: door, Instances: instances.New(p.DB), Outbox: p.outbox(keys), Keys: keys, Source: keyring.Source{At: p.path}, Say: func(s string) { p.said = append(p.said, s) }, Progress: func(int64, int64) {},
+	c := rotation.Config{Door: door, Instances: instances.New(p.DB), Outbox: p.outbox(keys), Keys: keys, Source: keyring.Source{At: p.path}, Report: func(s string) { p.said = append(p.said, s) }, Progress: func(int64, int64) {},
 		After: func(step string) {
 			if step == killAt {
 				panic(errKilled)
@@ -257,7 +257,7 @@ func TestAServiceWithACopyOfTheKeyringIsWaitedFor(t *testing.T) {
 	}
 	old := keys.Active()
 	_, err := p.rotate("")
-	if err == nil || !strings.Contains(err.Error(), "1 of 1 running services do not hold the new key") || !strings.Contains(err.Error(), "run this again") {
+	if err == nil || !strings.Contains(err.Error(), "1 of 1 running services do not have the new key") || !strings.Contains(err.Error(), "run this again") {
 		t.Fatalf("%v", err)
 	}
 	if got := p.states(); !strings.HasPrefix(got, "active held=true sealed=true") {
@@ -347,7 +347,7 @@ func TestAKeyringInTheEnvironmentIsRotatedByHandingItOver(t *testing.T) {
 	handed := ""
 	run := func(out bool) (rotation.Done, error) {
 		door, keys := p.replica(text)
-		c := rotation.Config{Door: door, Instances: instances.New(p.DB), Outbox: p.outbox(keys), Keys: keys, Source: keyring.Source{At: text}, Say: func(string) {}, Progress: func(int64, int64) {}}
+		c := rotation.Config{Door: door, Instances: instances.New(p.DB), Outbox: p.outbox(keys), Keys: keys, Source: keyring.Source{At: text}, Report: func(string) {}, Progress: func(int64, int64) {}}
 		if out {
 			c.Out = func(b []byte) error { handed = string(b); return nil }
 		}
@@ -360,7 +360,7 @@ func TestAKeyringInTheEnvironmentIsRotatedByHandingItOver(t *testing.T) {
 	}
 	var id keyring.KeyID
 	text = string(storetest.Must(t)(keyring.Source{At: text}.Changed(keyring.AddFieldKey(&id))).([]byte))
-	if done, err := run(true); err != nil || done.Active != id || !done.Handed || done.Destroyed {
+	if done, err := run(true); err != nil || done.Active != id || !done.Written || done.Destroyed {
 		t.Fatalf("%+v, %v", done, err)
 	}
 	p.Door, p.Keys = p.replica(text)
@@ -448,7 +448,7 @@ func TestAValueThatDoesNotOpenKeepsTheOldKey(t *testing.T) {
 	p.Exec(`UPDATE trakr.tenant_fields SET username = set_byte(username, 20, 255 - get_byte(username, 20)) WHERE tenant_id = $1`, bad.String())
 	spoiled := p.Bytes(`SELECT username FROM trakr.tenant_fields WHERE tenant_id = $1`, bad.String())
 	done, err := p.rotate("")
-	if !errors.Is(err, rotation.ErrUnopened) || done.Unopened != 1 || done.Tenants != 2 || done.Destroyed {
+	if !errors.Is(err, rotation.ErrUndecryptable) || done.Undecryptable != 1 || done.Tenants != 2 || done.Destroyed {
 		t.Fatalf("%+v, %v", done, err)
 	}
 	if !bytes.Equal(spoiled, p.Bytes(`SELECT username FROM trakr.tenant_fields WHERE tenant_id = $1`, bad.String())) {
@@ -533,7 +533,7 @@ func TestAPayloadThatDoesNotOpenKeepsTheOldKey(t *testing.T) {
 	p.Exec(`UPDATE trakr.outbox_payloads SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1) WHERE delivery_id = $1`, queued[0].String())
 	for range 2 {
 		done, err := p.rotate("")
-		if !errors.Is(err, rotation.ErrUnopened) || done.Unread != 1 || done.Destroyed {
+		if !errors.Is(err, rotation.ErrUndecryptable) || done.UndecryptableMessages != 1 || done.Destroyed {
 			t.Fatalf("%+v, %v", done, err)
 		}
 	}
@@ -562,7 +562,7 @@ func TestARotationJudgesWhatAnOlderVersionStored(t *testing.T) {
 	}
 	for range 2 {
 		done, err := p.rotate("")
-		if !errors.Is(err, rotation.ErrContact) || errors.Is(err, rotation.ErrUnopened) || done.Contact != 1 || done.Destroyed || strings.Contains(err.Error(), "ada@") {
+		if !errors.Is(err, rotation.ErrContact) || errors.Is(err, rotation.ErrUndecryptable) || done.Contact != 1 || done.Destroyed || strings.Contains(err.Error(), "ada@") {
 			t.Fatalf("%+v, %v", done, err)
 		}
 		if n := unjudged(); n != 4 {

@@ -2,7 +2,7 @@
 // all replicas gives committed events their positions in the log, signs the new
 // tree head, and publishes it outside the database. It promises that a
 // checkpoint is never published which contradicts one it has published before. It
-// does not judge the log's content: `trakr audit verify` does.
+// does not verify the log's content: `trakr audit verify` does.
 package sequencer
 
 import (
@@ -25,10 +25,10 @@ import (
 type Sink interface {
 	// Name is "file" or "http".
 	Name() string
-	// Last returns the newest checkpoint the place holds, or nil when it holds
-	// none or cannot be read back.
+	// Last returns the newest checkpoint at the place, or nil when there is none or the
+	// place cannot be read back.
 	Last(ctx context.Context) ([]byte, error)
-	// Publish puts a newer checkpoint there. It is durable when it returns nil.
+	// Publish stores a newer checkpoint there. It is durable when it returns nil.
 	Publish(ctx context.Context, signed []byte) error
 }
 
@@ -73,8 +73,10 @@ func New(c Config) (*Sequencer, error) {
 // measure registers what operators watch.
 func (s *Sequencer) measure() error {
 	m := s.c.Meter.Meter("trakr/internal/sequencer")
-	size, err1 := m.Int64ObservableGauge("trakr.log.size", metric.WithDescription("Events that have a position in the log."), metric.WithUnit("{event}"))
-	lag, err2 := m.Float64ObservableGauge("trakr.log.lag", metric.WithDescription("Age of the oldest event that has no position yet."), metric.WithUnit("s"))
+	size, err1 := m.Int64ObservableGauge("trakr.log.size",
+		metric.WithDescription("Events that have a position in the log."), metric.WithUnit("{event}"))
+	lag, err2 := m.Float64ObservableGauge("trakr.log.lag",
+		metric.WithDescription("Age of the oldest event that has no position yet."), metric.WithUnit("s"))
 	_, err3 := m.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
@@ -100,7 +102,7 @@ func Lag(b audit.Backlog, now time.Time) time.Duration {
 	return max(now.Sub(b.Oldest), 0)
 }
 
-// Err says why nothing is signed any more, or nil. Only a person can decide then.
+// Err returns why nothing is signed any more, or nil. A person must decide then.
 func (s *Sequencer) Err() error {
 	if p := s.broken.Load(); p != nil {
 		return *p
@@ -148,7 +150,7 @@ func (s *Sequencer) drain(ctx context.Context) error {
 	}
 }
 
-// halt remembers a fork: signing on would cover it up.
+// halt remembers a fork: to continue signing would cover it up.
 func (s *Sequencer) halt(err error) error {
 	if errors.Is(err, audit.ErrFork) {
 		s.broken.Store(&err)
@@ -156,9 +158,9 @@ func (s *Sequencer) halt(err error) error {
 	return err
 }
 
-// compare holds what the sinks kept against the log before anything is signed: a
-// log that is shorter than a published checkpoint, or does not contain it, was cut
-// or changed around us.
+// compare compares what the sinks kept with the log before anything is signed: a log
+// that is shorter than a published checkpoint, or does not contain it, was cut or
+// changed around the service.
 func (s *Sequencer) compare(ctx context.Context) error {
 	if s.compared {
 		return nil
@@ -173,7 +175,9 @@ func (s *Sequencer) compare(ctx context.Context) error {
 		}
 		cp, err := merkle.Open(signed, s.c.Log.Verifier())
 		if err != nil {
-			return fmt.Errorf("the checkpoint kept by the %s sink is not of this log and key (was the database or the keyring replaced?): %w", sink.Name(), errors.Join(audit.ErrFork, err))
+			return fmt.Errorf("the checkpoint kept by the %s sink is not of this log and key "+
+				"(was the database or the keyring replaced?): %w",
+				sink.Name(), errors.Join(audit.ErrFork, err))
 		}
 		if err := s.c.Log.Contains(ctx, cp); err != nil {
 			return fmt.Errorf("comparing with the checkpoint kept by the %s sink: %w", sink.Name(), err)

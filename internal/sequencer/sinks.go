@@ -37,9 +37,9 @@ func (f *File) Last(context.Context) ([]byte, error) {
 	return b, err
 }
 
-// SetAside moves the kept checkpoint out of the way and returns where it lies now: the
-// operator knows why the log does not go on from it, a restored backup. It is never
-// deleted: it is what tells the lost tail later.
+// SetAside renames the kept checkpoint and returns its new path, for an operator who knows
+// why the log does not continue from it: a restored backup. It is never deleted, since it
+// proves the lost tail later.
 func (f *File) SetAside(size int64) (string, error) {
 	to := f.path + ".lost-" + strconv.FormatInt(size, 10)
 	if err := os.Rename(f.path, to); err != nil {
@@ -60,7 +60,7 @@ func (f *File) Publish(_ context.Context, signed []byte) error {
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(signed)
-	// It holds no secret, and reviewers' tools should be able to read it.
+	// It has no secret, and reviewers' tools should be able to read it.
 	if err := errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (f *File) remember(signed []byte) error {
 	return errors.Join(err, h.Sync(), h.Close())
 }
 
-// HTTP posts each checkpoint to an endpoint of somebody else: a witness, a
+// HTTP posts each checkpoint to an endpoint outside the service: a witness, a
 // reviewer, a bucket behind a gateway.
 type HTTP struct {
 	url    string

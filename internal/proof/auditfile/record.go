@@ -31,45 +31,29 @@ const (
 	members
 )
 
-// memberOf knows the names; it is a switch because that needs no allocation.
+// names are the members' names, in the order of a canonical record (RFC 8785).
+var names = [members]string{
+	action: "action", actorID: "actor_id", actorType: "actor_type", correlationID: "correlation_id", droppedNames: "dropped_names",
+	eventID: "event_id", fieldNames: "field_names", occurredAt: "occurred_at", outcome: "outcome", reasonCode: "reason_code",
+	reasonRef: "reason_ref", recipient: "recipient", requestID: "request_id", schemaVersion: "schema_version",
+	statusDetail: "status_detail", subjectDigest: "subject_digest", tenantID: "tenant_id", traceID: "trace_id",
+}
+
+// Members lists the names of the members that a file can show.
+func Members() []string { return slices.Clone(names[:]) }
+
+var byName = func() map[string]member {
+	out := make(map[string]member, members)
+	for m, name := range names {
+		out[name] = member(m)
+	}
+	return out
+}()
+
+// memberOf returns the member of a name; members for one that no record has.
 func memberOf(name []byte) member {
-	switch string(name) {
-	case "action":
-		return action
-	case "actor_id":
-		return actorID
-	case "actor_type":
-		return actorType
-	case "correlation_id":
-		return correlationID
-	case "dropped_names":
-		return droppedNames
-	case "event_id":
-		return eventID
-	case "field_names":
-		return fieldNames
-	case "occurred_at":
-		return occurredAt
-	case "outcome":
-		return outcome
-	case "reason_code":
-		return reasonCode
-	case "reason_ref":
-		return reasonRef
-	case "recipient":
-		return recipient
-	case "request_id":
-		return requestID
-	case "schema_version":
-		return schemaVersion
-	case "status_detail":
-		return statusDetail
-	case "subject_digest":
-		return subjectDigest
-	case "tenant_id":
-		return tenantID
-	case "trace_id":
-		return traceID
+	if m, ok := byName[string(name)]; ok { // does not allocate
+		return m
 	}
 	return members
 }

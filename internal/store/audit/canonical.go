@@ -8,36 +8,27 @@ import (
 	"trakr/internal/proof/jcs"
 )
 
-// TimeForm is how times stand in records: UTC, always six decimals.
+// TimeForm is the form of times in records: UTC, always six decimals.
 const TimeForm = "2006-01-02T15:04:05.000000Z"
 
-// Record returns the canonical bytes of the event: JSON as RFC 8785 (JCS) wants
-// it, that is keys in UTF-16 order (all of ours are ASCII), no white space,
-// shortest escapes. Absent members are left out. These bytes, and not a later
-// re-encoding, are what is stored and will be hashed.
+// Record returns the canonical bytes of the event: JSON as RFC 8785 (JCS)
+// defines it: keys in UTF-16 order (all of ours are ASCII), no white space, shortest
+// escapes. Absent members are left out. These bytes, and not a later re-encoding, are
+// stored and hashed.
 func (e Event) Record() []byte {
 	var w writer
-	w.str("action", string(e.Action))
-	w.str("actor_id", e.ActorID)
-	w.str("actor_type", string(e.ActorType))
-	w.str("correlation_id", e.CorrelationID)
-	w.list("dropped_names", e.DroppedNames)
-	w.str("event_id", e.EventID.String())
-	w.list("field_names", fieldNames(e.FieldNames))
-	w.str("occurred_at", e.OccurredAt.UTC().Format(TimeForm))
-	w.str("outcome", string(e.Outcome))
-	w.always("reason_code", string(e.ReasonCode))
-	w.str("reason_ref", e.ReasonRef)
-	w.str("recipient", e.Recipient)
-	w.str("request_id", e.RequestID)
-	w.key("schema_version")
-	w.b = strconv.AppendInt(w.b, int64(e.SchemaVersion), 10)
-	w.str("status_detail", e.StatusDetail)
-	w.str("subject_digest", e.SubjectDigest)
-	if !e.TenantID.IsZero() {
-		w.str("tenant_id", e.TenantID.String())
+	for i := range columns {
+		switch c := &columns[i]; c.form {
+		case asList:
+			w.list(c.name, c.list(&e))
+		case asNumber:
+			w.number(c.name, c.number(&e))
+		default:
+			if v := c.text(&e); v != "" || c.required {
+				w.text(c.name, v)
+			}
+		}
 	}
-	w.str("trace_id", e.TraceID)
 	return append(w.b, '}')
 }
 
@@ -65,15 +56,14 @@ func (w *writer) key(k string) {
 	w.b = append(w.b, ':')
 }
 
-func (w *writer) str(k, v string) {
-	if v != "" {
-		w.always(k, v)
-	}
-}
-
-func (w *writer) always(k, v string) {
+func (w *writer) text(k, v string) {
 	w.key(k)
 	w.b = jcs.AppendString(w.b, v)
+}
+
+func (w *writer) number(k string, n int64) {
+	w.key(k)
+	w.b = strconv.AppendInt(w.b, n, 10)
 }
 
 func (w *writer) list(k string, vs []string) {

@@ -1,7 +1,7 @@
 // Package audit writes and reads the append-only record of every access to
 // tenant fields. An event is appended inside the transaction of the act it
 // records (Append) or, for a refused act, in a short one of its own (Record).
-// It names fields and never holds a value. There is no update and no delete.
+// It names fields and never has a value. There is no update and no delete.
 package audit
 
 import (
@@ -14,21 +14,21 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Action says what was done, lower-case and dotted.
+// Action is what was done, lower-case and dotted.
 type Action string
 
 // The actions.
 const (
 	TenantLookup    Action = "tenant.lookup"    // by client key or workspace uuid, found or not
-	TenantRead      Action = "tenant.read"      // guarded fields left the store; where they sign a token and go no further, status_detail says so
+	TenantRead      Action = "tenant.read"      // guarded fields were released; a status_detail where they only signed a token
 	TenantInstall   Action = "tenant.install"   // a tenant was created
-	TenantUpdate    Action = "tenant.update"    // installed again: fields written anew; or fields that were switched off removed
+	TenantUpdate    Action = "tenant.update"    // installed again: fields replaced; or switched-off fields removed
 	TenantErase     Action = "tenant.erase"     // the values of a tenant were deleted
 	TenantProbe     Action = "tenant.probe"     // Bitbucket was asked whether the app is still installed
-	TenantReencrypt Action = "tenant.reencrypt" // the values were sealed anew with the active key; nobody saw them
-	KeyActivate     Action = "key.activate"     // another field key seals from here on: correlation_id
-	KeyDestroy      Action = "key.destroy"      // a field key is gone; nothing is sealed with it
-	ErasureBegin    Action = "erasure.begin"    // the tombstone stands; the tenant answers nothing from here on
+	TenantReencrypt Action = "tenant.reencrypt" // the values were re-encrypted with the active key and shown to no one
+	KeyActivate     Action = "key.activate"     // another field key encrypts from here on: correlation_id
+	KeyDestroy      Action = "key.destroy"      // a field key was removed; no value is encrypted with it
+	ErasureBegin    Action = "erasure.begin"    // the tombstone is stored; nothing of the tenant is released from here on
 	ErasureVerify   Action = "erasure.verify"   // every store was counted by another role
 	ErasureIssue    Action = "erasure.issue"    // a certificate was issued
 	RestoreReplay   Action = "restore.replay"   // the ledger was compared with a database
@@ -40,8 +40,8 @@ const (
 	DeliverySend        Action = "delivery.send"        // an event about a tenant is about to leave for the end service: an attempt
 	DeliveryAcknowledge Action = "delivery.acknowledge" // the end service took it
 	DeliveryGiveUp      Action = "delivery.give_up"     // it was not taken for days, or the guard refused it
-	DeliveryRetry       Action = "delivery.retry"       // by a person's word it is tried anew
-	DeliveryClose       Action = "delivery.close"       // what waited is needless: the tenant was erased, or a person dropped it: status_detail
+	DeliveryRetry       Action = "delivery.retry"       // a person had it tried again
+	DeliveryClose       Action = "delivery.close"       // what waited is needless: tenant erased, or dropped by a person: status_detail
 
 	FindingMove Action = "finding.move" // a finding was acknowledged
 	ReportIssue Action = "report.issue"
@@ -56,12 +56,13 @@ const (
 
 // Actions lists every action.
 func Actions() []Action {
-	return []Action{TenantLookup, TenantRead, TenantInstall, TenantUpdate, TenantErase, TenantProbe, TenantReencrypt, KeyActivate, KeyDestroy, ErasureBegin, ErasureVerify, ErasureIssue,
-		RestoreReplay, HoldPlace, HoldRelease, RequestMove, DeliverySend, DeliveryAcknowledge, DeliveryGiveUp, DeliveryRetry, DeliveryClose, SweepRun, FindingMove, ReportIssue, AuditExport, AuditRead, AuditExpire, RetireRows,
-		TokenCreate, TokenRevoke, TokenUse}
+	return []Action{TenantLookup, TenantRead, TenantInstall, TenantUpdate, TenantErase, TenantProbe, TenantReencrypt,
+		KeyActivate, KeyDestroy, ErasureBegin, ErasureVerify, ErasureIssue, RestoreReplay, HoldPlace, HoldRelease, RequestMove,
+		DeliverySend, DeliveryAcknowledge, DeliveryGiveUp, DeliveryRetry, DeliveryClose, SweepRun, FindingMove, ReportIssue,
+		AuditExport, AuditRead, AuditExpire, RetireRows, TokenCreate, TokenRevoke, TokenUse}
 }
 
-// Outcome says how it ended.
+// Outcome is how it ended.
 type Outcome string
 
 // The outcomes: denied means a rule refused it, failure that it broke.
@@ -86,7 +87,7 @@ type Event struct {
 	ActorID       string               // opaque
 	Action        Action               //
 	Outcome       Outcome              //
-	StatusDetail  string               // closed-set word: why denied, what was found
+	StatusDetail  string               // one of a closed set: why denied, what was found
 	ReasonCode    lifecycle.ReasonCode //
 	ReasonRef     string               // ticket
 	FieldNames    []lifecycle.Field    // names only

@@ -13,8 +13,8 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// MinimumKept is the floor of the audit's period whatever a policy says: evidence
-// that goes sooner proves nothing.
+// MinimumKept is the shortest period of the audit that any policy can set: evidence that
+// is removed sooner proves nothing.
 const MinimumKept = 365 * 24 * time.Hour
 
 // Expiry is what an expiry removed.
@@ -29,7 +29,7 @@ type Expiry struct {
 // that have ended by then, never a part of one. Their leaf hashes stay, so that
 // everything else still verifies. owner must act as the role that owns the tables
 // (store.OwnerRole); the service's cannot do this. The removal, its event and the
-// position up to which content is gone are one transaction.
+// position up to which content is missing are one transaction.
 //
 // Errors: request-invalid when the moment is younger than MinimumKept; request-
 // conflict when a month still has events without a position in the log.
@@ -38,7 +38,8 @@ func Expire(ctx context.Context, owner *store.DB, a lifecycle.Access, now, befor
 		return Expiry{}, err
 	}
 	if before.After(now.Add(-MinimumKept)) {
-		return Expiry{}, lifecycle.Fail(lifecycle.RequestInvalid, "The audit's content is kept for at least 365 days; an earlier moment is needed.", lifecycle.At("/before", "too young"))
+		return Expiry{}, lifecycle.Fail(lifecycle.RequestInvalid,
+			"The audit's content is kept for at least 365 days; an earlier moment is needed.", lifecycle.At("/before", "too young"))
 	}
 	// The owner's connection has not asked yet, as the service's do: in a restored
 	// database the event would get a place among those that are sequenced already.
@@ -74,7 +75,9 @@ func Expire(ctx context.Context, owner *store.DB, a lifecycle.Access, now, befor
 			return err
 		}
 		if out.UpTo > already { // a month without a single event moves nothing
-			if _, err := tx.Exec(ctx, `INSERT INTO trakr.audit_expiries (up_to, older_than, event_id) VALUES ($1, $2, $3)`, out.UpTo, before, e.EventID); err != nil {
+			_, err := tx.Exec(ctx, `INSERT INTO trakr.audit_expiries (up_to, older_than, event_id) VALUES ($1, $2, $3)`,
+				out.UpTo, before, e.EventID)
+			if err != nil {
 				return err
 			}
 		}
@@ -114,7 +117,8 @@ func contentEnd(ctx context.Context, tx pgx.Tx, month string) (int64, error) {
 		return 0, nil // an empty month
 	}
 	if err == nil && next == nil {
-		err = lifecycle.Fail(lifecycle.RequestConflict, "A month that has expired holds events without a position in the log yet. Let the service run until the sequencer has caught up, then try again.")
+		err = lifecycle.Fail(lifecycle.RequestConflict, "A month that has expired has events without a position in the log yet. "+
+			"Let the service run until the sequencer has caught up, then try again.")
 	}
 	if err != nil {
 		return 0, err

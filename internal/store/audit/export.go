@@ -27,7 +27,7 @@ import (
 // Format is a form of export.
 type Format = auditfile.Format
 
-// The formats; auditfile says what they hold.
+// The formats; auditfile documents them.
 const (
 	NDJSON = auditfile.NDJSON
 	CSV    = auditfile.CSV
@@ -51,11 +51,11 @@ type Selection struct {
 	// Wait is how long the events before the export may take to get their
 	// positions; 0 means 5 seconds.
 	Wait time.Duration
-	// Progress, when given, is told the position reached and the log's size.
+	// Progress, when given, is called with the position reached and the log's size.
 	Progress func(position, size int64)
 }
 
-// Exported is what an export holds.
+// Exported is what an export contains.
 type Exported struct {
 	Format   Format `json:"format"`
 	EventID  string `json:"event_id"` // of the export itself
@@ -63,9 +63,9 @@ type Exported struct {
 	From     int64  `json:"from"`
 	Next     int64  `json:"next"`     // position to continue with
 	Size     int64  `json:"size"`     // of the checkpoint
-	Expired  int64  `json:"expired"`  // below it, content may be gone by policy
+	Expired  int64  `json:"expired"`  // below it, content may have expired by policy
 	Waiting  int64  `json:"waiting"`  // older events that had no position in time
-	Missing  int64  `json:"missing"`  // of a full export: records gone that no expiry accounts for
+	Missing  int64  `json:"missing"`  // of a full export: records missing that no expiry accounts for
 	Unplaced int64  `json:"unplaced"` // rows that were never part of the log
 	Key      string `json:"key"`
 }
@@ -79,17 +79,20 @@ func (e Exported) Sound() bool { return e.Missing == 0 && e.Unplaced == 0 }
 // checkpoint; events older than the export that have no position yet are waited
 // for, and counted when they get none in time.
 //
-// An error after the first byte leaves a file without its checkpoint, which nobody
-// can take for a whole one. Memory does not grow with the log.
+// An error after the first byte leaves a file without its checkpoint, which no reader
+// accepts as a whole one. Memory does not grow with the log.
 func (l *Log) Export(ctx context.Context, a lifecycle.Access, s Selection, w io.Writer) (Exported, error) {
 	if err := a.CheckReason(); err != nil {
 		return Exported{}, err
 	}
 	if !slices.Contains(Formats(), s.Format) {
-		return Exported{}, lifecycle.Fail(lifecycle.RequestInvalid, "The format is one of ndjson, csv, ocsf.", lifecycle.At("/format", "unknown format"))
+		return Exported{}, lifecycle.Fail(lifecycle.RequestInvalid, "The format is one of ndjson, csv, ocsf.",
+			lifecycle.At("/format", "unknown format"))
 	}
 	if s.From < 0 || s.Limit < 0 {
-		return Exported{}, lifecycle.Fail(lifecycle.RequestInvalid, "An export begins at a position of the log, from 0, and its limit is a number of events.", lifecycle.At("/from", "out of range"))
+		return Exported{}, lifecycle.Fail(lifecycle.RequestInvalid,
+			"An export begins at a position of the log, from 0, and its limit is a number of events.",
+			lifecycle.At("/from", "out of range"))
 	}
 	e := New(ctx, l.now(), a, AuditExport, Success)
 	e.StatusDetail = string(s.Format)
@@ -136,7 +139,8 @@ func (x *export) run(ctx context.Context, w io.Writer) (err error) {
 	}
 	x.out.Size, x.out.Next = x.checkpoint.Size, x.checkpoint.Size
 	if x.From > x.out.Size {
-		return lifecycle.Fail(lifecycle.RequestInvalid, "The export would begin after the log's end: there is nothing newer yet.", lifecycle.At("/from", "out of range"))
+		return lifecycle.Fail(lifecycle.RequestInvalid, "The export would begin after the log's end: there is nothing newer yet.",
+			lifecycle.At("/from", "out of range"))
 	}
 	defer func() { err = errors.Join(err, x.gaps.close()) }()
 	var packed *gzip.Writer
@@ -171,7 +175,8 @@ func (x *export) run(ctx context.Context, w io.Writer) (err error) {
 // and theirs were given out before.
 func (x *export) await(ctx context.Context) error {
 	var own cursor
-	err := pg.Pool(x.log.db).QueryRow(ctx, `SELECT epoch, xid, id FROM trakr.audit_events WHERE event_id = $1`, x.out.EventID).Scan(&own.epoch, &own.xid, &own.id)
+	err := pg.Pool(x.log.db).QueryRow(ctx, `SELECT epoch, xid, id FROM trakr.audit_events WHERE event_id = $1`, x.out.EventID).
+		Scan(&own.epoch, &own.xid, &own.id)
 	if err != nil {
 		return fmt.Errorf("finding the export's own event: %w", pg.Map(err))
 	}
@@ -188,7 +193,8 @@ func (x *export) await(ctx context.Context) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return pg.Map(pg.Pool(x.log.db).QueryRow(ctx, `SELECT count(*) FROM trakr.audit_events WHERE (epoch, xid, id) > ($1, $2, $3) AND (epoch, xid, id) < ($4, $5, $6)`,
+			return pg.Map(pg.Pool(x.log.db).QueryRow(ctx, `SELECT count(*) FROM trakr.audit_events
+				WHERE (epoch, xid, id) > ($1, $2, $3) AND (epoch, xid, id) < ($4, $5, $6)`,
 				last.epoch, last.xid, last.id, own.epoch, own.xid, own.id).Scan(&x.out.Waiting))
 		}
 		select {
@@ -223,7 +229,8 @@ type page struct {
 
 // events writes the selected events, page by page, all from one snapshot.
 func (x *export) events(ctx context.Context) error {
-	return pgx.BeginTxFunc(ctx, pg.Pool(x.log.db), pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	return pgx.BeginTxFunc(ctx, pg.Pool(x.log.db), snapshot, func(tx pgx.Tx) error {
 		// The index that is the log's order already holds the rows in order. A slow
 		// reader of the file leaves the transaction idle between two pages.
 		if _, err := tx.Exec(ctx, `SET LOCAL enable_sort = off; SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0;
@@ -258,20 +265,20 @@ func (x *export) events(ctx context.Context) error {
 	})
 }
 
-// turn reads the page after p and tells whether another one follows.
+// turn reads the page after p and reports whether another one follows.
 func (x *export) turn(ctx context.Context, tx pgx.Tx, p *page) (more bool, err error) {
 	next, before, opening := p.first+int64(len(p.ids)), p.from, len(p.ids) == 0
 	p.from = p.to
 	if opening {
-		// The row that holds From; From may lie in its middle.
-		err := tx.QueryRow(ctx, `SELECT first_index, epoch, first_xid, ids[1] FROM trakr.audit_leaves WHERE first_index <= $1 ORDER BY first_index DESC LIMIT 1`,
-			x.From).Scan(&next, &p.from.epoch, &p.from.xid, &p.from.id)
+		// The row that has From, perhaps in its middle.
+		err := tx.QueryRow(ctx, `SELECT first_index, epoch, first_xid, ids[1] FROM trakr.audit_leaves
+			WHERE first_index <= $1 ORDER BY first_index DESC LIMIT 1`, x.From).Scan(&next, &p.from.epoch, &p.from.xid, &p.from.id)
 		if err != nil {
 			return false, err
 		}
 	}
 	if next == 0 || p.from.epoch != before.epoch && !opening {
-		p.from.xid, p.from.id = 0, 0 // what stands before an epoch's first event is looked at too
+		p.from.xid, p.from.id = 0, 0 // what is before an epoch's first event is read too
 	}
 	end := x.out.Size
 	err = tx.QueryRow(ctx, `SELECT first_index, epoch, first_xid, ids[1] FROM trakr.audit_leaves
@@ -359,15 +366,17 @@ func (x *export) show(ctx context.Context, tx pgx.Tx, p page) (enough bool, err 
 	return x.Limit > 0 && x.out.Events == x.Limit, rows.Err()
 }
 
-// query is the SQL of the events of a page, in the order of the log. The epoch stands
-// apart: a B-tree scan ends at a row's bound only where its first column decides.
+// query is the SQL of the events of a page, in the order of the log. The epoch is a
+// condition of its own: a B-tree scan ends at a row's bound only where its first column
+// decides.
 func (x *export) query(p page) (string, []any) {
 	to := p.to
 	if to.epoch != p.from.epoch {
 		to = cursor{xid: math.MaxUint64, id: math.MaxInt64} // the epoch's end
 	}
 	var sql strings.Builder
-	sql.WriteString(`SELECT id, recorded_at, record FROM trakr.audit_events WHERE epoch = $1 AND (xid, id) >= ($2, $3) AND (xid, id) < ($4, $5)`)
+	sql.WriteString(`SELECT id, recorded_at, record FROM trakr.audit_events
+		WHERE epoch = $1 AND (xid, id) >= ($2, $3) AND (xid, id) < ($4, $5)`)
 	args := []any{pgx.QueryResultFormats{pgx.BinaryFormatCode}, p.from.epoch, p.from.xid, p.from.id, to.xid, to.id}
 	for _, c := range x.conditions() {
 		sql.WriteString(" AND " + strings.Replace(c.sql, "?", "$"+strconv.Itoa(len(args)), 1))
@@ -405,8 +414,8 @@ func (x *export) end(ctx context.Context) error {
 		return fmt.Errorf("formatting the selection: %w", err)
 	}
 	o := x.out
-	x.line, err = x.Format.AppendEnd(x.line[:0], auditfile.End{Note: string(x.checkpoint.Note), Key: o.Key, Format: x.Format, Events: o.Events, From: o.From,
-		Next: o.Next, Expired: o.Expired, Waiting: o.Waiting, Unplaced: o.Unplaced, Selection: given})
+	x.line, err = x.Format.AppendEnd(x.line[:0], auditfile.End{Note: string(x.checkpoint.Note), Key: o.Key, Format: x.Format,
+		Events: o.Events, From: o.From, Next: o.Next, Expired: o.Expired, Waiting: o.Waiting, Unplaced: o.Unplaced, Selection: given})
 	if err != nil {
 		return err
 	}

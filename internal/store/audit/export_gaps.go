@@ -12,20 +12,20 @@ import (
 
 // gaps remembers which positions an export does not show until they can be proven,
 // at its end. A selection can have a gap before each of millions of events, so
-// what does not fit into gapsHeld goes to a temporary file without a name.
+// what does not fit into gapsInMemory is written to a temporary file without a name.
 type gaps struct {
-	held []byte // from and to as varints, each the distance from the number before
+	near []byte // from and to as varints, each the distance from the number before
 	last int64
 	file *os.File
 }
 
-const gapsHeld = 16 << 10
+const gapsInMemory = 16 << 10
 
 func (g *gaps) add(from, to int64) error {
-	g.held = binary.AppendUvarint(g.held, uint64(from-g.last))
-	g.held = binary.AppendUvarint(g.held, uint64(to-from))
+	g.near = binary.AppendUvarint(g.near, uint64(from-g.last))
+	g.near = binary.AppendUvarint(g.near, uint64(to-from))
 	g.last = to
-	if len(g.held) < gapsHeld {
+	if len(g.near) < gapsInMemory {
 		return nil
 	}
 	if g.file == nil {
@@ -37,16 +37,16 @@ func (g *gaps) add(from, to int64) error {
 			return errors.New("remembering gaps: the temporary file cannot be unlinked")
 		}
 	}
-	if _, err := g.file.Write(g.held); err != nil {
+	if _, err := g.file.Write(g.near); err != nil {
 		return fmt.Errorf("remembering gaps: %w", err)
 	}
-	g.held = g.held[:0]
+	g.near = g.near[:0]
 	return nil
 }
 
 // each calls do for every gap, left to right.
 func (g *gaps) each(do func(from, to int64) error) error {
-	var all io.Reader = bytes.NewReader(g.held)
+	var all io.Reader = bytes.NewReader(g.near)
 	if g.file != nil {
 		if _, err := g.file.Seek(0, io.SeekStart); err != nil {
 			return fmt.Errorf("reading gaps: %w", err)

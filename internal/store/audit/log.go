@@ -57,7 +57,7 @@ func (l *Log) Record(ctx context.Context, events ...Event) error {
 	}))
 }
 
-// reading records that somebody reads the log itself, before anything is read.
+// reading records that the caller reads the log itself, before anything is read.
 func (l *Log) reading(ctx context.Context, a lifecycle.Access, what string) error {
 	if err := a.CheckReason(); err != nil {
 		return err

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -17,7 +16,7 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// Proof shows that one event stands at its position in the log, to anyone who
+// Proof shows that one event is at its position in the log, to anyone who
 // knows the log's public key: SHA-256(0x00 || record) is the leaf (RFC 6962).
 type Proof struct {
 	EventID    string   `json:"event_id" doc:"UUIDv7"`
@@ -67,7 +66,8 @@ func (l *Log) prover(ctx context.Context) (*merkle.Prover, Checkpoint, error) {
 func (l *Log) Prove(ctx context.Context, a lifecycle.Access, eventID string) (Proof, error) {
 	id, err := uuid.Parse(eventID)
 	if err != nil || len(eventID) != 36 {
-		return Proof{}, lifecycle.Fail(lifecycle.RequestInvalid, "An event is named by its event_id, a UUID.", lifecycle.At("/event_id", "not a uuid"))
+		return Proof{}, lifecycle.Fail(lifecycle.RequestInvalid, "An event is named by its event_id, a UUID.",
+			lifecycle.At("/event_id", "not a uuid"))
 	}
 	if err := l.reading(ctx, a, "proof"); err != nil {
 		return Proof{}, err
@@ -76,80 +76,79 @@ func (l *Log) Prove(ctx context.Context, a lifecycle.Access, eventID string) (Pr
 	if err != nil {
 		return Proof{}, err
 	}
-	var index *int64
-	var record []byte
-	err = pg.Map(pg.Pool(l.db).QueryRow(ctx, `SELECT e.record, l.first_index + array_position(l.ids, e.id) - 1 FROM trakr.audit_events AS e
-		LEFT JOIN LATERAL (`+leavesOf+`) AS l ON true WHERE e.event_id = $1`, id).Scan(&record, &index))
+	e := placed{id: id.String()}
+	err = pg.Map(pg.Pool(l.db).QueryRow(ctx, selectPlaced+` WHERE e.event_id = $1`, id).Scan(&e.id, &e.record, &e.index))
 	switch {
 	case errors.Is(err, pg.ErrNoRows):
 		return Proof{}, lifecycle.Fail(lifecycle.NotFound, "There is no event with this id.")
 	case err != nil:
 		return Proof{}, fmt.Errorf("reading an event: %w", err)
 	}
-	return l.proof(ctx, p, cp, id.String(), record, index)
+	return l.proof(ctx, p, cp, e)
 }
 
-// proof proves one record at its position, against a checkpoint.
-func (l *Log) proof(ctx context.Context, p *merkle.Prover, cp Checkpoint, eventID string, record []byte, index *int64) (Proof, error) {
-	if index == nil || *index >= cp.Size {
+// placed is one event with its position in the log.
+type placed struct {
+	id     string
+	record []byte
+	index  *int64 // nil: it has none yet
+}
+
+// selectPlaced selects them; its caller adds a condition.
+const selectPlaced = `SELECT e.event_id::text, e.record, l.first_index + array_position(l.ids, e.id) - 1 FROM trakr.audit_events AS e
+	LEFT JOIN LATERAL (` + leavesOf + `) AS l ON true`
+
+// proof proves one event at its position, against a checkpoint.
+func (l *Log) proof(ctx context.Context, p *merkle.Prover, cp Checkpoint, e placed) (Proof, error) {
+	if e.index == nil || *e.index >= cp.Size {
 		return Proof{}, errNoPosition
 	}
-	hashes, err := p.Inclusion(ctx, *index)
+	hashes, err := p.Inclusion(ctx, *e.index)
 	if err == nil {
-		err = merkle.VerifyInclusion(hashes, cp.Size, cp.Root, *index, merkle.LeafHash(record))
+		err = merkle.VerifyInclusion(hashes, cp.Size, cp.Root, *e.index, merkle.LeafHash(e.record))
 	}
 	if err != nil {
 		return Proof{}, fmt.Errorf("proving an event: %w", forked(err))
 	}
-	return Proof{EventID: eventID, LogIndex: *index, Record: string(record), Inclusion: texts(hashes), Checkpoint: string(cp.Note), Key: l.vkey}, nil
+	return Proof{EventID: e.id, LogIndex: *e.index, Record: string(e.record), Inclusion: texts(hashes),
+		Checkpoint: string(cp.Note), Key: l.vkey}, nil
 }
 
-// errNoPosition is the way out for who asks too early.
-var errNoPosition = lifecycle.Fail(lifecycle.NotFound, "The event has no position in the log yet; it gets one within seconds.", lifecycle.After(sequencedWithin))
+// errNoPosition answers a request that comes too early.
+var errNoPosition = lifecycle.Fail(lifecycle.NotFound, "The event has no position in the log yet; it gets one within seconds.",
+	lifecycle.After(sequencedWithin))
 
 // Evidence proves every successful event of an act of several steps, in the order of
 // the log and against one checkpoint: those with this correlation id and tenant (the
 // zero one for an act that concerns none), recorded since. It is for documents of our
 // own, whose issue is an event of its own. An event without a position is not-found,
 // with the time to wait.
-func (l *Log) Evidence(ctx context.Context, tenant lifecycle.TenantID, correlation string, since time.Time, actions ...Action) ([]Proof, error) {
+func (l *Log) Evidence(ctx context.Context, tenant lifecycle.TenantID, correlation string, since time.Time, actions ...Action,
+) ([]Proof, error) {
 	p, cp, err := l.prover(ctx)
 	if err != nil {
 		return nil, err
 	}
+	// Two conditions, since each can use the index on tenant_id.
 	whose, args := "e.tenant_id IS NULL", []any{correlation, since, actions}
 	if !tenant.IsZero() {
 		whose, args = "e.tenant_id = $4", append(args, tenant.String())
 	}
-	rows, err := pg.Pool(l.db).Query(ctx, `SELECT e.event_id::text, e.record, l.first_index + array_position(l.ids, e.id) - 1 FROM trakr.audit_events AS e
-		LEFT JOIN LATERAL (`+leavesOf+`) AS l ON true
-		WHERE `+whose+` AND e.correlation_id = $1 AND e.recorded_at >= $2 AND e.action = ANY ($3) AND e.outcome = 'success'
+	rows, err := pg.Pool(l.db).Query(ctx, selectPlaced+` WHERE `+whose+`
+		AND e.correlation_id = $1 AND e.recorded_at >= $2 AND e.action = ANY ($3) AND e.outcome = 'success'
 		ORDER BY e.epoch, e.xid, e.id`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading the events of an act: %w", pg.Map(err))
 	}
-	type found struct {
-		id     string
-		record []byte
-		index  *int64
-	}
-	var all []found
-	var f found
-	_, err = pgx.ForEachRow(rows, []any{&f.id, &f.record, &f.index}, func() error {
-		c := found{id: f.id, record: bytes.Clone(f.record)}
-		if f.index != nil {
-			at := *f.index
-			c.index = &at
-		}
-		all = append(all, c)
-		return nil
+	all, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (e placed, err error) {
+		return e, r.Scan(&e.id, &e.record, &e.index)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the events of an act: %w", pg.Map(err))
 	}
 	out := make([]Proof, 0, len(all))
-	for _, f := range all {
-		proof, err := l.proof(ctx, p, cp, f.id, f.record, f.index)
+	for _, e := range all {
+		proof, err := l.proof(ctx, p, cp, e)
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +165,8 @@ func (l *Log) ProveGrowth(ctx context.Context, from int64) (Consistency, error) 
 		return Consistency{}, err
 	}
 	if from < 0 || from > cp.Size {
-		return Consistency{}, lifecycle.Fail(lifecycle.RequestInvalid, "The older size lies between 0 and the size of the newest checkpoint.", lifecycle.At("/from", "out of range"))
+		return Consistency{}, lifecycle.Fail(lifecycle.RequestInvalid,
+			"The older size is between 0 and the size of the newest checkpoint.", lifecycle.At("/from", "out of range"))
 	}
 	hashes, err := p.Consistency(ctx, from)
 	if err != nil {
@@ -175,7 +175,7 @@ func (l *Log) ProveGrowth(ctx context.Context, from int64) (Consistency, error) 
 	return Consistency{From: from, Hashes: texts(hashes), Checkpoint: string(cp.Note), Key: l.vkey}, nil
 }
 
-// leavesOf finds the row of leaves in which event e would stand.
+// leavesOf finds the row of leaves that has event e, if any has.
 const leavesOf = `SELECT x.first_index, x.ids FROM trakr.audit_leaves AS x
 	WHERE (x.epoch, x.first_xid, x.ids[1]) <= (e.epoch, e.xid, e.id) ORDER BY x.epoch DESC, x.first_xid DESC, x.ids[1] DESC LIMIT 1`
 

@@ -32,7 +32,7 @@ type Filter struct {
 // MaxPage is the largest number of events Query returns at once.
 const MaxPage = 1000
 
-// row is the table as bun reads it.
+// row is what Query reads of an event: columns, and its place in the log.
 type row struct {
 	bun.BaseModel `bun:"table:trakr.audit_events,alias:e"`
 
@@ -57,12 +57,11 @@ type row struct {
 	CorrelationID string    `bun:"correlation_id,nullzero"`
 	SchemaVersion int       `bun:"schema_version"`
 	Epoch         int32     `bun:"epoch"`
-	XID           string    `bun:"xid"`
+	XID           string    `bun:"xid,scanonly"`
 }
 
-const columns = "id, recorded_at, event_id, occurred_at, tenant_id, actor_type, actor_id, action, outcome, " +
-	"status_detail, reason_code, reason_ref, field_names, dropped_names, subject_digest, recipient, " +
-	"request_id, trace_id, correlation_id, schema_version, epoch, xid::text AS xid"
+// selected are row's columns. xid8 is selected as text, since bun has no type for it.
+const selected = "?TableColumns, xid::text AS xid"
 
 // Query returns up to limit events, newest first, and the cursor of the next
 // page ("" on the last). Reading the log is an act like any other: it is recorded
@@ -72,7 +71,7 @@ func (l *Log) Query(ctx context.Context, a lifecycle.Access, f Filter, cursor st
 		return nil, "", err
 	}
 	limit = min(max(limit, 1), MaxPage)
-	q := f.apply(pg.Bun(l.db).NewSelect().Model((*row)(nil)).ColumnExpr(columns))
+	q := f.apply(pg.Bun(l.db).NewSelect().Model((*row)(nil)).ColumnExpr(selected))
 	if cursor != "" {
 		before, err := parseCursor(cursor)
 		if err != nil {
@@ -103,8 +102,8 @@ func (l *Log) Query(ctx context.Context, a lifecycle.Access, f Filter, cursor st
 	return events, next, nil
 }
 
-// positions finds where in the log events stand, by id; one that is not sequenced
-// yet is not in it.
+// positions returns the positions of events by id; one that is not sequenced yet has
+// none.
 func (l *Log) positions(ctx context.Context, rows []row) (map[int64]int64, error) {
 	epochs, xids, ids := make([]int32, len(rows)), make([]string, len(rows)), make([]int64, len(rows))
 	for i, r := range rows {
@@ -131,7 +130,7 @@ func (l *Log) Each(ctx context.Context, f Filter, yield func(Event) error) error
 		var after int64
 		for {
 			var rows []row
-			err := f.apply(tx.NewSelect().Model((*row)(nil)).ColumnExpr(columns)).
+			err := f.apply(tx.NewSelect().Model((*row)(nil)).ColumnExpr(selected)).
 				Where("id > ?", after).OrderExpr("id").Limit(MaxPage).Scan(ctx, &rows)
 			if err != nil {
 				return err
@@ -221,7 +220,8 @@ func formatCursor(id int64) string {
 func parseCursor(s string) (int64, error) {
 	b, err := base64.RawURLEncoding.DecodeString(s)
 	if err != nil || len(b) != 8 {
-		return 0, lifecycle.Fail(lifecycle.RequestInvalid, "The cursor is not one that this service gave out; start without it.", lifecycle.At("/cursor", "unknown cursor"))
+		return 0, lifecycle.Fail(lifecycle.RequestInvalid, "The cursor is not one that this service gave out; start without it.",
+			lifecycle.At("/cursor", "unknown cursor"))
 	}
 	return int64(binary.BigEndian.Uint64(b)), nil
 }

@@ -124,14 +124,16 @@ func (s *Sequencer) Pass(ctx context.Context) (sequenced int, err error) {
 			[]string{"first_index", "epoch", "first_xid", "last_xid", "ids", "hashes"}, pgx.CopyFromRows(leaves)); err != nil {
 			return err
 		}
-		if _, err := tx.CopyFrom(ctx, pgx.Identifier{"trakr", "audit_tiles"}, []string{"level", "n", "data"}, pgx.CopyFromRows(tiles)); err != nil {
+		if _, err := tx.CopyFrom(ctx, pgx.Identifier{"trakr", "audit_tiles"},
+			[]string{"level", "n", "data"}, pgx.CopyFromRows(tiles)); err != nil {
 			return err
 		}
 		signed, err := merkle.Sign(merkle.Checkpoint{Origin: s.log.signer.Name(), Size: grown.Size(), Root: grown.Root()}, s.log.signer)
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `INSERT INTO trakr.audit_checkpoints (size, note) VALUES ($1, $2)`, grown.Size(), string(signed)); err != nil {
+		_, err = tx.Exec(ctx, `INSERT INTO trakr.audit_checkpoints (size, note) VALUES ($1, $2)`, grown.Size(), string(signed))
+		if err != nil {
 			return err
 		}
 		sequenced, last = len(rows), rows[len(rows)-1].cursor
@@ -195,7 +197,7 @@ type waitingEvent struct {
 // The order is by the xid8 column itself; its text would sort 10 before 9.
 func waiting(ctx context.Context, tx pgx.Tx, after cursor) ([]waitingEvent, error) {
 	// With millions waiting, a plan that sorts them reads and hashes all of them for
-	// each pass. The index gives the first ones in order, whatever statistics say.
+	// each pass. The index returns the first ones in order, whatever the statistics are.
 	if _, err := tx.Exec(ctx, `SET LOCAL enable_sort = off; SET LOCAL enable_seqscan = off`); err != nil {
 		return nil, err
 	}
@@ -233,7 +235,8 @@ func split(all []waitingEvent) [][]waitingEvent {
 
 // Tiles implements merkle.Reader.
 func (l *Log) Tiles(ctx context.Context, level int, from, to int64) ([]byte, error) {
-	rows, err := pg.Pool(l.db).Query(ctx, `SELECT data FROM trakr.audit_tiles WHERE level = $1 AND n >= $2 AND n < $3 ORDER BY n`, int16(level), from, to)
+	rows, err := pg.Pool(l.db).Query(ctx, `SELECT data FROM trakr.audit_tiles WHERE level = $1 AND n >= $2 AND n < $3 ORDER BY n`,
+		int16(level), from, to)
 	if err != nil {
 		return nil, fmt.Errorf("reading tiles: %w", pg.Map(err))
 	}
@@ -271,7 +274,8 @@ type Checkpoint struct {
 }
 
 // ErrNoCheckpoint means that nothing was sequenced yet.
-var ErrNoCheckpoint = lifecycle.Fail(lifecycle.NotFound, "There is no checkpoint yet: none of the log's events has been sequenced. The running service does that within seconds.")
+var ErrNoCheckpoint = lifecycle.Fail(lifecycle.NotFound, "There is no checkpoint yet: none of the log's events has been sequenced. "+
+	"The running service does that within seconds.")
 
 // Latest returns the newest checkpoint.
 func (l *Log) Latest(ctx context.Context) (Checkpoint, error) {
@@ -290,7 +294,8 @@ func (l *Log) Latest(ctx context.Context) (Checkpoint, error) {
 func (l *Log) checkpointAt(ctx context.Context, size int64) (Checkpoint, error) {
 	var signed string
 	var at time.Time
-	err := pg.Map(pg.Pool(l.db).QueryRow(ctx, `SELECT note, signed_at FROM trakr.audit_checkpoints WHERE size = $1`, size).Scan(&signed, &at))
+	err := pg.Map(pg.Pool(l.db).QueryRow(ctx, `SELECT note, signed_at FROM trakr.audit_checkpoints WHERE size = $1`, size).
+		Scan(&signed, &at))
 	if errors.Is(err, pg.ErrNoRows) {
 		return Checkpoint{}, fmt.Errorf("reading the checkpoint of size %d: it is missing: %w", size, ErrFork)
 	}
@@ -313,7 +318,7 @@ type Backlog struct {
 	Oldest time.Time // recorded_at of the oldest event that waits; zero when none does
 }
 
-// Backlog tells how far the sequencer is behind.
+// Backlog returns how far the sequencer is behind.
 func (l *Log) Backlog(ctx context.Context) (Backlog, error) {
 	size, last, err := l.stored(ctx)
 	if err != nil {
@@ -349,7 +354,8 @@ func (l *Log) Contains(ctx context.Context, old merkle.Checkpoint) error {
 		return err
 	}
 	if old.Size > latest.Size {
-		return fmt.Errorf("the log has %d events and once had %d, its tail was cut from position %d on: %w", latest.Size, old.Size, latest.Size, ErrFork)
+		return fmt.Errorf("the log has %d events and once had %d, its tail was cut from position %d on: %w",
+			latest.Size, old.Size, latest.Size, ErrFork)
 	}
 	tree, err := merkle.Restore(ctx, l, latest.Size, latest.Root)
 	if err != nil {

@@ -40,9 +40,9 @@ type VerifyOptions struct {
 	LogOnly bool
 	// Outside are the checkpoints kept elsewhere. They must have been read before
 	// Verify is called: the running sequencer publishes newer ones. Without any, a
-	// tail that was cut off with its leaves, tiles and checkpoints cannot be told.
+	// tail that was cut off with its leaves, tiles and checkpoints cannot be noticed.
 	Outside []Outside
-	// Progress is told now and then how many of how many positions are verified.
+	// Progress is called now and then with how many of how many positions are verified.
 	Progress func(done, total int64)
 }
 
@@ -56,7 +56,7 @@ type Verification struct {
 	Root        string `json:"root"`   // of the tree of the stored leaves, base64; "" when leaves are missing
 	Events      int64  `json:"events"` // read again, those that wait included
 	Waiting     int64  `json:"waiting"`
-	Expired     int64  `json:"expired"`       // positions whose content is gone by policy
+	Expired     int64  `json:"expired"`       // positions whose content expired by policy
 	ExpiredUpTo int64  `json:"expired_up_to"` // content expired by policy until this position
 	Checkpoints int64  `json:"checkpoints"`
 	Tiles       int64  `json:"tiles"`
@@ -84,10 +84,10 @@ func (v Verification) TailKnown() bool { return v.Outside >= 0 || v.Counts[CutTa
 // connections.
 //
 // What is proven: each event's exact bytes hash to the leaf of its position, the
-// leaves add up to every signed checkpoint, and each column says what its record
-// says. What is not: recorded_at, epoch and xid are the database's word. The
-// order they give is compared with that of the positions, they themselves are in
-// no record.
+// leaves add up to every signed checkpoint, and each column equals its member of the
+// record. What is not: recorded_at, epoch and xid are only the database's statement. The
+// order they give is compared with that of the positions, they themselves are in no
+// record.
 func (l *Log) Verify(ctx context.Context, o VerifyOptions) (Verification, error) {
 	if l.verifier == nil {
 		return Verification{}, errors.New("a log without a key cannot be verified")
@@ -153,7 +153,8 @@ func inOneSnapshot(ctx context.Context, pool *pgxpool.Pool, n int, do func(conte
 		// A long reading is no forgotten transaction. The order comes from an index:
 		// a sort would put the whole log on the disk first.
 		_, err = tx.Exec(ctx, `SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings
-				WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout', 'max_parallel_workers_per_gather')
+				WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout',
+					'max_parallel_workers_per_gather')
 			UNION ALL SELECT set_config(name, 'off', true) FROM unnest(ARRAY['enable_sort', 'enable_incremental_sort', 'jit']) AS name`)
 		if err != nil {
 			return err
@@ -162,17 +163,18 @@ func inOneSnapshot(ctx context.Context, pool *pgxpool.Pool, n int, do func(conte
 	return do(ctx, all)
 }
 
-// duplicates looks for an event_id that stands twice. Within a month an index
+// duplicates looks for an event_id that occurs twice. Within a month an index
 // forbids it; over months nothing does.
 func (v *verifying) duplicates(ctx context.Context, tx pgx.Tx) error {
-	rows, err := tx.Query(ctx, `SELECT x.event_id::text FROM (SELECT event_id, lag(event_id) OVER (ORDER BY event_id) AS before FROM trakr.audit_events) AS x
+	rows, err := tx.Query(ctx, `SELECT x.event_id::text
+		FROM (SELECT event_id, lag(event_id) OVER (ORDER BY event_id) AS before FROM trakr.audit_events) AS x
 		WHERE x.event_id = x.before`)
 	if err != nil {
 		return err
 	}
 	var id string
 	_, err = pgx.ForEachRow(rows, []any{&id}, func() error {
-		v.faults.add(Fault{Kind: Duplicate, Position: nowhere, EventID: id, Detail: "this event_id stands more than once"})
+		v.faults.add(Fault{Kind: Duplicate, Position: nowhere, EventID: id, Detail: "this event_id occurs more than once"})
 		return nil
 	})
 	return err

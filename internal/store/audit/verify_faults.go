@@ -14,22 +14,23 @@ type Kind string
 const (
 	Changed     Kind = "changed"       // an event's bytes are not those that were hashed
 	Removed     Kind = "removed"       // a position has lost its event
-	Inserted    Kind = "inserted"      // an event stands among the sequenced and no position names it
-	Reordered   Kind = "reordered"     // an event, or a leaf, stands at another place than its own
+	Inserted    Kind = "inserted"      // an event is among the sequenced and no position names it
+	Reordered   Kind = "reordered"     // an event, or a leaf, is at another place than its own
 	CutTail     Kind = "cut_tail"      // the log is shorter than a checkpoint kept elsewhere, or another log
 	WrongLeaf   Kind = "leaf"          // leaf hashes missing or not those that were signed
 	WrongTile   Kind = "tile"          // a tile missing, too much, or of another tree
 	WrongHead   Kind = "checkpoint"    // a checkpoint missing, not signed, or of another tree
-	WrongColumn Kind = "column"        // a column says something else than its record
+	WrongColumn Kind = "column"        // a column differs from its record
 	WrongForm   Kind = "not_canonical" // a record is not the canonical bytes of an event
-	Duplicate   Kind = "duplicate_id"  // an event_id stands twice
+	Duplicate   Kind = "duplicate_id"  // an event_id occurs twice
 	WrongExpiry Kind = "expiry"        // content was removed without its event
 	WrongEpoch  Kind = "epoch"         // the list of epochs or the log's identity was changed
 )
 
 // Kinds lists every kind.
 func Kinds() []Kind {
-	return []Kind{Changed, Removed, Inserted, Reordered, CutTail, WrongLeaf, WrongTile, WrongHead, WrongColumn, WrongForm, Duplicate, WrongExpiry, WrongEpoch}
+	return []Kind{Changed, Removed, Inserted, Reordered, CutTail, WrongLeaf, WrongTile, WrongHead,
+		WrongColumn, WrongForm, Duplicate, WrongExpiry, WrongEpoch}
 }
 
 // nowhere is the position of a fault that has none.
@@ -89,7 +90,8 @@ func earlier(a, b Fault) int {
 	if (a.Position < 0) != (b.Position < 0) {
 		return cmp.Compare(b.Position, a.Position)
 	}
-	return cmp.Or(cmp.Compare(a.Position, b.Position), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Detail, b.Detail), cmp.Compare(a.EventID, b.EventID))
+	return cmp.Or(cmp.Compare(a.Position, b.Position), cmp.Compare(a.Kind, b.Kind),
+		cmp.Compare(a.Detail, b.Detail), cmp.Compare(a.EventID, b.EventID))
 }
 
 func (f *faults) sorted() ([]Fault, map[Kind]int64) {

@@ -7,54 +7,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"trakr/internal/proof/jcs"
 )
-
-// form is how a column stands in the wire's binary format.
-type form int
-
-const (
-	asText form = iota
-	asList
-	asUUID
-	asTime
-	asNumber
-)
-
-// derived are the columns that the database derives from the record, in the order
-// of the record's members (RFC 8785).
-var derived = []struct {
-	name string
-	form form
-}{
-	{"action", asText}, {"actor_id", asText}, {"actor_type", asText}, {"correlation_id", asText}, {"dropped_names", asList},
-	{"event_id", asUUID}, {"field_names", asList}, {"occurred_at", asTime}, {"outcome", asText}, {"reason_code", asText},
-	{"reason_ref", asText}, {"recipient", asText}, {"request_id", asText}, {"schema_version", asNumber}, {"status_detail", asText},
-	{"subject_digest", asText}, {"tenant_id", asUUID}, {"trace_id", asText},
-}
-
-// Columns before the derived ones.
-const (
-	rawEpoch = iota
-	rawXid
-	rawID
-	rawRecord
-	rawDerived
-)
-
-var rawEventID = rawDerived + slices.IndexFunc(derived, func(c struct {
-	name string
-	form form
-}) bool {
-	return c.name == "event_id"
-})
 
 // storedEvent is one row of the audit. Its bytes are valid until the next one.
 type storedEvent struct {
@@ -76,15 +35,11 @@ type eventStream struct {
 
 // readEvents begins after a place in the order of the log; the zero one is before all.
 func readEvents(ctx context.Context, tx pgx.Tx, after cursor) (*eventStream, error) {
-	var names []string
-	for _, c := range derived {
-		names = append(names, c.name)
-	}
 	from, args := "", []any{pgx.QueryResultFormats{pgx.BinaryFormatCode}}
-	if after != (cursor{}) { // not even this, where all is read: an id or epoch below zero would hide from it
+	if after != (cursor{}) { // no condition where everything is read: an id or epoch below zero would hide from it
 		from, args = `WHERE (epoch, xid, id) > ($1, $2, $3) `, append(args, after.epoch, after.xid, after.id)
 	}
-	rows, err := tx.Query(ctx, `SELECT epoch, xid, id, record, `+strings.Join(names, ", ")+` FROM trakr.audit_events `+from+`ORDER BY epoch, xid, id`, args...)
+	rows, err := tx.Query(ctx, `SELECT `+verifiedColumns+` FROM trakr.audit_events `+from+`ORDER BY epoch, xid, id`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -92,23 +47,27 @@ func readEvents(ctx context.Context, tx pgx.Tx, after cursor) (*eventStream, err
 	return s, s.next()
 }
 
-// next moves on; more tells whether there is an event.
+// next reads the next event; more is false after the last one.
 func (s *eventStream) next() error {
 	if s.more = s.rows.Next(); !s.more {
 		return s.rows.Err()
 	}
 	raw := s.rows.RawValues()
-	s.at = storedEvent{cursor{int32(binary.BigEndian.Uint32(raw[rawEpoch])), binary.BigEndian.Uint64(raw[rawXid]), int64(binary.BigEndian.Uint64(raw[rawID]))}, raw}
+	s.at = storedEvent{raw: raw, cursor: cursor{
+		epoch: int32(binary.BigEndian.Uint32(raw[rawEpoch])),
+		xid:   binary.BigEndian.Uint64(raw[rawXid]),
+		id:    int64(binary.BigEndian.Uint64(raw[rawID])),
+	}}
 	return nil
 }
 
 // appendCanonical appends the record that the columns would have: every one that
 // is not NULL is a member. When it equals the stored record, that is canonical,
 // has no other member, and every column agrees with it.
-func appendCanonical(b []byte, columns [][]byte) []byte {
+func appendCanonical(b []byte, values [][]byte) []byte {
 	first := len(b)
-	for i, c := range derived {
-		v := columns[i]
+	for i, c := range columns {
+		v := values[i]
 		if v == nil {
 			continue
 		}
@@ -136,7 +95,7 @@ func appendCanonical(b []byte, columns [][]byte) []byte {
 }
 
 // appendText appends a JSON string of text that the database has found to be
-// valid UTF-8; only some of it needs the slow way.
+// valid UTF-8; only some of it needs escapes.
 func appendText(b, v []byte) []byte {
 	for _, c := range v {
 		if c < 0x20 || c == '"' || c == '\\' {
@@ -166,8 +125,8 @@ func appendTime(b, v []byte) []byte {
 	return time.Unix(millennium.Unix()+us/1e6, us%1e6*1e3).UTC().AppendFormat(b, TimeForm)
 }
 
-// appendList appends an array of texts, which stands on the wire as dimensions,
-// flags and type, the dimension's length and first index, and the elements.
+// appendList appends an array of texts, which is on the wire as dimensions, flags and
+// type, the dimension's length and first index, and the elements.
 func appendList(b, v []byte) []byte {
 	b = append(b, '[')
 	if len(v) >= 20 {
@@ -189,10 +148,10 @@ func appendList(b, v []byte) []byte {
 	return append(b, ']')
 }
 
-// disagreement says which columns differ from the record, and what is wrong with
+// disagreement returns which columns differ from the record, and what is wrong with
 // the record's form; rebuilt is what appendCanonical made of the columns. It is
-// asked only when the two differ, and never repeats a value.
-func disagreement(record, rebuilt []byte) (columns []string, formFault string) {
+// called only when the two differ, and never returns a value.
+func disagreement(record, rebuilt []byte) (differing []string, formFault string) {
 	members, ok := parseMembers(record)
 	if !ok {
 		return nil, "the record is not a JSON object with each member once"
@@ -200,17 +159,17 @@ func disagreement(record, rebuilt []byte) (columns []string, formFault string) {
 	ours, _ := parseMembers(rebuilt)
 	unknown := 0
 	for name := range members {
-		if !isDerived(name) {
+		if !isColumn(name) {
 			unknown++
 		}
 	}
 	again := []byte("{")
 	canonical := true
-	for _, c := range derived {
+	for _, c := range columns {
 		r, in := members[c.name]
 		o, col := ours[c.name]
 		if in != col || (in && !sameJSON(r, o)) {
-			columns = append(columns, c.name)
+			differing = append(differing, c.name)
 		}
 		if in {
 			var fine bool
@@ -225,20 +184,11 @@ func disagreement(record, rebuilt []byte) (columns []string, formFault string) {
 	case !canonical || !bytes.Equal(again, record):
 		formFault = "the record is not in canonical form (RFC 8785)"
 	}
-	return columns, formFault
+	return differing, formFault
 }
 
-func isDerived(name string) bool {
-	for _, c := range derived {
-		if c.name == name {
-			return true
-		}
-	}
-	return false
-}
-
-// parseMembers takes an object apart; a name that stands twice is refused, since
-// readers differ on which one counts.
+// parseMembers splits an object into its members; a name that occurs twice is refused,
+// since readers differ on which one counts.
 func parseMembers(b []byte) (map[string]json.RawMessage, bool) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
@@ -273,8 +223,8 @@ func sameJSON(a, b json.RawMessage) bool {
 	return err1 == nil && err2 == nil && bytes.Equal(p, q)
 }
 
-// appendMember writes one member as RFC 8785 wants it; false when its type is
-// none that events have.
+// appendMember writes one member in the form of RFC 8785; false when no event has a
+// member of its type.
 func appendMember(b []byte, name string, raw json.RawMessage) ([]byte, bool) {
 	if len(b) > 1 {
 		b = append(b, ',')

@@ -18,7 +18,7 @@ import (
 
 // segment holds the leaves since the last root that could be compared: as they are
 // stored and, once they differ, as the events make them. Which of the two was
-// signed tells whether the event or the leaf was changed.
+// signed decides whether the event or the leaf was changed.
 type segment struct {
 	stored, computed []merkle.Hash
 	differences      []difference
@@ -34,7 +34,8 @@ type difference struct {
 
 func (d difference) fault() Fault {
 	if d.leaf {
-		return Fault{Kind: WrongLeaf, Position: d.position, EventID: d.eventID, Detail: "the leaf stored is not the one that was signed; the event is"}
+		return Fault{Kind: WrongLeaf, Position: d.position, EventID: d.eventID,
+			Detail: "the leaf stored is not the one that was signed; the event is"}
 	}
 	return Fault{Kind: Changed, Position: d.position, EventID: d.eventID, Detail: "the event's bytes are not those that were hashed"}
 }
@@ -65,12 +66,12 @@ func (v *verifying) leaf(ctx context.Context, stored, computed merkle.Hash) erro
 	if len(h) == 0 && len(s.stored) < maxSegment {
 		return nil
 	}
-	return v.settle(ctx, h)
+	return v.compareRoots(ctx, h)
 }
 
-// settle appends the segment to the tree and compares its root with the heads of
+// compareRoots appends the segment to the tree and compares its root with the heads of
 // this size: the stored ones and those kept elsewhere.
-func (v *verifying) settle(ctx context.Context, heads []head) error {
+func (v *verifying) compareRoots(ctx context.Context, heads []head) error {
 	s := &v.segment
 	var other *merkle.Tree
 	var otherTiles []merkle.Tile
@@ -113,7 +114,8 @@ func (v *verifying) settle(ctx context.Context, heads []head) error {
 // itself at fault.
 func (v *verifying) trust(h head) {
 	if v.suspect != nil && v.suspect.Size < h.Size {
-		v.faults.add(Fault{Kind: WrongHead, Position: v.suspect.Size, Detail: fmt.Sprintf("%s of size %d is signed, but of another tree: the log was forked", v.suspect.name, v.suspect.Size)})
+		v.faults.add(Fault{Kind: WrongHead, Position: v.suspect.Size,
+			Detail: fmt.Sprintf("%s of size %d is signed, but of another tree: the log was forked", v.suspect.name, v.suspect.Size)})
 		v.suspect = nil
 	}
 	v.sound = h.Size
@@ -125,7 +127,9 @@ func (v *verifying) trust(h head) {
 // doubt notes the first head whose signed root the leaves do not have.
 func (v *verifying) doubt(h head) {
 	if h.outside {
-		v.faults.add(Fault{Kind: CutTail, Position: v.sound, Detail: fmt.Sprintf("the log does not begin with the %d events of %s; it is another one from position %d or a later one on", h.Size, h.name, v.sound)})
+		v.faults.add(Fault{Kind: CutTail, Position: v.sound,
+			Detail: fmt.Sprintf("the log does not begin with the %d events of %s; it is another one from position %d or a later one on",
+				h.Size, h.name, v.sound)})
 		return
 	}
 	if v.suspect == nil {
@@ -134,14 +138,16 @@ func (v *verifying) doubt(h head) {
 }
 
 // distrust reports the doubt that no later head has answered: events and leaves
-// were changed together, and the first bad position lies in between.
+// were changed together, and the first bad position is in between.
 func (v *verifying) distrust() {
 	if h := v.suspect; h != nil {
-		v.faults.add(Fault{Kind: Changed, Position: v.sound, Detail: fmt.Sprintf("the leaves of positions %d to %d do not have the root that was signed (%s of size %d)", v.sound, h.Size-1, h.name, h.Size)})
+		v.faults.add(Fault{Kind: Changed, Position: v.sound,
+			Detail: fmt.Sprintf("the leaves of positions %d to %d do not have the root that was signed (%s of size %d)",
+				v.sound, h.Size-1, h.name, h.Size)})
 	}
 }
 
-// skipTo goes on after leaves that are lost.
+// skipTo continues after leaves that are lost.
 func (v *verifying) skipTo(size int64) {
 	v.size = size
 	v.segment = segment{}
@@ -161,14 +167,17 @@ func (v *verifying) beyond(ctx context.Context) error {
 			break
 		}
 		if h.outside {
-			v.faults.add(Fault{Kind: CutTail, Position: v.size, Detail: fmt.Sprintf("the log ends at position %d and once had %d events (%s)", v.size, h.Size, h.name)})
+			v.faults.add(Fault{Kind: CutTail, Position: v.size,
+				Detail: fmt.Sprintf("the log ends at position %d and once had %d events (%s)", v.size, h.Size, h.name)})
 			continue
 		}
 		n++
 		largest = h
 	}
 	if largest != nil {
-		v.faults.add(Fault{Kind: WrongLeaf, Position: v.size, Detail: fmt.Sprintf("the leaves end at position %d, and %d checkpoint(s) of up to %d events were signed", v.size, n, largest.Size)})
+		v.faults.add(Fault{Kind: WrongLeaf, Position: v.size,
+			Detail: fmt.Sprintf("the leaves end at position %d, and %d checkpoint(s) of up to %d events were signed",
+				v.size, n, largest.Size)})
 	}
 	return nil
 }
@@ -209,7 +218,8 @@ func (v *verifying) compareTiles(ctx context.Context) error {
 	}
 	for i, ok := range there {
 		if t := v.tiles[i]; !ok {
-			v.faults.add(Fault{Kind: WrongTile, Position: (t.N * merkle.TileWidth) << (8 * t.Level), Detail: fmt.Sprintf("tile %d of level %d is missing", t.N, t.Level)})
+			v.faults.add(Fault{Kind: WrongTile, Position: (t.N * merkle.TileWidth) << (8 * t.Level),
+				Detail: fmt.Sprintf("tile %d of level %d is missing", t.N, t.Level)})
 		}
 	}
 	v.tiles = v.tiles[:0]
@@ -227,14 +237,16 @@ func firstDifference(a, b []byte) int {
 
 // extraTiles looks for tiles that the tree does not have.
 func (v *verifying) extraTiles(ctx context.Context, tx pgx.Tx) error {
-	rows, err := tx.Query(ctx, `SELECT level, n FROM trakr.audit_tiles WHERE level < 0 OR level > 6 OR n < 0 OR n >= $1::bigint >> (8 * (level + 1)) ORDER BY level, n`, v.size)
+	rows, err := tx.Query(ctx, `SELECT level, n FROM trakr.audit_tiles
+		WHERE level < 0 OR level > 6 OR n < 0 OR n >= $1::bigint >> (8 * (level + 1)) ORDER BY level, n`, v.size)
 	if err != nil {
 		return err
 	}
 	var level int16
 	var n int64
 	_, err = pgx.ForEachRow(rows, []any{&level, &n}, func() error {
-		v.faults.add(Fault{Kind: WrongTile, Position: nowhere, Detail: fmt.Sprintf("tile %d of level %d lies beyond the log's end", n, level)})
+		v.faults.add(Fault{Kind: WrongTile, Position: nowhere,
+			Detail: fmt.Sprintf("tile %d of level %d is beyond the log's end", n, level)})
 		return nil
 	})
 	return err
@@ -246,7 +258,7 @@ type head struct {
 	name    string
 	outside bool
 	signed  bool
-	own     bool // what was verified before: it lies in the database and proves no tail
+	own     bool // what was verified before: it is in the database and proves no tail
 }
 
 // headStream gives heads by size. Stored ones are read in pages, and the
@@ -264,14 +276,15 @@ type headStream struct {
 
 const headsAtOnce = 512
 
-// readHeads starts the stream. Whatever was kept elsewhere and is not signed by
+// readHeads starts the stream. A checkpoint that was kept elsewhere and is not signed by
 // the log's key is a fault at once.
 func (v *verifying) readHeads(ctx context.Context, tx pgx.Tx) (*headStream, error) {
 	s := &headStream{v: v, tx: tx}
 	for _, o := range v.o.Outside {
 		cp, err := merkle.Open(o.Note, v.log.verifier)
 		if err != nil {
-			v.faults.add(Fault{Kind: CutTail, Position: nowhere, Detail: o.Name + " is not a checkpoint of this log and key: the database, the keyring or the checkpoint was replaced"})
+			v.faults.add(Fault{Kind: CutTail, Position: nowhere,
+				Detail: o.Name + " is not a checkpoint of this log and key: the database, the keyring or the checkpoint was replaced"})
 			continue
 		}
 		h := head{Checkpoint: cp, name: o.Name, outside: true, signed: true}
@@ -282,7 +295,8 @@ func (v *verifying) readHeads(ctx context.Context, tx pgx.Tx) (*headStream, erro
 		s.outside = append(s.outside, h)
 	}
 	if k := v.o.Known; k != nil && v.from == 0 && k.Size > 0 {
-		s.outside = append(s.outside, head{Checkpoint: merkle.Checkpoint{Size: k.Size, Root: k.Root}, name: "the last verification", outside: true, signed: true, own: true})
+		s.outside = append(s.outside, head{Checkpoint: merkle.Checkpoint{Size: k.Size, Root: k.Root},
+			name: "the last verification", outside: true, signed: true, own: true})
 	}
 	slices.SortStableFunc(s.outside, func(a, b head) int { return cmp.Compare(a.Size, b.Size) })
 	for len(s.outside) > 0 && s.outside[0].Size == 0 { // every log begins with the empty one
@@ -302,7 +316,8 @@ func (v *verifying) compareOlder(ctx context.Context) error {
 		err := v.log.Contains(ctx, h.Checkpoint)
 		switch {
 		case errors.Is(err, ErrFork):
-			v.faults.add(Fault{Kind: CutTail, Position: nowhere, Detail: fmt.Sprintf("the log does not begin with the %d events of %s", h.Size, h.name)})
+			v.faults.add(Fault{Kind: CutTail, Position: nowhere,
+				Detail: fmt.Sprintf("the log does not begin with the %d events of %s", h.Size, h.name)})
 		case err != nil:
 			return err
 		default:
@@ -316,7 +331,8 @@ func (s *headStream) fill(ctx context.Context) error {
 	if len(s.stored) > 0 || s.done {
 		return nil
 	}
-	rows, err := s.tx.Query(ctx, `SELECT size, note FROM trakr.audit_checkpoints WHERE size > $1 ORDER BY size LIMIT $2`, s.after, headsAtOnce)
+	rows, err := s.tx.Query(ctx, `SELECT size, note FROM trakr.audit_checkpoints WHERE size > $1 ORDER BY size LIMIT $2`,
+		s.after, headsAtOnce)
 	if err != nil {
 		return err
 	}
@@ -338,7 +354,7 @@ func (s *headStream) fill(ctx context.Context) error {
 			for i := w; i < len(page); i += workers {
 				cp, err := merkle.Open([]byte(page[i].note), s.v.log.verifier)
 				if err == nil && cp.Size != page[i].size {
-					err = errors.New("it is of another size than its row says")
+					err = errors.New("it is of another size than its row")
 				}
 				if err != nil {
 					cp = merkle.Checkpoint{Size: page[i].size}
@@ -350,7 +366,8 @@ func (s *headStream) fill(ctx context.Context) error {
 	wg.Wait()
 	for i, err := range faults {
 		if err != nil {
-			s.v.faults.add(Fault{Kind: WrongHead, Position: page[i].size, Detail: fmt.Sprintf("the checkpoint of size %d is not one that this log's key signed for it", page[i].size)})
+			s.v.faults.add(Fault{Kind: WrongHead, Position: page[i].size,
+				Detail: fmt.Sprintf("the checkpoint of size %d is not one that this log's key signed for it", page[i].size)})
 		}
 	}
 	s.v.out.Checkpoints += int64(len(page))
@@ -370,7 +387,8 @@ func (s *headStream) next(ctx context.Context) (*head, error) {
 	case len(s.stored) > 0 && (len(s.outside) == 0 || s.stored[0].Size <= s.outside[0].Size):
 		h, s.stored = s.stored[0], s.stored[1:]
 		if h.Size-s.passed > maxPass && h.Size <= s.v.size {
-			s.v.faults.add(Fault{Kind: WrongHead, Position: s.passed, Detail: fmt.Sprintf("checkpoints between the sizes %d and %d are missing", s.passed, h.Size)})
+			s.v.faults.add(Fault{Kind: WrongHead, Position: s.passed,
+				Detail: fmt.Sprintf("checkpoints between the sizes %d and %d are missing", s.passed, h.Size)})
 		}
 		s.passed = h.Size
 	case len(s.outside) > 0:

@@ -20,17 +20,17 @@ type verifying struct {
 	out    Verification
 	faults *faults
 
-	// What the snapshot says before the walk.
+	// Read from the snapshot before the walk.
 	total    int64  // positions, for the progress
 	epochs   int32  // the newest epoch
 	xmax     uint64 // no transaction at or above it had begun
-	expired  int64  // content below may be gone
+	expired  int64  // content below may be missing
 	from     int64  // positions below were verified before
 	heads    *headStream
 	older    []head // kept elsewhere, of sizes below from
 	tileRows pgx.Tx
 
-	// The walk along the leaves. size counts those walked, tree holds those settled.
+	// The walk along the leaves. size counts those walked, tree has those whose roots were compared.
 	size    int64
 	tree    *merkle.Tree
 	segment segment
@@ -40,7 +40,7 @@ type verifying struct {
 
 	suspect   *head     // a signed root that the leaves do not have, unless a later one proves them right
 	sound     int64     // the last size at which the leaves had the signed root
-	told      time.Time // when progress was last told
+	reported  time.Time // when progress was last reported
 	blind     bool      // leaves are missing: roots can no longer be compared
 	canonical []byte
 }
@@ -56,7 +56,7 @@ type leafRow struct {
 	index       map[int64]int // of ids, made when needed
 	seen        []bool        // which ids had their event
 	missingFrom int64         // where the row before ended; first, when nothing is missing
-	filled      []merkle.Hash // of events that stand where rows of leaves are missing
+	filled      []merkle.Hash // of events that are where rows of leaves are missing
 }
 
 func (r *leafRow) start() cursor { return cursor{r.epoch, r.from, r.ids[0]} }
@@ -92,8 +92,8 @@ func (c cursor) compare(d cursor) int {
 const leafRowsAtOnce = 256
 
 // walk follows the positions and the events at once, both in the order of the log.
-// A row of leaves says which events stand between the end of the row before and
-// its own end, so faults in one row do not confuse the next.
+// A row of leaves lists the events between the end of the row before and its own end, so
+// faults in one row do not confuse the next.
 func (v *verifying) walk(ctx context.Context, events, rest pgx.Tx) error {
 	v.tileRows = rest
 	var begin cursor
@@ -127,7 +127,7 @@ func (v *verifying) walk(ctx context.Context, events, rest pgx.Tx) error {
 	if err := v.wait(s); err != nil {
 		return err
 	}
-	v.moved.settle(v)
+	v.moved.report(v)
 	if err := v.extraTiles(ctx, rest); err != nil {
 		return err
 	}
@@ -151,7 +151,8 @@ func (v *verifying) prepare(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	if identities != 1 {
-		v.faults.add(Fault{Kind: WrongEpoch, Position: nowhere, Detail: fmt.Sprintf("the log has %d identities instead of one", identities)})
+		v.faults.add(Fault{Kind: WrongEpoch, Position: nowhere,
+			Detail: fmt.Sprintf("the log has %d identities instead of one", identities)})
 	}
 	if first != 1 || count != int64(v.epochs) {
 		v.faults.add(Fault{Kind: WrongEpoch, Position: nowhere, Detail: "the epochs are not numbered from 1 without a gap"})
@@ -159,14 +160,14 @@ func (v *verifying) prepare(ctx context.Context, tx pgx.Tx) error {
 	if err := v.expiries(ctx, tx); err != nil {
 		return err
 	}
-	if err := v.goOn(ctx, tx); err != nil {
+	if err := v.resume(ctx, tx); err != nil {
 		return err
 	}
 	if v.heads, err = v.readHeads(ctx, tx); err != nil || v.from == 0 {
 		return err
 	}
-	// The checkpoint where the last verification ended is looked at again: it may be
-	// gone, or another one.
+	// The checkpoint where the last verification ended is checked again: it may be missing,
+	// or another one.
 	heads, err := v.heads.at(ctx, v.from)
 	for _, h := range heads {
 		switch {
@@ -180,8 +181,8 @@ func (v *verifying) prepare(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// goOn begins where the log was verified before, if it is still there.
-func (v *verifying) goOn(ctx context.Context, tx pgx.Tx) error {
+// resume begins where the log was verified before, if that tree is still there.
+func (v *verifying) resume(ctx context.Context, tx pgx.Tx) error {
 	k := v.o.Known
 	if k == nil || v.o.Whole || k.Size <= 0 || k.Size > v.total {
 		return nil
@@ -200,7 +201,7 @@ func (v *verifying) goOn(ctx context.Context, tx pgx.Tx) error {
 	}
 	tree, err := merkle.Restore(ctx, v.log, k.Size, k.Root)
 	if errors.Is(forked(err), ErrFork) {
-		return nil // everything is read, and says where
+		return nil // everything is read, which finds the place
 	}
 	if err != nil {
 		return err
@@ -228,12 +229,13 @@ func collectLeaves(rows pgx.Rows) ([]leafRow, error) {
 // row verifies one row of leaves with the events that belong to it.
 func (v *verifying) row(ctx context.Context, s *eventStream, r *leafRow) error {
 	if r.first < v.size || len(r.ids) == 0 {
-		v.faults.add(Fault{Kind: WrongLeaf, Position: r.first, Detail: fmt.Sprintf("a row of leaves begins at position %d, which an earlier row covers", r.first)})
+		v.faults.add(Fault{Kind: WrongLeaf, Position: r.first,
+			Detail: fmt.Sprintf("a row of leaves begins at position %d, which an earlier row covers", r.first)})
 		return nil
 	}
 	v.passBoundary(r)
 	if v.last.present && r.start().compare(v.last.end()) <= 0 {
-		v.faults.add(Fault{Kind: Reordered, Position: r.first, Detail: "this row of leaves stands after one whose events came later"})
+		v.faults.add(Fault{Kind: Reordered, Position: r.first, Detail: "this row of leaves is after one whose events came later"})
 	}
 	if v.epochs < r.epoch || r.epoch < 1 {
 		v.faults.add(Fault{Kind: WrongLeaf, Position: r.first, Detail: "this row of leaves is of an epoch that never was"})
@@ -279,7 +281,8 @@ func (v *verifying) events(s *eventStream, r *leafRow, computed []merkle.Hash) e
 		case mine && !r.seen[j]:
 			r.seen[j] = true
 			if j < next {
-				v.faults.add(Fault{Kind: Reordered, Position: r.first + int64(j), EventID: e.eventID(), Detail: "this event comes later in the order of the events than its position says"})
+				v.faults.add(Fault{Kind: Reordered, Position: r.first + int64(j), EventID: e.eventID(),
+					Detail: "this event comes later in the order of the events than its position"})
 			}
 			computed[j] = v.event(e, r.first+int64(j), merkle.Hash(r.hashes[32*j:]))
 			v.edges(r, j, e)
@@ -301,10 +304,11 @@ func (v *verifying) events(s *eventStream, r *leafRow, computed []merkle.Hash) e
 	return nil
 }
 
-// edges compares what a row of leaves says of its first and last event.
+// edges compares what a row of leaves records of its first and last event.
 func (v *verifying) edges(r *leafRow, j int, e storedEvent) {
 	if e.epoch != r.epoch || (j == 0 && e.xid != r.from) || (j == len(r.ids)-1 && e.xid != r.to) {
-		v.faults.add(Fault{Kind: WrongLeaf, Position: r.first + int64(j), EventID: e.eventID(), Detail: "the row of leaves names another epoch or transaction than the event"})
+		v.faults.add(Fault{Kind: WrongLeaf, Position: r.first + int64(j), EventID: e.eventID(),
+			Detail: "the row of leaves names another epoch or transaction than the event"})
 	}
 }
 
@@ -320,11 +324,12 @@ func (v *verifying) event(e storedEvent, position int64, want merkle.Hash) merkl
 
 // record compares a record with its columns and returns its leaf hash.
 func (v *verifying) record(e storedEvent, position int64) merkle.Hash {
-	v.canonical = appendCanonical(v.canonical[:0], e.raw[rawDerived:])
+	v.canonical = appendCanonical(v.canonical[:0], e.raw[rawColumns:])
 	if !bytes.Equal(v.canonical, e.record()) {
 		columns, form := disagreement(e.record(), v.canonical)
 		if len(columns) > 0 {
-			v.faults.add(Fault{Kind: WrongColumn, Position: position, EventID: e.eventID(), Detail: "says something else than the record: " + strings.Join(columns, ", ")})
+			v.faults.add(Fault{Kind: WrongColumn, Position: position, EventID: e.eventID(),
+				Detail: "differs from the record: " + strings.Join(columns, ", ")})
 		}
 		if form != "" {
 			v.faults.add(Fault{Kind: WrongForm, Position: position, EventID: e.eventID(), Detail: form})
@@ -333,17 +338,19 @@ func (v *verifying) record(e storedEvent, position int64) merkle.Hash {
 	return merkle.LeafHash(e.record())
 }
 
-// fillGap goes on where rows of leaves are missing: with the events that stand
-// there, if they are as many. Then the next root tells whether they are the ones.
+// fillGap continues where rows of leaves are missing: with the events that are there, if
+// they are as many. The next root then shows whether they are the right ones.
 func (v *verifying) fillGap(ctx context.Context, r *leafRow) error {
 	gap := r.first - r.missingFrom
 	if gap == 0 {
 		return nil
 	}
-	v.faults.add(Fault{Kind: WrongLeaf, Position: r.missingFrom, Detail: fmt.Sprintf("the leaves of %d position(s) are missing, from %d on", gap, r.missingFrom)})
+	v.faults.add(Fault{Kind: WrongLeaf, Position: r.missingFrom,
+		Detail: fmt.Sprintf("the leaves of %d position(s) are missing, from %d on", gap, r.missingFrom)})
 	if int64(len(r.filled)) != gap {
 		v.blind = true
-		v.faults.add(Fault{Kind: WrongLeaf, Position: r.missingFrom, Detail: "their events are not all there, so roots and tiles from here on could not be compared"})
+		v.faults.add(Fault{Kind: WrongLeaf, Position: r.missingFrom,
+			Detail: "their events are not all there, so roots and tiles from here on could not be compared"})
 		v.skipTo(r.first)
 		return nil
 	}
@@ -364,7 +371,8 @@ func (v *verifying) wait(s *eventStream) error {
 		v.out.Waiting++
 		v.record(e, nowhere)
 		if e.epoch < 1 || e.epoch > v.epochs || (e.epoch == v.epochs && e.xid >= v.xmax) {
-			v.faults.add(Fault{Kind: Inserted, Position: nowhere, EventID: e.eventID(), Detail: "this event is of an epoch or a transaction that has not been"})
+			v.faults.add(Fault{Kind: Inserted, Position: nowhere, EventID: e.eventID(),
+				Detail: "this event is of an epoch or a transaction that has not been"})
 		}
 		if err := s.next(); err != nil {
 			return err
@@ -374,14 +382,14 @@ func (v *verifying) wait(s *eventStream) error {
 	return nil
 }
 
-// progressEvery is how often the caller hears of the progress.
+// progressEvery is how often the progress is reported.
 const progressEvery = 100 * time.Millisecond
 
 func (v *verifying) progress(last bool) {
-	if v.o.Progress == nil || (!last && time.Since(v.told) < progressEvery) {
+	if v.o.Progress == nil || (!last && time.Since(v.reported) < progressEvery) {
 		return
 	}
-	v.told = time.Now()
+	v.reported = time.Now()
 	v.o.Progress(min(v.size, v.total), v.total)
 }
 
@@ -399,7 +407,7 @@ type lostLeaf struct {
 }
 
 type foundHere struct {
-	before  int64 // the position it stands before
+	before  int64 // the position before which it is
 	eventID string
 	hash    merkle.Hash
 }
@@ -415,7 +423,8 @@ func (m *moved) lost(v *verifying, position, id int64, hash merkle.Hash) {
 	}
 	if f, ok := m.extra[id]; ok {
 		delete(m.extra, id)
-		v.faults.add(Fault{Kind: Reordered, Position: position, EventID: f.eventID, Detail: fmt.Sprintf("the event of this position stands before position %d", f.before)})
+		v.faults.add(Fault{Kind: Reordered, Position: position, EventID: f.eventID,
+			Detail: fmt.Sprintf("the event of this position is before position %d", f.before)})
 		return
 	}
 	if len(m.missing) == maxMoved {
@@ -428,12 +437,13 @@ func (m *moved) lost(v *verifying, position, id int64, hash merkle.Hash) {
 	m.missing[id] = lostLeaf{position, hash}
 }
 
-// found takes an event that no position of the row it stands in names; twice
-// means that its id is one that the row has already seen.
+// found takes an event that no position of its row names; twice means that its id is one
+// that the row has already seen.
 func (m *moved) found(v *verifying, e storedEvent, before int64, hash merkle.Hash, twice bool) {
 	if l, ok := m.missing[e.id]; ok && !twice {
 		delete(m.missing, e.id)
-		v.faults.add(Fault{Kind: Reordered, Position: l.position, EventID: e.eventID(), Detail: fmt.Sprintf("the event of this position stands before position %d", before)})
+		v.faults.add(Fault{Kind: Reordered, Position: l.position, EventID: e.eventID(),
+			Detail: fmt.Sprintf("the event of this position is before position %d", before)})
 		return
 	}
 	f := foundHere{before, e.eventID(), hash}
@@ -448,16 +458,17 @@ func (m *moved) found(v *verifying, e storedEvent, before int64, hash merkle.Has
 }
 
 func removed(position int64) Fault {
-	return Fault{Kind: Removed, Position: position, Detail: "the event of this position is gone"}
+	return Fault{Kind: Removed, Position: position, Detail: "the event of this position is missing"}
 }
 
 func (f foundHere) inserted() Fault {
-	return Fault{Kind: Inserted, Position: f.before, EventID: f.eventID, Detail: fmt.Sprintf("this event stands before position %d and no position names it", f.before)}
+	return Fault{Kind: Inserted, Position: f.before, EventID: f.eventID,
+		Detail: fmt.Sprintf("this event is before position %d and no position names it", f.before)}
 }
 
-// settle reports what stayed alone, and recognises by their hashes events that
-// bear another's id and records that were exchanged.
-func (m *moved) settle(v *verifying) {
+// report adds the faults of what found no other half, and recognises by their hashes
+// events that have another's id and records that were exchanged.
+func (m *moved) report(v *verifying) {
 	byHash := make(map[merkle.Hash]int64, len(m.missing))
 	for id, l := range m.missing {
 		byHash[l.hash] = id
@@ -466,7 +477,8 @@ func (m *moved) settle(v *verifying) {
 		if id, ok := byHash[f.hash]; ok {
 			if l, still := m.missing[id]; still {
 				delete(m.missing, id)
-				v.faults.add(Fault{Kind: Reordered, Position: l.position, EventID: f.eventID, Detail: fmt.Sprintf("the event of this position bears another id and stands before position %d", f.before)})
+				v.faults.add(Fault{Kind: Reordered, Position: l.position, EventID: f.eventID,
+					Detail: fmt.Sprintf("the event of this position has another id and is before position %d", f.before)})
 				continue
 			}
 		}
@@ -483,9 +495,11 @@ func (m *moved) settle(v *verifying) {
 		other, ok := wanted[d.got]
 		switch {
 		case ok && d.leaf:
-			v.faults.add(Fault{Kind: Reordered, Position: d.position, EventID: d.eventID, Detail: fmt.Sprintf("this position bears the leaf of another, %d bears its own", other)})
+			v.faults.add(Fault{Kind: Reordered, Position: d.position, EventID: d.eventID,
+				Detail: fmt.Sprintf("this position has the leaf of another, %d has its own", other)})
 		case ok:
-			v.faults.add(Fault{Kind: Reordered, Position: d.position, EventID: d.eventID, Detail: fmt.Sprintf("this position holds the record of position %d", other)})
+			v.faults.add(Fault{Kind: Reordered, Position: d.position, EventID: d.eventID,
+				Detail: fmt.Sprintf("this position has the record of position %d", other)})
 		default:
 			v.faults.add(d.fault())
 		}
@@ -495,15 +509,16 @@ func (m *moved) settle(v *verifying) {
 // passBoundary checks that the pass which ended before this row signed its tree: a
 // row that is not full ends a pass, unless an epoch ended with it.
 func (v *verifying) passBoundary(next *leafRow) {
-	if v.last.present && len(v.last.ids) < leavesPerRow && (next == nil || next.epoch == v.last.epoch) && v.heads.passed != v.last.first+int64(len(v.last.ids)) {
+	endsPass := v.last.present && len(v.last.ids) < leavesPerRow && (next == nil || next.epoch == v.last.epoch)
+	if endsPass && v.heads.passed != v.last.first+int64(len(v.last.ids)) {
 		v.faults.add(Fault{Kind: WrongHead, Position: v.size, Detail: fmt.Sprintf("the checkpoint of size %d is missing", v.size)})
 	}
 }
 
-// finishLeaves settles what is left and says what lies beyond the last leaf.
+// finishLeaves compares what is left and reports what is beyond the last leaf.
 func (v *verifying) finishLeaves(ctx context.Context) error {
 	v.passBoundary(nil)
-	if err := v.settle(ctx, nil); err != nil {
+	if err := v.compareRoots(ctx, nil); err != nil {
 		return err
 	}
 	if err := v.beyond(ctx); err != nil {

@@ -28,13 +28,9 @@ type View struct {
 
 // View returns the event in the published form.
 func (e Event) View() View {
-	v := View{e.EventID.String(), jsonTime(e.OccurredAt), jsonTime(e.RecordedAt), "", string(e.ActorType), e.ActorID, string(e.Action),
-		string(e.Outcome), e.StatusDetail, string(e.ReasonCode), e.ReasonRef, fieldNames(e.FieldNames), e.DroppedNames, e.SubjectDigest,
+	return View{e.EventID.String(), jsonTime(e.OccurredAt), jsonTime(e.RecordedAt), tenantText(e.TenantID), string(e.ActorType),
+		e.ActorID, string(e.Action), string(e.Outcome), e.StatusDetail, string(e.ReasonCode), e.ReasonRef, fieldNames(e.FieldNames), e.DroppedNames, e.SubjectDigest,
 		e.Recipient, e.RequestID, e.TraceID, e.CorrelationID, e.SchemaVersion, e.LogIndex}
-	if !e.TenantID.IsZero() {
-		v.TenantID = e.TenantID.String()
-	}
-	return v
 }
 
 // MarshalJSON implements json.Marshaler.

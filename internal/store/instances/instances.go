@@ -123,7 +123,8 @@ func (s *Store) Record(ctx context.Context, id uuid.UUID, keys *keyring.Keyring,
 		}
 		_, err := tx.NewInsert().Model(newRow(id, keys.FieldKeys(), f)).On("CONFLICT (instance_id) DO UPDATE").
 			Set("key_ids = excluded.key_ids").Set("policy_hash = excluded.policy_hash").Set("settings = excluded.settings").
-			Set("destinations = excluded.destinations").Set("hosts = excluded.hosts").Set("seen_at = clock_timestamp()").Returning("NULL").Exec(ctx)
+			Set("destinations = excluded.destinations").Set("hosts = excluded.hosts").
+			Set("seen_at = clock_timestamp()").Returning("NULL").Exec(ctx)
 		if err != nil {
 			return err
 		}
