@@ -137,7 +137,8 @@ type reply struct {
 
 // post asks for the two fields of a tenant.
 func (c *client) post(id lifecycle.TenantID) (reply, error) {
-	c.out = fmt.Appendf(c.out[:0], "POST /v1/tenants/%s/reads HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+	c.out = fmt.Appendf(c.out[:0], "POST /v1/tenants/%s/reads HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer "+
+		"%s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
 		id, c.token.Reveal(), len(body), body)
 	if _, err := c.conn.Write(c.out); err != nil {
 		return reply{}, err

@@ -92,8 +92,10 @@ func main() {
 // failure or Ctrl-C is printed all the same.
 func run(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	short := flags.Bool("quick", false, "fewer and shorter rounds, no audit of 10 million events, and an orphan sweep over a twentieth; for a look, not for a statement")
-	smoking := flags.Bool("smoke", false, "one short round of each measurement over small tables: to see that all can be made, not for a figure")
+	short := flags.Bool("quick", false, "fewer and shorter rounds, no audit of 10 million events, and an orphan sweep over a "+
+		"twentieth; for a look, not for a statement")
+	smoking := flags.Bool("smoke", false, "one short round of each measurement over small tables: to see that all can be made, "+
+		"not for a figure")
 	out := flags.String("out", "bin/bench", "write the figures to `PREFIX`.json and PREFIX.md")
 	conns := flags.Int("connections", 12, "connections of each pool, the product's and the baseline's; the product's own default is 12")
 	only := flags.String("only", "", "measure only this `NAME`: "+strings.Join(names(), ", "))

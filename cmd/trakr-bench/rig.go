@@ -67,7 +67,8 @@ func newRig(ctx context.Context, connections int) (_ *rig, err error) {
 	}()
 	// Durable, unlike the tests' server.
 	r.server, err = devpg.Temporary(ctx, devpg.Config{BinDir: os.Getenv("TRAKR_POSTGRES_BIN"),
-		Settings: map[string]string{"fsync": "on", "full_page_writes": "on", "autovacuum": "off", "max_connections": strconv.Itoa(4*connections + 20)}})
+		Settings: map[string]string{"fsync": "on", "full_page_writes": "on", "autovacuum": "off",
+			"max_connections": strconv.Itoa(4*connections + 20)}})
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +84,8 @@ func newRig(ctx context.Context, connections int) (_ *rig, err error) {
 	if r.policy, err = policy.Default(); err != nil {
 		return nil, err
 	}
-	r.telemetry, err = telemetry.Setup(ctx, telemetry.Config{Service: "trakr", Version: "bench", LogWriter: io.Discard, LogLevel: slog.LevelInfo})
+	r.telemetry, err = telemetry.Setup(ctx, telemetry.Config{Service: "trakr", Version: "bench", LogWriter: io.Discard,
+		LogLevel: slog.LevelInfo})
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,8 @@ func (a *cli) checkpointCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"checkpoint": string(cp.Note), "key": s.Audit.VerifierKey(), "size": cp.Size, "signed_at": cp.SignedAt})
+				return a.printJSON(map[string]any{"checkpoint": string(cp.Note), "key": s.Audit.VerifierKey(), "size": cp.Size,
+					"signed_at": cp.SignedAt})
 			}
 			return a.write(out, cp.Note)
 		}),
@@ -54,7 +55,7 @@ func (a *cli) proofCommand() *cobra.Command {
 	var from int64
 	var why reasonFlags
 	c := &cobra.Command{
-		Use: "proof [EVENT_ID]", Short: "Prove that an event stands in the log, or that the log only grew", Args: cobra.MaximumNArgs(1),
+		Use: "proof [EVENT_ID]", Short: "Prove that an event is in the log, or that the log only grew", Args: cobra.MaximumNArgs(1),
 		Long: "With an EVENT_ID: its exact record and the inclusion proof (RFC 6962) against the newest checkpoint.\n" +
 			"With --from SIZE: the consistency proof that the log of the newest checkpoint begins with that of the\n" +
 			"older one. Both are JSON and can be checked offline.",
@@ -135,7 +136,8 @@ func (a *cli) expire(ctx context.Context, who lifecycle.Access) error {
 		_, err = fmt.Fprintf(a.out, "Nothing to remove: no month ended before %s.\n", got.OlderThan)
 		return err
 	}
-	_, err = fmt.Fprintf(a.out, "Removed the content of %s; positions below %d keep their hashes. Event %s.\n", strings.Join(got.Partitions, ", "), got.UpTo, got.EventID)
+	_, err = fmt.Fprintf(a.out, "Removed the content of %s; positions below %d keep their hashes. Event %s.\n",
+		strings.Join(got.Partitions, ", "), got.UpTo, got.EventID)
 	return err
 }
 

@@ -24,7 +24,7 @@ func (a *cli) auditVerifyCommand() *cobra.Command {
 			"database that are not in place; the first bad position first.\n\n" +
 			"A tail that was cut off without a trace shows only against a checkpoint kept outside the database: the one in\n" +
 			"TRAKR_CHECKPOINT_FILE and its history, when they exist, and any given with --checkpoint. Keep one where\n" +
-			"whoever can change the database cannot.\n\n" +
+			"those who can change the database cannot.\n\n" +
 			"Not proven: recorded_at, which is in no record. Nothing of the content is shown, so the run is no event.\n" +
 			"Exits 0 clean, 1 a finding, 3 cannot tell (no checkpoint from elsewhere, or the database did not answer).",
 		Example: "  trakr audit verify\n  trakr audit verify --checkpoint /mnt/elsewhere/checkpoint --json",
@@ -36,7 +36,7 @@ func (a *cli) auditVerifyCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringArrayVar(&files, "checkpoint", nil, "file with a checkpoint kept elsewhere, or with several; may be repeated")
-	c.Flags().BoolVar(&without, "no-checkpoint", false, "compare with none, and do not call it a failure that a cut tail cannot be told")
+	c.Flags().BoolVar(&without, "no-checkpoint", false, "compare with none; then it is no failure that a cut tail cannot be detected")
 	return c
 }
 
@@ -72,7 +72,8 @@ func (a *cli) auditVerify(ctx context.Context, files []string, without bool) err
 	case !v.Clean():
 		return errFinding
 	case !v.TailKnown() && !without:
-		return errors.New("nothing was found, but a cut tail cannot be told without a checkpoint kept elsewhere; give one with --checkpoint FILE, or say --no-checkpoint")
+		return errors.New("nothing was found, but a cut tail cannot be told without a checkpoint kept elsewhere; give one with " +
+			"--checkpoint FILE, or say --no-checkpoint")
 	}
 	return nil
 }
@@ -113,7 +114,8 @@ func (a *cli) verifyProgress() func(done, total int64) {
 func (a *cli) printVerification(v audit.Verification) error {
 	p := func(format string, args ...any) { fmt.Fprintf(a.out, format+"\n", args...) }
 	p("log          %s", v.Origin)
-	p("verified     %d events at %d positions, %d checkpoints, %d tiles; %.1f s, %.0f events/s", v.Events-v.Waiting, v.Size, v.Checkpoints, v.Tiles, v.Seconds, float64(v.Events)/max(v.Seconds, 1e-3))
+	p("verified     %d events at %d positions, %d checkpoints, %d tiles; %.1f s, %.0f events/s", v.Events-v.Waiting, v.Size,
+		v.Checkpoints, v.Tiles, v.Seconds, float64(v.Events)/max(v.Seconds, 1e-3))
 	p("root         %s", v.Root)
 	if v.Waiting > 0 {
 		p("waiting      %d events have no position yet", v.Waiting)

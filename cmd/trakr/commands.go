@@ -13,13 +13,14 @@ import (
 )
 
 func (a *cli) versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Example: "  trakr version --json", RunE: func(*cobra.Command, []string) error {
-		if a.json {
-			return a.printJSON(map[string]string{"version": toolVersion()})
-		}
-		_, err := fmt.Fprintln(a.out, toolVersion())
-		return err
-	}}
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Example: "  trakr version --json",
+		RunE: func(*cobra.Command, []string) error {
+			if a.json {
+				return a.printJSON(map[string]string{"version": toolVersion()})
+			}
+			_, err := fmt.Fprintln(a.out, toolVersion())
+			return err
+		}}
 }
 
 func (a *cli) migrateCommand() *cobra.Command {
@@ -27,7 +28,8 @@ func (a *cli) migrateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring the database's tables to this version",
-		Long:  "Applies pending migrations under a lock; each is one transaction, and nothing pending is a success.\nUses TRAKR_MIGRATION_DATABASE_URL when set, else TRAKR_DATABASE_URL, else the private PostgreSQL.",
+		Long: "Applies pending migrations under a lock; each is one transaction, and nothing pending is a success.\nUses " +
+			"TRAKR_MIGRATION_DATABASE_URL when set, else TRAKR_DATABASE_URL, else the private PostgreSQL.",
 		Example: "  trakr migrate --status\n" +
 			"  TRAKR_MIGRATION_DATABASE_URL=postgres://owner:…@db/trakr?sslmode=verify-full trakr migrate",
 		Args: cobra.NoArgs,
@@ -101,7 +103,8 @@ func (a *cli) tokenCommand() *cobra.Command {
 					ExpiresAt time.Time `json:"expires_at"`
 				}{plain.Reveal(), t.ID, string(t.Role), t.ExpiresAt})
 			}
-			_, err = fmt.Fprintf(a.out, "%s\n\nRole %s, until %s. This is the only time it is shown; revoke it with: trakr token revoke %s\n",
+			_, err = fmt.Fprintf(a.out, "%s\n\nRole %s, until %s. This is the only time it is shown; revoke it with: trakr token "+
+				"revoke %s\n",
 				plain.Reveal(), t.Role, t.ExpiresAt.Format(time.RFC3339), t.ID)
 			return err
 		}),
@@ -135,7 +138,10 @@ func (a *cli) tokenCommand() *cobra.Command {
 		}),
 	}
 	revoke := &cobra.Command{
-		Use: "revoke ID", Short: "End a token at once", Args: cobra.ExactArgs(1), Example: "  trakr token revoke 4f6c1d2a9b3e --reason-ref OPS-12",
+		Use:     "revoke ID",
+		Short:   "End a token at once",
+		Args:    cobra.ExactArgs(1),
+		Example: "  trakr token revoke 4f6c1d2a9b3e --reason-ref OPS-12",
 		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 			if err := s.Tokens.Revoke(ctx, why.access(), args[0]); err != nil {
 				return err

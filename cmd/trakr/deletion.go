@@ -22,7 +22,7 @@ import (
 func (a *cli) deletionCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "deletion", Short: "Handle customers' deletion requests",
-		Long: "A request goes from the ticket to the certificate by two people: one enters it, another approves it,\n" +
+		Long: "Two people take a request from the ticket to the certificate: one enters it, another approves it,\n" +
 			"and after the policy's cooling-off the running service carries it out, verifies and certifies it.\n" +
 			"At the command line a person is the system's user, by number; with the API it is the token.",
 		Example: "  trakr deletion request --client-key - --reason-ref SUP-1234\n" +
@@ -30,14 +30,18 @@ func (a *cli) deletionCommand() *cobra.Command {
 			"  trakr deletion list --overdue",
 	}
 	c.AddCommand(a.deletionRequest(), a.deletionList(), a.deletionShow(), a.deletionCertificate(), a.deletionDeny(), a.deletionHold(),
-		a.deletionAct("identify", "Say that the customer itself asked, where the policy wants that in a step of its own", lifecycle.CustomerRequestFulfilment, (*deletionrequests.Service).Identify),
-		a.deletionAct("approve", "Approve a request that another person entered", lifecycle.CustomerRequestFulfilment, (*deletionrequests.Service).Approve),
-		a.deletionAct("cancel", "Withdraw a request before its erasure begins", lifecycle.CustomerRequestFulfilment, (*deletionrequests.Service).Cancel),
-		a.deletionAct("release", "Release every legal hold that keeps the request's tenant", lifecycle.LegalRequest, (*deletionrequests.Service).Release))
+		a.deletionAct("identify", "Record that the customer itself asked, where the policy wants that in a step of its own",
+			lifecycle.CustomerRequestFulfilment, (*deletionrequests.Service).Identify),
+		a.deletionAct("approve", "Approve a request that another person entered", lifecycle.CustomerRequestFulfilment,
+			(*deletionrequests.Service).Approve),
+		a.deletionAct("cancel", "Withdraw a request before its erasure begins", lifecycle.CustomerRequestFulfilment,
+			(*deletionrequests.Service).Cancel),
+		a.deletionAct("release", "Release every legal hold that keeps the request's tenant", lifecycle.LegalRequest,
+			(*deletionrequests.Service).Release))
 	return c
 }
 
-// exampleID stands for an id in examples.
+// exampleID is the id in examples.
 const exampleID = "01a20e98-a0d9-7be0-acd3-8cea525129a5"
 
 func (a *cli) deletionRequest() *cobra.Command {
@@ -100,7 +104,8 @@ func (a *cli) deletionList() *cobra.Command {
 			if state != "" && !slices.Contains(lifecycle.RequestStates(), lifecycle.RequestState(state)) {
 				return usageError{errors.New("--state is one of those that trakr deletion list --all shows")}
 			}
-			list, err := s.Deletions.List(ctx, requests.Filter{State: lifecycle.RequestState(state), Open: !all && state == "", Limit: limit}, overdue)
+			list, err := s.Deletions.List(ctx, requests.Filter{State: lifecycle.RequestState(state), Open: !all && state == "",
+				Limit: limit}, overdue)
 			if err != nil {
 				return err
 			}
@@ -147,7 +152,8 @@ func (a *cli) deletionShow() *cobra.Command {
 }
 
 // deletionAct is an act that needs nothing but the request.
-func (a *cli) deletionAct(name, short string, code lifecycle.ReasonCode, do func(*deletionrequests.Service, context.Context, lifecycle.Access, string) (requests.Request, error)) *cobra.Command {
+func (a *cli) deletionAct(name, short string, code lifecycle.ReasonCode,
+	do func(*deletionrequests.Service, context.Context, lifecycle.Access, string) (requests.Request, error)) *cobra.Command {
 	var why reasonFlags
 	c := &cobra.Command{
 		Use: name + " ID", Short: short, Args: cobra.ExactArgs(1),
@@ -281,7 +287,8 @@ func (a *cli) printRequest(r deletionrequests.Shown) error {
 		for _, f := range []struct {
 			name  string
 			value *string
-		}{{"tenant", r.TenantID}, {"approved by", r.ApprovedBy}, {"ground", (*string)(r.Ground)}, {"duplicate of", r.ExistingRequestID}, {"erasure", r.ErasureID}, {"certificate", r.CertificateID}} {
+		}{{"tenant", r.TenantID}, {"approved by", r.ApprovedBy}, {"ground", (*string)(r.Ground)},
+			{"duplicate of", r.ExistingRequestID}, {"erasure", r.ErasureID}, {"certificate", r.CertificateID}} {
 			if f.value != nil {
 				line(f.name, *f.value)
 			}
@@ -289,7 +296,8 @@ func (a *cli) printRequest(r deletionrequests.Shown) error {
 		for _, f := range []struct {
 			name string
 			at   *time.Time
-		}{{"not before", r.NotBefore}, {"tried again", r.RetryAt}, {"gone from live", r.DeletedLiveAt}, {"gone from backups after", r.BackupsClearAfter}, {"verified", r.VerifiedAt}} {
+		}{{"not before", r.NotBefore}, {"tried again", r.RetryAt}, {"gone from live", r.DeletedLiveAt},
+			{"gone from backups after", r.BackupsClearAfter}, {"verified", r.VerifiedAt}} {
 			if f.at != nil {
 				line(f.name, *f.at)
 			}
@@ -307,7 +315,8 @@ func (a *cli) holdCommand() *cobra.Command {
 		Use: "place TENANT", Short: "Hold a tenant's data back from deletion", Args: cobra.ExactArgs(1),
 		Long: "While a hold is active nothing of the tenant is deleted, whatever asks for it: an uninstall, a request,\n" +
 			"a period that ended. It takes a ground, an end and a ticket; another hold extends it.",
-		Example: "  trakr hold place 5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11 --ground legal_claim --until 2027-01-31T00:00:00Z --reason-ref LEG-7",
+		Example: "  trakr hold place 5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11 --ground legal_claim --until 2027-01-31T00:00:00Z " +
+			"--reason-ref LEG-7",
 		RunE: a.with(app.BeforeReplay, func(ctx context.Context, s *app.App, args []string) error {
 			id, err := lifecycle.ParseTenantID(args[0])
 			if err != nil {
@@ -356,7 +365,7 @@ func (a *cli) holdCommand() *cobra.Command {
 	list.Flags().BoolVar(&all, "all", false, "released and expired ones too")
 	list.Flags().StringVar(&tenant, "tenant", "", "only this tenant id")
 	release := &cobra.Command{
-		Use: "release HOLD", Short: "End a hold; an erasure that waited for it goes on", Args: cobra.ExactArgs(1),
+		Use: "release HOLD", Short: "End a hold; an erasure that waited for it continues", Args: cobra.ExactArgs(1),
 		Example: "  trakr hold release " + exampleID + " --reason-ref LEG-7",
 		RunE: a.with(app.BeforeReplay, func(ctx context.Context, s *app.App, args []string) error {
 			h, err := s.Holds.Release(ctx, why.access(), args[0])

@@ -15,7 +15,7 @@ import (
 )
 
 func (a *cli) outboxCommand() *cobra.Command {
-	c := &cobra.Command{Use: "outbox", Short: "Look at what the end service is to be told, have it tried again, or drop it",
+	c := &cobra.Command{Use: "outbox", Short: "See deliveries to the end service, have them retried, or drop them",
 		Example: "  trakr outbox list\n  trakr outbox retry --all-dead --reason-ref OPS-12"}
 	for _, sub := range []*cobra.Command{a.outboxShow(), a.outboxRetry(), a.outboxDrop()} {
 		sub.ValidArgsFunction = a.ids(deliveryIDs)
@@ -38,7 +38,7 @@ func (a *cli) outboxList() *cobra.Command {
 		Use: "list", Short: "List deliveries that are not over, newest first", Args: cobra.NoArgs,
 		Long: "Shows what waits for the end service and since when, and what is dead: not taken for five days, or refused by\n" +
 			"the guard, because a value may not leave. Names of fields and ids only.\n" +
-			"Says on standard error when nobody sends, and how that is mended.\n" +
+			"Reports on standard error when no service sends, and the way out.\n" +
 			"Exits 1 when anything is dead, or was entered more than five days ago and is not acknowledged.",
 		Example: "  trakr outbox list\n  trakr outbox list --all --limit 20 --json",
 		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
@@ -114,7 +114,7 @@ func (a *cli) outboxRetry() *cobra.Command {
 	c := &cobra.Command{
 		Use: "retry ID", Short: "Have a delivery tried again now, for five more days; audited", Args: cobra.MaximumNArgs(1),
 		Long: "With --all-dead every dead one instead. One of whose tenant a later delivery was sent already is left: the\n" +
-			"later one says all that it does, and must never come before it. So is one that the guard refused when it was\n" +
+			"later one contains all that it does, and must never come before it. So is one that the guard refused when it was\n" +
 			"entered: nothing of it was kept, and it can only be dropped.",
 		Example: "  trakr outbox retry " + exampleID + " --reason-ref OPS-12\n  trakr outbox retry --all-dead --reason-ref OPS-12",
 		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
@@ -126,13 +126,14 @@ func (a *cli) outboxRetry() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return errors.Join(a.say(fmt.Sprintf("%s is tried again by the running service.", d.ID), d), a.warnIdle(ctx, s))
+				return errors.Join(a.report(fmt.Sprintf("%s is tried again by the running service.", d.ID), d), a.warnIdle(ctx, s))
 			}
 			done, err := s.Outbox.RetryDead(ctx, why.access())
 			if err != nil {
 				return err
 			}
-			return errors.Join(a.say(fmt.Sprintf("%d dead deliveries are tried again by the running service.", len(done)), map[string]any{"deliveries": done}), a.warnIdle(ctx, s))
+			return errors.Join(a.report(fmt.Sprintf("%d dead deliveries are tried again by the running service.", len(done)),
+				map[string]any{"deliveries": done}), a.warnIdle(ctx, s))
 		}),
 	}
 	c.Flags().BoolVar(&dead, "all-dead", false, "every dead delivery instead of one")
@@ -140,7 +141,7 @@ func (a *cli) outboxRetry() *cobra.Command {
 	return c
 }
 
-// warnIdle says on standard error when nobody sends.
+// warnIdle reports on standard error when no service sends.
 func (a *cli) warnIdle(ctx context.Context, s *app.App) error {
 	idle, err := s.NoSender(ctx)
 	if err == nil && idle != "" {
@@ -149,18 +150,21 @@ func (a *cli) warnIdle(ctx context.Context, s *app.App) error {
 	return err
 }
 
-func (a *cli) say(words string, v any) error {
+// report prints an outcome for people, or v as JSON.
+func (a *cli) report(text string, v any) error {
 	if a.json {
 		return a.printJSON(v)
 	}
-	_, err := fmt.Fprintln(a.out, words)
+	_, err := fmt.Fprintln(a.out, text)
 	return err
 }
 
 func (a *cli) outboxDrop() *cobra.Command {
 	var why reasonFlags
 	c := &cobra.Command{
-		Use: "drop ID", Short: "Close a delivery that is not taken, and forget its payload; audited, with a ticket", Args: cobra.ExactArgs(1),
+		Use:   "drop ID",
+		Short: "Close a delivery that is not taken, and forget its payload; audited, with a ticket",
+		Args:  cobra.ExactArgs(1),
 		Long: "For an install or a change that the end service refuses, or that has waited for more than five days: it\n" +
 			"will not be told. Had it been sent, those of its tenant before it are closed with it: they could not be sent any\n" +
 			"more. The notice of an erasure is never dropped: have it tried again (trakr outbox retry) until the\n" +
@@ -171,7 +175,7 @@ func (a *cli) outboxDrop() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.say(fmt.Sprintf("%s is dropped: the end service is not told, and its payload is gone.", d.ID), d)
+			return a.report(fmt.Sprintf("%s is dropped: the end service is not told, and its payload is gone.", d.ID), d)
 		}),
 	}
 	why.register(c, lifecycle.ServiceOperation)

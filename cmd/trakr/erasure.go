@@ -47,7 +47,8 @@ func (a *cli) erasureCommand() *cobra.Command {
 	var why reasonFlags
 	cert := &cobra.Command{
 		Use: "certificate ERASURE", Short: "Write the certificate of an erasure", Args: cobra.ExactArgs(1),
-		Long:    "Writes the signed certificate of deletion (logical). Whoever has the log's public key checks it offline\nwith trakr verify, in each of the forms.",
+		Long: "Writes the signed certificate of deletion (logical). With the log's public key it is checked offline by\ntrakr " +
+			"verify, in each of its formats.",
 		Example: "  trakr erasure certificate 0194… --format pdf --out certificate.pdf\n  trakr verify certificate.pdf --key log.vkey",
 		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 			id, err := uuid.Parse(args[0])
@@ -89,8 +90,9 @@ type erasureJSON struct {
 }
 
 func newErasureJSON(p *policy.Policy, x erasures.Erasure) erasureJSON {
-	j := erasureJSON{ErasureID: x.ID.String(), TenantID: x.Tenant.String(), Trigger: string(x.Trigger), State: string(x.State()), RequestedAt: x.RequestedAt,
-		BegunAt: x.BegunAt, CertificateID: x.CertificateID}
+	j := erasureJSON{ErasureID: x.ID.String(), TenantID: x.Tenant.String(), Trigger: string(x.Trigger), State: string(x.State()),
+		RequestedAt: x.RequestedAt,
+		BegunAt:     x.BegunAt, CertificateID: x.CertificateID}
 	if !x.DeletedAt.IsZero() {
 		clear := x.DeletedAt.Add(p.BackupWindow().Duration())
 		j.DeletedLiveAt, j.BackupsClearAfter = &x.DeletedAt, &clear

@@ -29,17 +29,18 @@ func (a *cli) reportCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "report KIND", Short: "Issue a report: " + strings.Join(reports.Kinds(), ", "),
 		Args: reportKind, ValidArgs: reports.Kinds(),
-		Long: "Builds a report from the policy and what the database really holds, and records that it was issued.\n" +
+		Long: "Builds a report from the policy and what is really in the database, and records that it was issued.\n" +
 			"The same --as-of, state and version give the same bytes.\n" +
 			"Formats: statement has html, md and json; marketplace has json; the others have html, json and csv.\n" +
-			"marketplace is Atlassian's Privacy & Security sheet; --compare FILE lists where a downloaded one differs, and exits 1 when it does.\n" +
+			"marketplace is Atlassian's Privacy & Security sheet; --compare FILE lists where a downloaded one differs, and exits " +
+			"1 when it does.\n" +
 			"That prints the differences and no sheet: --out and --format do not go with it.\n" +
 			"  curl -o live.json 'https://marketplace.atlassian.com/rest/2/addons/APP-KEY/privacy-and-security?state=live'",
 		Example: "  trakr report location --format html --out location.html\n" +
 			"  trakr report retention --format csv --as-of 2026-11-24T12:00:00Z --out -\n" +
 			"  trakr report statement --format md\n" +
 			"  trakr report marketplace --compare live.json",
-		// A guard that is off is what the report is to say.
+		// The report must show a guard that is off.
 		RunE: a.with(app.Inspect, func(ctx context.Context, s *app.App, args []string) error {
 			var at time.Time
 			if asOf != "" {
@@ -66,7 +67,8 @@ func (a *cli) reportCommand() *cobra.Command {
 		case published != "" && args[0] != "marketplace":
 			return usageError{errors.New("--compare is for the report marketplace")}
 		case published != "" && (out != "-" || format != ""):
-			return usageError{errors.New("--compare prints differences, and no sheet: leave --out and --format out, and get the sheet with: trakr report marketplace --out FILE")}
+			return usageError{errors.New("--compare prints differences, and no sheet: leave --out and --format out, and get the " +
+				"sheet with: trakr report marketplace --out FILE")}
 		}
 		return nil
 	}
@@ -99,10 +101,10 @@ func formatNames(kind string) (out []string) {
 	return out
 }
 
-// leftOut stands for what a sheet does not have.
+// leftOut is shown for what a sheet does not have.
 const leftOut = "(left out)"
 
-// compareSheets lists where the published sheet says another thing than the derived one.
+// compareSheets lists where the published sheet differs from the derived one.
 func (a *cli) compareSheets(file string, derived []byte) error {
 	published, err := os.ReadFile(file)
 	if err != nil {
@@ -206,7 +208,9 @@ func (a *cli) exportCommand() *cobra.Command {
 	var why reasonFlags
 	var selection auditFlags
 	c := &cobra.Command{
-		Use: "export", Short: "Export audit events with their proof, in the order of the log; the export is audited too", Args: cobra.NoArgs,
+		Use:   "export",
+		Short: "Export audit events with their proof, in the order of the log; the export is audited too",
+		Args:  cobra.NoArgs,
 		Long: "Exports the log of the newest checkpoint, or what the filters select of it. The file ends with the signed\n" +
 			"checkpoint and the proof of every line, which trakr verify checks offline. A part that broke off lacks\n" +
 			"that end; --from and --limit make parts that each have their own.",
@@ -235,7 +239,7 @@ func (a *cli) exportCommand() *cobra.Command {
 	return c
 }
 
-// export writes the file and says how to check it.
+// export writes the file and prints how to check it.
 func (a *cli) export(ctx context.Context, s *app.App, who lifecycle.Access, what audit.Selection, out string) error {
 	var bar func(int64)
 	var at int64
@@ -275,9 +279,11 @@ func (a *cli) export(ctx context.Context, s *app.App, who lifecycle.Access, what
 	if out == "-" {
 		file = "FILE"
 	}
-	fmt.Fprintf(a.err, "verify it offline with: trakr verify %s --key KEY   (the key: trakr audit checkpoint --key; give it to reviewers by another way)\n", file)
+	fmt.Fprintf(a.err, "verify it offline with: trakr verify %s --key KEY   (the key: trakr audit checkpoint --key; give it to "+
+		"reviewers by another way)\n", file)
 	if !done.Sound() {
-		fmt.Fprintf(a.err, "FINDING: %d records are gone and %d rows were never part of the log; run: trakr audit verify\n", done.Missing, done.Unplaced)
+		fmt.Fprintf(a.err, "FINDING: %d records are gone and %d rows were never part of the log; run: trakr audit verify\n",
+			done.Missing, done.Unplaced)
 		return errFinding
 	}
 	return err
@@ -305,7 +311,8 @@ func (a *cli) auditCommand() *cobra.Command {
 			return a.table("OCCURRED\tACTION\tOUTCOME\tACTOR\tTENANT\tFIELDS\tDETAIL", func(line func(...any)) {
 				for _, e := range events {
 					v := e.View()
-					line(e.OccurredAt, v.Action, v.Outcome, v.ActorType+" "+v.ActorID, dash(v.TenantID), dash(strings.Join(v.FieldNames, ",")), dash(v.StatusDetail))
+					line(e.OccurredAt, v.Action, v.Outcome, v.ActorType+" "+v.ActorID, dash(v.TenantID),
+						dash(strings.Join(v.FieldNames, ",")), dash(v.StatusDetail))
 				}
 			})
 		}),
@@ -360,7 +367,10 @@ func (a *cli) tenantCommand() *cobra.Command {
 	lookup.Flags().StringVar(&workspace, "workspace-uuid", "", "the workspace's uuid, or - to read it from standard input")
 	why.register(lookup, lifecycle.CustomerInitiatedSupport)
 	show := &cobra.Command{
-		Use: "show ID", Short: "Show the registry's entry of a tenant, without customer data", Args: cobra.ExactArgs(1), Example: "  trakr tenant show " + exampleID,
+		Use:     "show ID",
+		Short:   "Show the registry's entry of a tenant, without customer data",
+		Args:    cobra.ExactArgs(1),
+		Example: "  trakr tenant show " + exampleID,
 		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, args []string) error {
 			id, err := lifecycle.ParseTenantID(args[0])
 			if err != nil {

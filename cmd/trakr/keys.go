@@ -21,8 +21,8 @@ import (
 )
 
 func (a *cli) keysCommand() *cobra.Command {
-	c := &cobra.Command{Use: "keys", Short: "Make, rotate and wrap the keys that seal tenant values and sign checkpoints",
-		Long: "The keyring (TRAKR_KEYS) holds the keys that seal tenant values, the key that makes the digests by which\n" +
+	c := &cobra.Command{Use: "keys", Short: "Make, rotate and wrap the keys that encrypt tenant values and sign checkpoints",
+		Long: "The keyring (TRAKR_KEYS) contains the keys that encrypt tenant values, the key that makes the digests by which\n" +
 			"tenants are recognised, and the key that signs checkpoints and certificates. Only the first are rotated:\n" +
 			"digests and signatures must stay comparable for as long as what carries them is kept.",
 		Example: "  trakr keys show\n  trakr keys rotate --dry-run\n  trakr keys rotate --reason-ref OPS-12"}
@@ -40,7 +40,7 @@ func (a *cli) keysCreate() *cobra.Command {
 		Example: "  trakr keys create --out /etc/trakr/keys.json",
 		RunE: func(*cobra.Command, []string) error {
 			if out == "" {
-				return usageError{errors.New("say where: --out FILE, or --out - for standard output")}
+				return usageError{errors.New("name the destination: --out FILE, or --out - for standard output")}
 			}
 			cfg, err := a.config(false)
 			if err != nil {
@@ -75,11 +75,12 @@ func (a *cli) keysUpgrade() *cobra.Command {
 	var in, upgraded string
 	c := &cobra.Command{
 		Use: "upgrade", Short: "Add the signing key that a keyring of an older version lacks", Args: cobra.NoArgs,
-		Long:    "Writes a new keyring file with every key of the old one and a new key that signs the audit's\ncheckpoints. The old file stays as it is.",
+		Long: "Writes a new keyring file with every key of the old one and a new key that signs the audit's\ncheckpoints. The " +
+			"old file stays as it is.",
 		Example: "  trakr keys upgrade --in data/keys.json --out data/keys.new && mv data/keys.new data/keys.json",
 		RunE: func(*cobra.Command, []string) error {
 			if in == "" || upgraded == "" {
-				return usageError{errors.New("say from where to where: --in FILE --out NEWFILE")}
+				return usageError{errors.New("name both files: --in FILE --out NEWFILE")}
 			}
 			old, err := os.ReadFile(in)
 			if err != nil {
@@ -103,9 +104,11 @@ func (a *cli) keysUpgrade() *cobra.Command {
 
 func (a *cli) keysShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show", Short: "Show the field keys by id, what each seals, and which running service holds which; no key", Args: cobra.NoArgs,
-		Long: "States: active (seals), retired (only opens; a rotation is under way), destroyed, staged (in the keyring,\n" +
-			"seals nothing yet), unknown (values are sealed with it, and neither the keyring nor the database knows it).",
+		Use:   "show",
+		Short: "Show the field keys by id, what each encrypts, and which running service has which; no key",
+		Args:  cobra.NoArgs,
+		Long: "States: active (encrypts), retired (only decrypts; a rotation is under way), destroyed, staged (in the keyring,\n" +
+			"encrypts nothing yet), unknown (values are encrypted with it, and neither the keyring nor the database knows it).",
 		Example: "  trakr keys show\n  trakr keys show --json",
 		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
 			keys, err := s.Door.FieldKeys(ctx)
@@ -131,7 +134,7 @@ func (a *cli) keysShow() *cobra.Command {
 				return err
 			}
 			fmt.Fprintln(a.out)
-			return a.table("RUNNING SERVICE\tHOLDS\tSEEN", func(line func(...any)) {
+			return a.table("RUNNING SERVICE\tKEYS\tSEEN", func(line func(...any)) {
 				for _, h := range running {
 					line(h.ID, h.KeyIDs, h.SeenAt)
 				}
@@ -143,7 +146,7 @@ func (a *cli) keysShow() *cobra.Command {
 func (a *cli) keysAdd() *cobra.Command {
 	var out string
 	c := &cobra.Command{
-		Use: "add", Short: "Add a field key that seals nothing yet, to be handed to every service before a rotation", Args: cobra.NoArgs,
+		Use: "add", Short: "Add a field key that encrypts nothing yet, to be given to every service before a rotation", Args: cobra.NoArgs,
 		Long: "Needed only where services have copies of the keyring or its text in the environment; trakr keys rotate\n" +
 			"does it by itself in a file. With --out the keyring with the new key is written elsewhere, and the one in\n" +
 			"use stays as it is. It does not touch the database.",
@@ -175,10 +178,10 @@ func (a *cli) keysAdd() *cobra.Command {
 	return c
 }
 
-// keysUsage tells what the command line lacks from what went wrong.
+// keysUsage returns the failures that the command line can avoid as wrong usage.
 func keysUsage(err error) error {
 	if errors.Is(err, keyring.ErrNotInPlace) && !errors.Is(err, rotation.ErrElsewhere) {
-		return usageError{fmt.Errorf("%w; say where: --out FILE, or --out - for standard output", err)}
+		return usageError{fmt.Errorf("%w; name the destination: --out FILE, or --out - for standard output", err)}
 	}
 	if errors.Is(err, rotation.ErrElsewhere) || errors.Is(err, fs.ErrNotExist) {
 		return usageError{err}
@@ -192,27 +195,28 @@ func (a *cli) keysRotate() *cobra.Command {
 	var wait time.Duration
 	var why reasonFlags
 	c := &cobra.Command{
-		Use: "rotate", Short: "Seal every tenant value anew with a new key and destroy the old one", Args: cobra.NoArgs,
-		Long: "1. adds a key to the keyring and waits until every running service holds it (each looks every few seconds);\n" +
-			"2. makes it the active one: nothing can be written with the old one any more, in the database's own word;\n" +
-			"3. seals every value anew, tenant by tenant with an audit event each, while reads and callbacks go on, and\n" +
+		Use: "rotate", Short: "Re-encrypt every tenant value with a new key and destroy the old one", Args: cobra.NoArgs,
+		Long: "1. adds a key to the keyring and waits until every running service has it (each looks every few seconds);\n" +
+			"2. makes it the active one: the database then refuses every value that is encrypted with the old one;\n" +
+			"3. re-encrypts every value, tenant by tenant with an audit event each, while reads and callbacks continue, and\n" +
 			"   what waits for the end service;\n" +
-			"4. has the database count that nothing is sealed with the old key, takes that out of the keyring, and\n" +
+			"4. has the database count that nothing is encrypted with the old key, takes that out of the keyring, and\n" +
 			"   records it.\n" +
 			"Values that look like an e-mail address or a telephone number, which a version before this one may have stored,\n" +
-			"are left as they are, a finding: the audit names their tenants, and the old key stays until they are gone.\n" +
+			"are left as they are, a finding: the audit names their tenants, and the old key stays until they are removed.\n" +
 			"Killed or failed anywhere, nothing is lost: run it again, and it finishes before anything else. The file is\n" +
 			"replaced whole, with owner and mode as they were.\n\n" +
-			"Services with copies of the keyring: after step 1 it stops and says so; hand them the new file, restart\n" +
-			"them, run it again. Where TRAKR_KEYS holds the text itself, or names a copy in memory\n" +
+			"Services with copies of the keyring: after step 1 it stops and reports that; give them the new file, restart\n" +
+			"them, run it again. Where TRAKR_KEYS contains the text itself, or names a copy in memory\n" +
 			"(below /run: systemd, container secrets), it is not changed in place:\n" +
 			"  trakr keys add --out FILE, give FILE's keyring to every service and to this command,\n" +
-			"  trakr keys rotate --out FILE2, give FILE2's to them, trakr keys rotate (records that the old one is gone).\n" +
+			"  trakr keys rotate --out FILE2, give FILE2's to them, trakr keys rotate (records that the old one is removed).\n" +
 			"No order of these steps leaves a running service with values that it cannot open: the wrong one is refused.\n\n" +
 			"Backups of the database from before can be opened only with the keyring from before. Keep a copy of it,\n" +
 			"apart from them, until they have expired, or do without them. Digests do not change: tenants are found as\n" +
 			"before. The keys of digests and of signatures are not rotated.",
-		Example: "  trakr keys rotate --dry-run\n  trakr keys rotate --reason-ref OPS-12\n  trakr keys rotate --resume        # finish one that was killed, begin none",
+		Example: "  trakr keys rotate --dry-run\n  trakr keys rotate --reason-ref OPS-12\n  trakr keys rotate --resume        # " +
+			"finish one that was killed, begin none",
 		RunE: a.with(app.Command, func(ctx context.Context, s *app.App, _ []string) error {
 			lease, ok, err := store.TryLease(ctx, s.DB, "keys rotate")
 			if err != nil {
@@ -222,10 +226,11 @@ func (a *cli) keysRotate() *cobra.Command {
 				return errors.New("another `trakr keys rotate` is running; wait for its end")
 			}
 			defer lease.Release()
-			c := rotation.Config{Door: s.Door, Instances: s.Instances, Outbox: s.Outbox, Keys: s.Keys, Source: app.KeySource(s.Config), Wait: wait, After: s.AfterStep,
+			c := rotation.Config{Door: s.Door, Instances: s.Instances, Outbox: s.Outbox, Keys: s.Keys,
+				Source: app.KeySource(s.Config), Wait: wait, After: s.AfterStep,
 				Report: func(string) {}, Progress: func(int64, int64) {}}
 			if !a.json {
-				c.Report, c.Progress = func(line string) { fmt.Fprintln(a.err, line) }, a.resealing()
+				c.Report, c.Progress = func(line string) { fmt.Fprintln(a.err, line) }, a.reencrypting()
 			}
 			if out != "" {
 				c.Out = func(b []byte) error { return a.writeKeyring(out, b) }
@@ -259,32 +264,32 @@ func (a *cli) keysRotate() *cobra.Command {
 			return errors.Join(a.showDone(done, out), err)
 		}),
 	}
-	c.Flags().BoolVar(&dry, "dry-run", false, "say what would be done, change nothing")
+	c.Flags().BoolVar(&dry, "dry-run", false, "print what would be done, change nothing")
 	c.Flags().BoolVar(&resume, "resume", false, "only finish a rotation that is under way")
-	c.Flags().StringVar(&out, "out", "", "where the keyring without the old key goes, a file or -, when it is not changed in place")
-	c.Flags().DurationVar(&wait, "wait", 45*time.Second, "how long running services may take to hold the new key")
+	c.Flags().StringVar(&out, "out", "", "where to write the keyring without the old key, a file or -, when it is not changed in place")
+	c.Flags().DurationVar(&wait, "wait", 45*time.Second, "how long running services may take to load the new key")
 	why.register(c, lifecycle.ServiceOperation)
 	return c
 }
 
-// resealing shows how far the values are: a bar on a terminal, a line now and then
+// reencrypting shows how far the values are: a bar on a terminal, a line now and then
 // elsewhere.
-func (a *cli) resealing() func(more, total int64) {
+func (a *cli) reencrypting() func(more, total int64) {
 	var bar func(int64)
 	var done int64
-	said := time.Now()
+	shown := time.Now()
 	return func(more, total int64) {
 		if bar == nil {
-			bar = a.progress(total, "sealing anew", progressbar.OptionShowCount(), progressbar.OptionShowIts())
+			bar = a.progress(total, "re-encrypting", progressbar.OptionShowCount(), progressbar.OptionShowIts())
 		}
 		bar(more)
 		done += more
 		switch {
 		case done >= total:
 			bar(-1)
-		case !a.onTerminal() && time.Since(said) > 2*time.Second:
-			said = time.Now()
-			fmt.Fprintf(a.err, "%d of %d values are sealed anew\n", done, total)
+		case !a.onTerminal() && time.Since(shown) > 2*time.Second:
+			shown = time.Now()
+			fmt.Fprintf(a.err, "%d of %d values are re-encrypted\n", done, total)
 		}
 	}
 }
@@ -302,11 +307,11 @@ func (a *cli) showPlan(p rotation.Plan) error {
 	} else {
 		fmt.Fprintf(a.out, "%s would become the active one instead of key %s", next, p.Active)
 		if p.Services > 0 {
-			fmt.Fprintf(a.out, ", once all %d running services hold it (%d do not yet)", p.Services, p.Behind)
+			fmt.Fprintf(a.out, ", once all %d running services have it (%d do not yet)", p.Services, p.Behind)
 		}
 		fmt.Fprintln(a.out, ".")
 	}
-	fmt.Fprintf(a.out, "%d values and messages would be sealed anew with %s.\n", p.Values, next)
+	fmt.Fprintf(a.out, "%d values and messages would be re-encrypted with %s.\n", p.Values, next)
 	_, err := fmt.Fprintf(a.out, "Destroyed afterwards: %v. Nothing was changed.\n", p.Retired)
 	return err
 }
@@ -319,12 +324,15 @@ func (a *cli) showDone(d rotation.Done, out string) error {
 	if out == "-" { // the keyring is there
 		w = a.err
 	}
-	fmt.Fprintf(w, "%d values of %d tenants and %d messages to the end service are sealed anew with key %s.\n", d.Values, d.Tenants, d.Messages, d.Active)
+	fmt.Fprintf(w, "%d values of %d tenants and %d messages to the end service are re-encrypted with key %s.\n", d.Values,
+		d.Tenants, d.Messages, d.Active)
 	switch {
 	case d.Destroyed:
-		fmt.Fprintf(w, "Destroyed: %v. Keep a new copy of the keyring apart from the database's backups; services with a copy need the new one.\n", d.Old)
+		fmt.Fprintf(w, "Destroyed: %v. Keep a new copy of the keyring apart from the database's backups; services with a copy "+
+			"need the new one.\n", d.Old)
 	case d.Written:
-		fmt.Fprintf(w, "Nothing is sealed with %v any more. Give the keyring without it to every service and to this command, then record that with: trakr keys rotate\n", d.Old)
+		fmt.Fprintf(w, "Nothing is encrypted with %v any more. Give the keyring without it to every service and to this command, "+
+			"then record that with: trakr keys rotate\n", d.Old)
 	}
 	return nil
 }
@@ -336,8 +344,9 @@ func (a *cli) keysWrap() *cobra.Command {
 		Long: "The file is encrypted with a key of its own, and that one by the key server, which never sees the keyring.\n" +
 			"From then on the service needs both at its start. The file is replaced whole; copies in clear stay where\n" +
 			"they are: destroy them, or keep one offline against the loss of the key server's key.",
-		Example: "  TRAKR_KEYS_WRAP=hcvault://vault.example.com/transit/keys/trakr TRAKR_KEYS_WRAP_TOKEN_FILE=/run/vault-token trakr keys wrap",
-		RunE:    func(*cobra.Command, []string) error { return a.rewrap(true, out) },
+		Example: "  TRAKR_KEYS_WRAP=hcvault://vault.example.com/transit/keys/trakr TRAKR_KEYS_WRAP_TOKEN_FILE=/run/vault-token " +
+			"trakr keys wrap",
+		RunE: func(*cobra.Command, []string) error { return a.rewrap(true, out) },
 	}
 	c.Flags().StringVar(&out, "out", "", "file to write instead, or - for standard output")
 	return c

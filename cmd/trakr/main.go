@@ -1,6 +1,6 @@
 // Command trakr runs and operates Trakr's data-lifecycle service. Each command
 // is parsed here, wired from the packages under internal, and reports how it
-// ended by its exit code: 0 clean, 1 a finding, 2 wrong usage, 3 cannot tell.
+// ended by its exit code: 0 clean, 1 a finding, 2 wrong usage, 3 could not be determined.
 package main
 
 import (
@@ -119,8 +119,10 @@ func (a *cli) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(a.serveCommand(), a.migrateCommand(), a.doctorCommand(), a.policyCommand(), a.simulateCommand(), a.sweepCommand(), a.findingCommand(),
-		a.reportCommand(), a.auditCommand(), a.verifyCommand(), a.tenantCommand(), a.deletionCommand(), a.outboxCommand(), a.holdCommand(), a.tokenCommand(), a.keysCommand(), a.erasureCommand(), a.restoreCommand(), a.versionCommand())
+	root.AddCommand(a.serveCommand(), a.migrateCommand(), a.doctorCommand(), a.policyCommand(), a.simulateCommand(),
+		a.sweepCommand(), a.findingCommand(),
+		a.reportCommand(), a.auditCommand(), a.verifyCommand(), a.tenantCommand(), a.deletionCommand(), a.outboxCommand(),
+		a.holdCommand(), a.tokenCommand(), a.keysCommand(), a.erasureCommand(), a.restoreCommand(), a.versionCommand())
 	for _, c := range root.Commands() {
 		strictArgs(c)
 	}

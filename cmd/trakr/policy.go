@@ -14,10 +14,10 @@ func (a *cli) policyCommand() *cobra.Command {
 	var file string
 	check := &cobra.Command{
 		Use: "check", Short: "Check a policy file and the statement's; every fault with its line", Args: cobra.NoArgs,
-		Long: "Judges the policy, and the security statement that TRAKR_STATEMENT names: their form, that their parts agree, and\n" +
+		Long: "Validates the policy, and the security statement that TRAKR_STATEMENT names: their form, that their parts agree, and\n" +
 			"what no policy may promise. Every fault of both comes at once. Of a table or column that the built-in policy does not\n" +
-			"know, the policy says what it holds (categories); what that is of a customer is said in the statement, too.\n" +
-			"A statement of your own is warned of: its words are yours, and a check makes true only what its own title says.",
+			"know, the policy declares its categories; the statement describes what of it is of a customer.\n" +
+			"A statement of your own is warned of: its sentences are yours, and a check proves only what its own title states.",
 		Example: "  trakr policy check --policy my-policy.yaml\n  trakr policy check --policy my-policy.yaml --json | jq .faults",
 		RunE:    func(*cobra.Command, []string) error { return a.policyCheck(file) },
 	}
@@ -40,12 +40,15 @@ func (a *cli) policyCommand() *cobra.Command {
 		},
 	}
 	schema := &cobra.Command{
-		Use: "schema", Short: "Print the policy's JSON Schema, for an editor", Args: cobra.NoArgs, Example: "  trakr policy schema > policy.schema.json",
-		RunE: func(*cobra.Command, []string) error { _, err := a.out.Write(policy.Schema()); return err },
+		Use:     "schema",
+		Short:   "Print the policy's JSON Schema, for an editor",
+		Args:    cobra.NoArgs,
+		Example: "  trakr policy schema > policy.schema.json",
+		RunE:    func(*cobra.Command, []string) error { _, err := a.out.Write(policy.Schema()); return err },
 	}
 	diff := &cobra.Command{
-		Use: "diff OLD NEW", Short: "Tell in words what a new policy promises otherwise than an old one", Args: cobra.ExactArgs(2),
-		Long: "Compares two policy files section by section; \"built-in\" stands for the one built in. Comments, layout\n" +
+		Use: "diff OLD NEW", Short: "List what a new policy promises differently from an old one", Args: cobra.ExactArgs(2),
+		Long: "Compares two policy files section by section; \"built-in\" names the one built in. Comments, layout\n" +
 			"and the order of lists are no promises. Exits 0 when the promises are the same, 1 when they differ.",
 		Example: "  trakr policy diff built-in my-policy.yaml\n  trakr policy diff --json old.yaml new.yaml",
 		RunE:    func(_ *cobra.Command, args []string) error { return a.policyDiff(args[0], args[1]) },
@@ -57,15 +60,15 @@ func (a *cli) policyCommand() *cobra.Command {
 	return c
 }
 
-// judged is what is known of a file that was checked.
-type judged struct {
+// validated is what is known of a file that was checked.
+type validated struct {
 	File   string         `json:"file,omitempty"`
 	Hash   string         `json:"hash,omitempty"`
 	Origin string         `json:"origin,omitempty"` // of a statement: shipped or own
 	Faults []policy.Fault `json:"faults,omitempty"`
 }
 
-func (j *judged) take(err error) error {
+func (j *validated) take(err error) error {
 	var faults *policy.Error
 	if errors.As(err, &faults) {
 		j.File, j.Faults = faults.File, faults.Faults
@@ -80,8 +83,8 @@ func (a *cli) policyCheck(file string) error {
 		return err
 	}
 	var found struct {
-		judged
-		Statement judged `json:"statement"`
+		validated
+		Statement validated `json:"statement"`
 	}
 	p, errPolicy := a.loadPolicy(file)
 	s, errStatement := policy.LoadStatement(cfg.Statement, reports.Checks())

@@ -43,9 +43,11 @@ func (a *cli) restoreCommand() *cobra.Command {
 			r.Erased, r.Delayed = r.Erased+s.Replayed.Erased, r.Delayed+s.Replayed.Delayed
 			r.Held, r.Released = r.Held+s.Replayed.Held, r.Released+s.Replayed.Released
 			if a.json {
-				return a.printJSON(map[string]any{"ledger_id": r.LedgerID, "entries": r.Entries, "compared": r.Compared, "erased": r.Erased, "delayed": r.Delayed, "held": r.Held, "released": r.Released, "checkpoint_set_aside": aside})
+				return a.printJSON(map[string]any{"ledger_id": r.LedgerID, "entries": r.Entries, "compared": r.Compared,
+					"erased": r.Erased, "delayed": r.Delayed, "held": r.Held, "released": r.Released, "checkpoint_set_aside": aside})
 			}
-			_, err = fmt.Fprintf(a.out, "%d lines in the ledger; %d legal holds were missing and are placed again, %d are released again; %d tenants had come back and are erased again", r.Entries, r.Held, r.Released, r.Erased)
+			_, err = fmt.Fprintf(a.out, "%d lines in the ledger; %d legal holds were missing and are placed again, %d are "+
+				"released again; %d tenants had come back and are erased again", r.Entries, r.Held, r.Released, r.Erased)
 			if err == nil && r.Delayed > 0 {
 				_, err = fmt.Fprintf(a.out, "; of %d a legal hold keeps the values", r.Delayed)
 			}
@@ -58,7 +60,7 @@ func (a *cli) restoreCommand() *cobra.Command {
 	}
 	var answers reasonFlags
 	bind := &cobra.Command{
-		Use: "bind-ledger", Short: "Say that this database and the ledger belong together", Args: cobra.NoArgs,
+		Use: "bind-ledger", Short: "Declare that this database and the ledger belong together", Args: cobra.NoArgs,
 		Long: "A database is tied to its erasure ledger by the first start. Where a database that has had tenants knows no\n" +
 			"ledger (its backup, or its version, is from before it had one), or a ledger has lines already and the database\n" +
 			"is new, nothing starts, because the one could be of another time or installation. This command ties them, under\n" +
@@ -86,9 +88,11 @@ func (a *cli) restoreCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"ledger_id": head.LedgerID, "entries": head.Seq, "erased": s.Replayed.Erased, "held": s.Replayed.Held})
+				return a.printJSON(map[string]any{"ledger_id": head.LedgerID, "entries": head.Seq, "erased": s.Replayed.Erased,
+					"held": s.Replayed.Held})
 			}
-			_, err = fmt.Fprintf(a.out, "This database is tied to the ledger %s, which has %d lines; %d legal holds are placed again, %d tenants erased again.\n", head.LedgerID, head.Seq, s.Replayed.Held, s.Replayed.Erased)
+			_, err = fmt.Fprintf(a.out, "This database is tied to the ledger %s, which has %d lines; %d legal holds are placed "+
+				"again, %d tenants erased again.\n", head.LedgerID, head.Seq, s.Replayed.Held, s.Replayed.Erased)
 			return err
 		},
 	}

@@ -53,10 +53,11 @@ func simulateFlags(c config.Config) string {
 	if c.Listen == config.DefaultListen && c.AdminListen == config.DefaultAdminListen && c.BitbucketAPIURL == config.DevBitbucketAPI {
 		return ""
 	}
-	return fmt.Sprintf(" --target http://%s --admin http://%s --api %s", c.Listen, c.AdminListen, strings.TrimPrefix(c.BitbucketAPIURL, "http://"))
+	return fmt.Sprintf(" --target http://%s --admin http://%s --api %s", c.Listen, c.AdminListen,
+		strings.TrimPrefix(c.BitbucketAPIURL, "http://"))
 }
 
-// notice tells the person who started the service where it is, what is for
+// notice shows the person who started the service where it is, what is for
 // development only, and what to do next.
 func (a *cli) notice(s *app.App) {
 	dev := s.Config.Dev
@@ -78,7 +79,7 @@ func (a *cli) notice(s *app.App) {
 		p("  - the base URL is %s: Bitbucket itself could not call it", s.Config.BaseURL)
 		p("  - first installs are proven against %s, not against Bitbucket", s.Config.BitbucketAPIURL)
 		if dir != "" {
-			p("  - keys and database lie on the same disk (%s); production keeps them apart", filepath.Clean(s.Config.DataDir))
+			p("  - keys and database are on the same disk (%s); production keeps them apart", filepath.Clean(s.Config.DataDir))
 		}
 	}
 	if s.Config.DevSkipProof {

@@ -30,8 +30,8 @@ func (a *cli) simulateCommand() *cobra.Command {
 			"forgeries, dropped callbacks and uninstalls of invented workspaces, with a Bitbucket API of its own on\n" +
 			"this machine so that the service's proof of possession is real. Exits 1 when the service accepted or\n" +
 			"refused something it should not have.\n\n" +
-			"With --stay its Bitbucket API goes on answering after the story, so that the liveness sweep can ask:\n" +
-			"workspaces whose uninstall was dropped are not known there, and --answer lets it say something else\n" +
+			"With --stay its Bitbucket API continues to answer after the story, so that the liveness sweep can ask:\n" +
+			"workspaces whose uninstall was dropped are not known there, and --answer lets it answer otherwise\n" +
 			"about one of the others. Workspaces count from 1: first those that uninstall, then those dropped.\n\n" +
 			"Reads and calls need a token of the service; without --token one for 15 minutes is made beside the running service.",
 		Example: "  trakr simulate --installs 5 --uninstalls 2\n" +
@@ -46,7 +46,8 @@ func (a *cli) simulateCommand() *cobra.Command {
 			for flag, to := range map[string]struct {
 				value *string
 				is    string
-			}{"target": {&c.Target, "http://" + cfg.Listen}, "admin": {&c.Admin, "http://" + cfg.AdminListen}, "api": {&c.API, strings.TrimPrefix(cfg.BitbucketAPIURL, "http://")}} {
+			}{"target": {&c.Target, "http://" + cfg.Listen}, "admin": {&c.Admin, "http://" + cfg.AdminListen},
+				"api": {&c.API, strings.TrimPrefix(cfg.BitbucketAPIURL, "http://")}} {
 				if !cmd.Flags().Changed(flag) {
 					*to.value = to.is
 				}
@@ -77,8 +78,9 @@ func (a *cli) simulateCommand() *cobra.Command {
 				return nil
 			}
 			c.Staying = func(sum simulate.Summary) {
-				_ = show(sum) // a terminal that is gone does not end the simulation
-				fmt.Fprintf(a.err, "\nThe simulated Bitbucket API answers on %s for %s, or until Ctrl-C. In another shell:\n  TRAKR_BITBUCKET_API_URL=http://%s trakr sweep run liveness\n", c.API, c.Stay, c.API)
+				_ = show(sum) // a closed terminal does not end the simulation
+				fmt.Fprintf(a.err, "\nThe simulated Bitbucket API answers on %s for %s, or until Ctrl-C. In another shell:\n  "+
+					"TRAKR_BITBUCKET_API_URL=http://%s trakr sweep run liveness\n", c.API, c.Stay, c.API)
 			}
 			sum, err := simulate.Run(ctx, c)
 			if err != nil {
@@ -106,8 +108,9 @@ func (a *cli) simulateCommand() *cobra.Command {
 	f.IntVar(&c.Replays, "replays", 2, "deliveries sent twice")
 	f.IntVar(&c.Forgeries, "forgeries", 9, "callbacks that must be refused")
 	f.IntVar(&c.Drops, "drops", 1, "workspaces whose uninstall is never delivered")
-	f.StringArrayVar(&answers, "answer", nil, "what the API says about a workspace after the story: WORKSPACE=STATUS[@DURATION], e.g. 3=404@24h")
-	f.DurationVar(&c.Stay, "stay", 0, "how long the API goes on answering after the story, e.g. 168h")
+	f.StringArrayVar(&answers, "answer", nil, "what the API answers about a workspace after the story: "+
+		"WORKSPACE=STATUS[@DURATION], e.g. 3=404@24h")
+	f.DurationVar(&c.Stay, "stay", 0, "how long the API continues to answer after the story, e.g. 168h")
 	f.IntVar(&c.Concurrency, "concurrency", 4, "callbacks at a time")
 	cmd.AddCommand(a.receiverCommand())
 	return cmd
@@ -131,10 +134,11 @@ func (a *cli) receiverCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "receiver", Short: "Act as the end service on this machine", Args: cobra.NoArgs,
 		Long: "Takes the events that the service sends to its end service, verifies their signatures, keeps what they\n" +
-			"disclose in memory, deletes it at the notice of an erasure, and answers what it holds of somebody.\n" +
+			"disclose in memory, deletes it at the notice of an erasure, and answers what it has of a tenant.\n" +
 			"Its key is TRAKR_END_SERVICE_SECRET, else one for development that everybody knows.",
 		Example: "  trakr simulate receiver\n" +
-			"  TRAKR_END_SERVICE_URL=http://127.0.0.1:8091" + simulate.EventsPath + " TRAKR_END_SERVICE_SECRET=" + simulate.DevEndSecret + " trakr serve --dev\n" +
+			"  TRAKR_END_SERVICE_URL=http://127.0.0.1:8091" + simulate.EventsPath + " TRAKR_END_SERVICE_SECRET=" +
+			simulate.DevEndSecret + " trakr serve --dev\n" +
 			"  curl -d '{\"tenant_id\":\"5f0c1f2e-8d7a-4c7e-9a52-0d9f6f4f4a11\"}' http://127.0.0.1:8091/holds",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !config.Loopback("http://" + listen) {
@@ -167,11 +171,11 @@ func (a *cli) receiverCommand() *cobra.Command {
 			stop, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
 			err = srv.Shutdown(stop)
-			told := r.Told()
+			received := r.Told()
 			if a.json {
-				return errors.Join(err, a.printJSON(told))
+				return errors.Join(err, a.printJSON(received))
 			}
-			_, werr := fmt.Fprintf(a.out, "%+v\n", told)
+			_, werr := fmt.Fprintf(a.out, "%+v\n", received)
 			return errors.Join(err, werr)
 		},
 	}

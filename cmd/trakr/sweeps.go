@@ -28,8 +28,9 @@ func (a *cli) sweepRunCommand() *cobra.Command {
 		Use: "run KIND", Short: "Run a sweep now; exits 1 when it finds something", Args: cobra.ExactArgs(1), ValidArgs: sweep.Kinds(),
 		Long: "Runs one pass of a sweep and stores what it counted, zero included. KIND is one of:\n" + kindsOfSweep() +
 			"A kind that deletes or erases is a dry run unless --dry-run=false is given; the scheduled passes act. A person who\n" +
-			"has it act gives a ticket, which is recorded with what goes.\n" +
-			"A dry run opens and resolves no finding. Beside a service that acts by another policy only a dry run is made. Exits 0 clean, 1 findings, 3 cannot tell.",
+			"has it act gives a ticket, which is recorded with what is deleted.\n" +
+			"A dry run opens and resolves no finding. Beside a service that acts by another policy only a dry run is made. Exits " +
+			"0 clean, 1 findings, 3 cannot tell.",
 		Example: "  trakr sweep run orphans\n  trakr sweep run orphans --dry-run --json\n" +
 			"  trakr sweep run retention --dry-run=false --reason-ref OPS-12",
 	}
@@ -56,7 +57,7 @@ func (a *cli) sweepRunCommand() *cobra.Command {
 		case findings.Found:
 			return errFinding
 		}
-		return errors.New("the sweep could not judge everything; see what is marked unjudged")
+		return errors.New("the sweep could not check everything; see what is marked unjudged")
 	})
 	run.Flags().BoolVar(&dry, "dry-run", false, "look and change nothing (default true for a kind that deletes or erases)")
 	why.ticket(run)
@@ -81,7 +82,8 @@ func checkSamePolicy(ctx context.Context, s *app.App) error {
 	}
 	for _, h := range running {
 		if h.PolicyHash != "" && h.PolicyHash != s.Policy.Hash() {
-			return usageError{fmt.Errorf("a running service acts by another policy (SHA-256 %s) than this command (%s): give it the same TRAKR_POLICY, or look with --dry-run", h.PolicyHash, s.Policy.Hash())}
+			return usageError{fmt.Errorf("a running service acts by another policy (SHA-256 %s) than this command (%s): give it "+
+				"the same TRAKR_POLICY, or look with --dry-run", h.PolicyHash, s.Policy.Hash())}
 		}
 	}
 	return nil
@@ -100,14 +102,15 @@ func (a *cli) printRun(r findings.Run) error {
 		return err
 	}
 	if r.DryRun {
-		_, err := fmt.Fprintf(a.out, "\n%s sweep %s, dry run: %s; nothing was changed, no finding opened or resolved\n", r.Kind, r.ID, r.Result)
+		_, err := fmt.Fprintf(a.out, "\n%s sweep %s, dry run: %s; nothing was changed, no finding opened or resolved\n", r.Kind,
+			r.ID, r.Result)
 		return err
 	}
 	_, err := fmt.Fprintf(a.out, "\n%s sweep %s: %s\n", r.Kind, r.ID, r.Result)
 	return err
 }
 
-// judgement says in words what one check means.
+// judgement returns what one check means.
 func judgement(c findings.Check) string {
 	switch {
 	case c.Found():
@@ -220,14 +223,15 @@ func (a *cli) findingCommand() *cobra.Command {
 					if e.DeliveredAt != nil {
 						delivered = *e.DeliveredAt
 					}
-					line(e.Transition, e.OccurredAt, e.Rows, dash(e.RunID), dash(e.ActorID), dash(e.ReasonCode), dash(e.ReasonRef), delivered)
+					line(e.Transition, e.OccurredAt, e.Rows, dash(e.RunID), dash(e.ActorID), dash(e.ReasonCode), dash(e.ReasonRef),
+						delivered)
 				}
 			})
 		}),
 	}
 	var why reasonFlags
 	acknowledge := &cobra.Command{
-		Use: "acknowledge ID", Short: "Say that you know of a finding, and the ticket; it stays open", Args: cobra.ExactArgs(1),
+		Use: "acknowledge ID", Short: "Mark a finding as known, with a ticket; it stays open", Args: cobra.ExactArgs(1),
 		Long: "Marks an open finding as known, with a reason and a ticket; audited. It stays open and counted until a\n" +
 			"sweep no longer sees it. One that comes back later is a new finding.",
 		Example: "  trakr finding acknowledge 01a20e98-a0d9-7be0-acd3-8cea525129a5 --reason-code incident_response --reason-ref OPS-12",

@@ -20,22 +20,25 @@ import (
 func (a *cli) verifyCommand() *cobra.Command {
 	var key string
 	c := &cobra.Command{
-		Use: "verify FILE", Short: "Check an exported audit or a certificate of deletion offline, against the log's public key", Args: cobra.ExactArgs(1),
-		Long: "Reads an export (ndjson, csv or ocsf, also gzip) and checks that every record shown stood at its position\n" +
+		Use:   "verify FILE",
+		Short: "Check an exported audit or a certificate of deletion offline, against the log's public key",
+		Args:  cobra.ExactArgs(1),
+		Long: "Reads an export (ndjson, csv or ocsf, also gzip) and checks that every record shown was at its position\n" +
 			"in the log of the signed checkpoint, byte for byte, that nothing was changed, removed, inserted, moved or\n" +
-			"cut since, and that the columns say what the records say. Needs no database and no network.\n\n" +
+			"cut since, and that the columns agree with the records. Needs no database and no network.\n\n" +
 			"Of a certificate of deletion (json, html or pdf) it checks the signature, names every value that was changed,\n" +
-			"added or removed since, proves that the records it rests on stood in the log, and that it says what they say.\n" +
-			"An HTML page or a PDF is made anew and compared, so that its text is proven too; a page that another version\n" +
-			"of trakr made cannot be told about.\n\n" +
-			"The key must have reached you by another way than the file; whoever runs the service prints it with\n" +
+			"added or removed since, proves that the records it rests on were in the log, and that it agrees with them.\n" +
+			"An HTML page or a PDF is rendered again and compared, so that its text is proven too; a page that another version\n" +
+			"of trakr made cannot be checked.\n\n" +
+			"The key must have reached you by another way than the file; the operator of the service prints it with\n" +
 			"trakr audit checkpoint --key. Not proven of an export: recorded_at, and that a filter left out only what it\n" +
-			"should; of a certificate: its counts and places, and when backups are gone, which are its issuer's signed word.\n" +
+			"should; of a certificate: its counts and places, and when backups are cleared, which its issuer only signs.\n" +
 			"Exit codes: 0 proven, 1 a finding, 2 wrong usage, 3 cannot tell.",
-		Example: "  trakr verify audit.ndjson --key log.vkey\n  trakr verify certificate.pdf --key log.vkey\n  trakr verify audit.csv.gz --key trakr-audit/…+…+… --json",
-		RunE:    func(c *cobra.Command, args []string) error { return a.verify(c.Context(), args[0], key) },
+		Example: "  trakr verify audit.ndjson --key log.vkey\n  trakr verify certificate.pdf --key log.vkey\n  trakr verify " +
+			"audit.csv.gz --key trakr-audit/…+…+… --json",
+		RunE: func(c *cobra.Command, args []string) error { return a.verify(c.Context(), args[0], key) },
 	}
-	c.Flags().StringVar(&key, "key", "", "the log's public key (C2SP signed-note), or a file that holds it")
+	c.Flags().StringVar(&key, "key", "", "the log's public key (C2SP signed-note), or a file that contains it")
 	return c
 }
 
@@ -75,9 +78,10 @@ func (a *cli) verify(ctx context.Context, file, key string) error {
 	return err
 }
 
-// noKey says how to get the key.
+// noKey adds how to get the key.
 func noKey(err error) error {
-	return fmt.Errorf("%w. Give the key that reached you by another way: --key KEY or --key FILE (whoever runs the service prints it with: trakr audit checkpoint --key)", err)
+	return fmt.Errorf("%w. Give the key that reached you by another way: --key KEY or --key FILE (the operator of the service "+
+		"prints it with: trakr audit checkpoint --key)", err)
 }
 
 // beginning reads as much of a file as a certificate can have, and a byte more.
@@ -128,9 +132,11 @@ func (a *cli) printCertificate(file string, r certificate.Report) error {
 		fmt.Fprintf(&b, ": %s.\n", f.Detail)
 	}
 	if len(r.Findings) == 0 {
-		fmt.Fprintf(&b, "Proven: the certificate of deletion %s of %s is signed with the key of the log %s and unchanged.\n", r.CertificateID, r.Issuer, r.Origin)
+		fmt.Fprintf(&b, "Proven: the certificate of deletion %s of %s is signed with the key of the log %s and unchanged.\n",
+			r.CertificateID, r.Issuer, r.Origin)
 		if r.State == certificate.Erased {
-			fmt.Fprintf(&b, "Tenant %s, erasure %s: gone from the live service since %s, gone from backups after %s.\n", r.TenantID, r.ErasureID, r.DeletedLiveAt, r.BackupsClearAfter)
+			fmt.Fprintf(&b, "Tenant %s, erasure %s: gone from the live service since %s, gone from backups after %s.\n", r.TenantID,
+				r.ErasureID, r.DeletedLiveAt, r.BackupsClearAfter)
 		} else {
 			fmt.Fprintf(&b, "Request %s: nothing was held of the subject with the digest %s.\n", r.RequestID, r.SubjectDigest)
 		}
@@ -164,8 +170,10 @@ func (a *cli) printVerified(file string, r auditfile.Report) error {
 		}
 		fmt.Fprintf(&b, ": %s.\nNothing after it was looked at.\n", f.Detail)
 	} else {
-		fmt.Fprintf(&b, "Proven: %d events of %s stand in the log %s as they did at its checkpoint of %d events.\n", r.Events, file, r.Origin, r.Size)
-		fmt.Fprintf(&b, "Looked at from position %d up to, not including, %d; selection %s; %d positions not shown", r.From, r.Next, r.Selection, r.Hidden)
+		fmt.Fprintf(&b, "Proven: %d events of %s stand in the log %s as they did at its checkpoint of %d events.\n", r.Events, file,
+			r.Origin, r.Size)
+		fmt.Fprintf(&b, "Looked at from position %d up to, not including, %d; selection %s; %d positions not shown", r.From, r.Next,
+			r.Selection, r.Hidden)
 		if r.Expired > 0 {
 			fmt.Fprintf(&b, "; content expired by policy below position %d", r.Expired)
 		}
@@ -179,7 +187,7 @@ func (a *cli) printVerified(file string, r auditfile.Report) error {
 	return err
 }
 
-// onTerminal reports whether somebody watches.
+// onTerminal reports whether standard error is a terminal.
 func (a *cli) onTerminal() bool {
 	f, ok := a.err.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))

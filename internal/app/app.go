@@ -259,10 +259,12 @@ func openSignals(ctx context.Context, o Options, c *closers) (signals, error) {
 	t := o.Telemetry
 	if t == nil {
 		if o.Mode != Serve {
-			return signals{log: slog.New(slog.DiscardHandler), tracer: nooptrace.NewTracerProvider(), meter: noopmetric.NewMeterProvider()}, nil
+			return signals{log: slog.New(slog.DiscardHandler), tracer: nooptrace.NewTracerProvider(),
+				meter: noopmetric.NewMeterProvider()}, nil
 		}
 		var err error
-		t, err = telemetry.Setup(ctx, telemetry.Config{Service: "trakr", Version: o.Version, LogWriter: o.Logs, LogLevel: o.Config.LogLevel})
+		t, err = telemetry.Setup(ctx, telemetry.Config{Service: "trakr", Version: o.Version, LogWriter: o.Logs,
+			LogLevel: o.Config.LogLevel})
 		if err != nil {
 			return signals{}, err
 		}
@@ -421,7 +423,8 @@ func openErasing(ctx context.Context, b *base, r records, c *closers) (e erasing
 		return e, err
 	}
 	cfg := erasure.Config{
-		Door: r.door, Erasures: r.erasures, Census: b.census, Holds: e.holds, Log: r.audit, Keys: r.keys, Policy: b.policy, Ledger: e.ledger,
+		Door: r.door, Erasures: r.erasures, Census: b.census, Holds: e.holds, Log: r.audit, Keys: r.keys, Policy: b.policy,
+		Ledger:  e.ledger,
 		Version: b.Version, Now: b.Now, Slog: b.log, Begun: r.finisher.Begun, After: b.AfterStep,
 	}
 	if b.Mode != Serve { // the service's sequencer runs every second
@@ -438,7 +441,8 @@ func openErasing(ctx context.Context, b *base, r records, c *closers) (e erasing
 func assemble(b *base, r records, e erasing) (*App, error) {
 	a := &App{
 		Config: b.Config, Policy: b.policy, DB: b.db, Keys: r.keys, KeysGenerated: r.generated, Audit: r.audit, Sequencer: r.sequencer,
-		Door: r.door, Outbox: r.outbox, Findings: findings.New(b.db), Census: b.census, Tokens: tokens.New(b.db, b.Now), Inventory: facts.New(b.db), Instances: instances.New(b.db),
+		Door: r.door, Outbox: r.outbox, Findings: findings.New(b.db), Census: b.census, Tokens: tokens.New(b.db, b.Now),
+		Inventory: facts.New(b.db), Instances: instances.New(b.db),
 		Erasures: r.erasures, Holds: e.holds, Ledger: e.ledger, Eraser: e.eraser, Replayed: e.replayed,
 		signals: b.signals, mode: b.Mode, now: b.Now, version: b.Version, afterStep: b.AfterStep, server: b.server,
 		beats: heartbeats.New(b.db), guard: r.guard, sender: r.sender, finisher: r.finisher,
@@ -449,7 +453,8 @@ func assemble(b *base, r records, e erasing) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.observed = &observed{policy: b.policy, own: b.destinations, scopes: b.scopes, mode: b.Mode, door: r.door, census: b.census, running: a.Instances}
+	a.observed = &observed{policy: b.policy, own: b.destinations, scopes: b.scopes, mode: b.Mode, door: r.door, census: b.census,
+		running: a.Instances}
 	a.observed.setJobs(comparableJobs(planJobs(b.policy)))
 	if a.Runner, err = sweep.New(b.db, b.policy, b.Now, b.log, a.passes()...); err != nil {
 		return nil, err
@@ -460,7 +465,8 @@ func assemble(b *base, r records, e erasing) (*App, error) {
 	recorded := instances.Facts{PolicyHash: b.policy.Hash(), Destinations: b.destinations.recorded()}
 	a.instance = newInstance(a.Instances, r.keys, b.log, recorded)
 	a.Reports = &evidence.Reporter{
-		Running: a.Instances.List, Own: recorded.Destinations, Policy: b.policy, Statement: b.statement, Scopes: evidence.Scopes(b.scopes, b.policy),
+		Running: a.Instances.List, Own: recorded.Destinations, Policy: b.policy, Statement: b.statement,
+		Scopes:    evidence.Scopes(b.scopes, b.policy),
 		Inventory: a.Inventory, Sweeps: a.Runner, Now: b.Now, Version: b.Version, SkipProof: b.Config.DevSkipProof,
 		Jobs: jobNames(b.policy), Heartbeats: a.beats, SwitchedOff: r.door.CountSwitchedOff,
 	}
@@ -471,7 +477,8 @@ func assemble(b *base, r records, e erasing) (*App, error) {
 // passes returns one pass for each kind of sweep.
 func (a *App) passes() []sweep.Pass {
 	return sweep.Passes(sweep.Parts{
-		DB: a.DB, Policy: a.Policy, Log: a.Audit, Findings: a.Findings, Census: a.Census, Retention: retention.New(a.DB), Outbox: a.Outbox, Liveness: liveness.New(a.DB),
+		DB: a.DB, Policy: a.Policy, Log: a.Audit, Findings: a.Findings, Census: a.Census, Retention: retention.New(a.DB),
+		Outbox: a.Outbox, Liveness: liveness.New(a.DB),
 		Eraser: a.Eraser, Bitbucket: a.client, Door: a.Door, Running: a.observed.facts,
 		Outside: func(_ context.Context, all bool) ([]audit.Outside, error) {
 			if all {
@@ -490,6 +497,7 @@ func newDeletions(a *App) (*deletionrequests.Service, error) {
 	}
 	return deletionrequests.New(deletionrequests.Config{
 		Requests: r, Holds: a.Holds, Door: a.Door, Census: a.Census, Policy: a.Policy, Log: a.log,
-		Erasures: &deletionrequests.Eraser{Eraser: a.Eraser, Store: a.Erasures, Findings: a.Findings, Runner: a.Runner, Policy: a.Policy, Now: a.now},
+		Erasures: &deletionrequests.Eraser{Eraser: a.Eraser, Store: a.Erasures, Findings: a.Findings, Runner: a.Runner,
+			Policy: a.Policy, Now: a.now},
 	})
 }

@@ -52,7 +52,8 @@ func answersCheck(ctx context.Context, cfg config.Config, running []instances.In
 	case len(running) > 0:
 		r.Evidence = fmt.Sprintf("%d running service(s) recorded on this database, none of them at %s", len(running), address)
 	default:
-		r.State, r.Evidence, r.WayOut = check.Warn, "no service answers at "+address+", and none is recorded as running", "start it: trakr serve"
+		r.State, r.Evidence, r.WayOut = check.Warn, "no service answers at "+address+", and none is recorded as running",
+			"start it: trakr serve"
 	}
 	return r
 }
@@ -200,7 +201,8 @@ func (a *App) sweepCheck(ctx context.Context, rule policy.Sweep) check.Result {
 // ledgerChecks report whether the erasure ledger is the database's own and whole, and
 // not on the volume whose loss would take the database too.
 func (a *App) ledgerChecks(ctx context.Context) []check.Result {
-	whole := check.Result{ID: "ledger.whole", Title: "the erasure ledger is whole and the database's own", State: check.Pass, Evidence: a.Ledger.Name()}
+	whole := check.Result{ID: "ledger.whole", Title: "the erasure ledger is whole and the database's own", State: check.Pass,
+		Evidence: a.Ledger.Name()}
 	apart := check.Result{ID: "ledger.apart", Title: "the erasure ledger lies on another volume than the database", State: check.Pass}
 	var refused *erasure.Refused
 	switch err := a.Eraser.Compare(ctx); {
@@ -223,7 +225,8 @@ func (a *App) ledgerChecks(ctx context.Context) []check.Result {
 	}
 	if same {
 		apart.State = check.Warn
-		apart.Evidence = "a loss of this volume takes both, and a copy of it brings both back; set TRAKR_LEDGER to a path on another one, or to a URL"
+		apart.Evidence = "a loss of this volume takes both, and a copy of it brings both back; set TRAKR_LEDGER to a path on " +
+			"another one, or to a URL"
 	}
 	return []check.Result{whole, apart}
 }

@@ -82,7 +82,8 @@ func (a *App) endServiceCheck(ctx context.Context) check.Result {
 	switch {
 	case n.Findings() > 0:
 		r.State = check.Fail
-		r.Evidence = fmt.Sprintf("%d deliveries are dead, or not acknowledged for more than five days, %d of them notices of an erasure; see: trakr outbox list",
+		r.Evidence = fmt.Sprintf("%d deliveries are dead, or not acknowledged for more than five days, %d of them notices of an "+
+			"erasure; see: trakr outbox list",
 			n.Findings(), n.DeadNotices+n.OverdueNotices)
 		r.Evidence = strings.TrimSuffix(r.Evidence+". "+idle, ". ")
 	case idle != "" && n.Waiting > 0:

@@ -18,7 +18,8 @@ import (
 func (a *App) selfScan(ctx context.Context) []check.Result {
 	one := check.Result{ID: "marketplace.scan", Title: "Marketplace: the requirements can be checked"}
 	lines := &selfscan.Log{}
-	t, err := telemetry.Setup(ctx, telemetry.Config{Service: "trakr-doctor", Version: a.version, LogWriter: lines, LogLevel: slog.LevelDebug})
+	t, err := telemetry.Setup(ctx, telemetry.Config{Service: "trakr-doctor", Version: a.version, LogWriter: lines,
+		LogLevel: slog.LevelDebug})
 	if err != nil {
 		return []check.Result{unknown(one, err)}
 	}

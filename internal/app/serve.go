@@ -186,7 +186,8 @@ func (a *App) PublicHandler(t *telemetry.Telemetry, prover ingress.Prover) (http
 	if a.Config.PublicStatement {
 		statement = (&evidence.PublicStatement{Reporter: a.Reports}).Get
 	}
-	gate, err := ingress.New(ingress.Config{Policy: a.Policy, BaseURL: a.Config.BaseURL, Door: a.Door, Eraser: a.Eraser, Prover: prover, Now: a.now})
+	gate, err := ingress.New(ingress.Config{Policy: a.Policy, BaseURL: a.Config.BaseURL, Door: a.Door, Eraser: a.Eraser,
+		Prover: prover, Now: a.now})
 	if err != nil {
 		return nil, err
 	}
