@@ -66,21 +66,11 @@ func (o *observed) facts(ctx context.Context) (drift.Facts, error) {
 // checks returns one failed check for each difference, or one that passes when there is
 // none. They cover the running services and this environment, which may be another.
 func (o *observed) checks(ctx context.Context) []check.Result {
-	one := check.Result{ID: "drift.none", Title: "what runs is what the policy declares", State: check.Pass}
 	f, err := o.facts(ctx)
 	if err != nil {
-		return []check.Result{unknown(one, err)}
+		return []check.Result{drift.Undetermined(err)}
 	}
 	f.Endpoints = append(f.Endpoints, o.own.endpoints...)
 	f.Databases = append(f.Databases, o.own.databases...)
-	var out []check.Result
-	for _, d := range drift.Compare(o.policy, f) {
-		r := one
-		r.ID, r.State, r.Evidence = "drift."+string(d.Kind), check.Fail, d.String()
-		out = append(out, r)
-	}
-	if out == nil {
-		out = []check.Result{one}
-	}
-	return out
+	return drift.Results(drift.Compare(o.policy, f))
 }

@@ -85,7 +85,7 @@ func TestEachDifferenceIsNamedWithAWayOut(t *testing.T) {
 		}, "host TRAKR_DATABASE_URL: the policy does not declare the host db.example.com", true},
 		"two of two hosts": {func(_ *policy.Policy, f *drift.Facts) {
 			f.Databases = []drift.Database{{"TRAKR_DATABASE_URL", "a.example.com"}, {"TRAKR_DATABASE_URL", "b.example.com"}, {"TRAKR_DATABASE_URL", "b.example.com"}}
-		}, "host TRAKR_DATABASE_URL: the policy does not declare the host a.example.com for any database, so where that lies nobody has said; the policy does not declare the host b.example.com for any database, so where that lies nobody has said. Way out: ", true},
+		}, "host TRAKR_DATABASE_URL: the policy does not declare the host a.example.com for any database, so its place is not known; the policy does not declare the host b.example.com for any database, so its place is not known. Way out: ", true},
 		"a proxy": {func(_ *policy.Policy, f *drift.Facts) {
 			f.Endpoints = append(f.Endpoints, drift.Endpoint{Setting: "HTTPS_PROXY", To: lifecycle.ToProxy, Address: "http://u:MARKER@proxy.example.net:3128"})
 		}, "host HTTPS_PROXY: the policy does not declare the host proxy.example.net for proxy. Way out: declare the host under egress, to: proxy, with what goes there, or unset HTTPS_PROXY", true},
@@ -93,8 +93,8 @@ func TestEachDifferenceIsNamedWithAWayOut(t *testing.T) {
 			f.Jobs = append(f.Jobs, drift.Job{Name: "upload", Schedule: "* * * * *"})
 		}, "schedule upload: it is scheduled, and the policy does not declare it", true},
 		"a job's absence":    {func(_ *policy.Policy, f *drift.Facts) { f.Jobs = f.Jobs[1:] }, "schedule sweep orphans: the policy promises that it runs, and it is not scheduled", true},
-		"a job's time":       {func(_ *policy.Policy, f *drift.Facts) { f.Jobs[0].Schedule = "0 0 1 1 *" }, `schedule sweep orphans: it is scheduled at "0 0 1 1 *", and the policy says "17 * * * *"`, true},
-		"a sweep of no time": {func(p *policy.Policy, f *drift.Facts) { p.Sweeps, f.Jobs = p.Sweeps[1:], f.Jobs[1:] }, "schedule sweep orphans: the policy does not say when it runs", true},
+		"a job's time":       {func(_ *policy.Policy, f *drift.Facts) { f.Jobs[0].Schedule = "0 0 1 1 *" }, `schedule sweep orphans: it is scheduled at "0 0 1 1 *", and the policy declares "17 * * * *"`, true},
+		"a sweep of no time": {func(p *policy.Policy, f *drift.Facts) { p.Sweeps, f.Jobs = p.Sweeps[1:], f.Jobs[1:] }, "schedule sweep orphans: the policy gives it no schedule", true},
 		"a sweep of none":    {func(_ *policy.Policy, f *drift.Facts) { f.Sweeps = f.Sweeps[1:] }, "schedule sweep orphans: the policy promises this sweep, and this version has none", true},
 		"a value held": {func(p *policy.Policy, f *drift.Facts) {
 			p.Fields[3].Off, f.SwitchedOff = true, map[lifecycle.Field]int64{lifecycle.Username: 3}

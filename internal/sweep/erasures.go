@@ -144,8 +144,8 @@ func newTally(now time.Time, deadline time.Duration) *tally {
 		remains:  finding("rows that remain", findings.Critical),
 		onHold:   retained("on hold", "a legal hold keeps the values; its release or end erases them"),
 		underWay: retained("under way", "begun, within the deadline, and finished by one of the next passes"),
-		awaitsRecipient: retained("awaiting the recipient", "erased and verified; the certificate waits for the end service's acknowledgement, "+
-			"and a notice that waits too long is found under trakr.outbox"),
+		awaitsRecipient: retained("awaiting the recipient", "erased and verified; "+
+			"the certificate waits for the end service's acknowledgement, and a notice that waits too long is found under trakr.outbox"),
 	}
 }
 
