@@ -12,13 +12,13 @@ import (
 // Change is one promise that differs between two policies, in words.
 type Change struct {
 	Section string `json:"section"` // of the file, e.g. "fields"
-	Subject string `json:"subject"` // what of it, e.g. "username"; "" for the section as such
-	What    string `json:"what"`    // e.g. "switched off: not kept any more"
+	Subject string `json:"subject"` // what in it, e.g. "username"; "" for the section as a whole
+	What    string `json:"what"`    // e.g. "switched off: no longer kept"
 }
 
-// Diff tells what a new policy promises otherwise than an old one, section by section
-// in the order of the file. Whatever the form can say is compared; comments, layout
-// and the order of lists are no promises.
+// Diff returns what a new policy promises differently from an old one, section by section
+// in the order of the file. It compares every value; comments, layout and the order of
+// lists are not promises.
 func Diff(old, new *Policy) ([]Change, error) {
 	a, err := old.tree()
 	if err != nil {
@@ -36,7 +36,7 @@ func Diff(old, new *Policy) ([]Change, error) {
 	return d.changes, nil
 }
 
-// tree is the policy as JSON has it.
+// tree returns the policy as decoded JSON.
 func (p *Policy) tree() (map[string]any, error) {
 	b, err := p.JSON()
 	if err != nil {
@@ -51,10 +51,13 @@ func (p *Policy) tree() (map[string]any, error) {
 	return out, nil
 }
 
-// sections lists what either file has, in the order in which a reader expects it.
+// sections returns the sections of either file in the order of the built-in policy.
 func sections(a, b map[string]any) []string {
-	order := []string{"version", "app", "vendor", "fields", "forbidden_categories", "stores", "sub_processors", "egress", "personal_data_reporting", "retention",
-		"deletion_deadline", "deletion_requests", "legal_holds", "liveness", "sweeps", "jobs", "known_payload_keys", "roles", "reasons", "not_audited"}
+	order := []string{
+		"version", "app", "vendor", "fields", "forbidden_categories", "stores", "sub_processors", "egress", "personal_data_reporting",
+		"retention", "deletion_deadline", "deletion_requests", "legal_holds", "liveness", "sweeps", "jobs", "known_payload_keys", "roles",
+		"reasons", "not_audited",
+	}
 	all := maps.Clone(a)
 	maps.Copy(all, b)
 	var out []string
@@ -72,7 +75,7 @@ type differ struct {
 	changes []Change
 }
 
-func (d *differ) say(subject, format string, args ...any) {
+func (d *differ) add(subject, format string, args ...any) {
 	d.changes = append(d.changes, Change{Section: d.section, Subject: subject, What: fmt.Sprintf(format, args...)})
 }
 
@@ -93,7 +96,7 @@ func (d *differ) compare(subject, name string, old, new any) {
 	}
 }
 
-// empty reports whether a member says no more than its being left out would.
+// empty reports whether a member means the same as one that is left out.
 func empty(v any) bool {
 	switch x := v.(type) {
 	case nil:
@@ -130,8 +133,8 @@ func within(name, member string) string {
 	return name + " " + member
 }
 
-// list compares without regard to order: objects by what names them, all else as it
-// is. Two that have the same name are one to a reader; Load refuses them.
+// list compares without regard to order: objects by the member that names them, other
+// values as they are. Load refuses two objects with the same name.
 func (d *differ) list(subject, name string, old, new any) {
 	a, _ := old.([]any)
 	b, _ := new.([]any)
@@ -139,7 +142,7 @@ func (d *differ) list(subject, name string, old, new any) {
 	keysNew, byNew := keyed(b)
 	for _, k := range keysOld {
 		if _, still := byNew[k]; !still {
-			d.gone(subject, name, k, byOld[k])
+			d.removed(subject, name, k, byOld[k])
 		}
 	}
 	for _, k := range keysNew {
@@ -161,18 +164,18 @@ func under(subject, key string) string {
 	return subject + ", " + key
 }
 
-func (d *differ) gone(subject, name, key string, v any) {
+func (d *differ) removed(subject, name, key string, v any) {
 	if _, object := v.(map[string]any); object {
-		d.say(under(subject, key), "removed")
+		d.add(under(subject, key), "removed")
 		return
 	}
-	d.say(subject, "%s", strings.TrimSpace(name+" "+key+" removed"))
+	d.add(subject, "%s", strings.TrimSpace(name+" "+key+" removed"))
 }
 
 func (d *differ) added(subject, name, key string, v any) {
 	o, object := v.(map[string]any)
 	if !object {
-		d.say(subject, "%s", strings.TrimSpace(name+" "+key+" added"))
+		d.add(subject, "%s", strings.TrimSpace(name+" "+key+" added"))
 		return
 	}
 	var parts []string
@@ -185,10 +188,10 @@ func (d *differ) added(subject, name, key string, v any) {
 	if parts != nil {
 		what += " (" + strings.Join(parts, "; ") + ")"
 	}
-	d.say(under(subject, key), "%s", what)
+	d.add(under(subject, key), "%s", what)
 }
 
-// names are the members that name an entry of a list, the first that it has.
+// names are the members that can name an entry of a list; the first that it has does.
 var names = []string{"name", "to", "class", "kind", "code", "what"}
 
 func keyed(list []any) (keys []string, by map[string]any) {
@@ -211,7 +214,7 @@ func keyed(list []any) (keys []string, by map[string]any) {
 	return keys, by
 }
 
-// places are the members that say where a store lies.
+// places are the members that declare where a store is.
 var places = []string{"city", "region", "country", "provider"}
 
 // value compares two texts, numbers or switches.
@@ -223,9 +226,9 @@ func (d *differ) value(subject, name string, old, new any) {
 	b, errNew := ParsePeriod(shown(new))
 	switch {
 	case d.section == "fields" && name == "off" && !empty(new):
-		d.say(subject, "switched off: not kept any more")
+		d.add(subject, "switched off: no longer kept")
 	case d.section == "fields" && name == "off":
-		d.say(subject, "switched on: kept again")
+		d.add(subject, "switched on: kept again")
 	case errOld == nil && errNew == nil:
 		longer := "shorter"
 		switch {
@@ -234,15 +237,15 @@ func (d *differ) value(subject, name string, old, new any) {
 		case b.Duration() == a.Duration():
 			return // P1D is PT24H
 		}
-		d.say(subject, "%s", strings.TrimSpace(name+" "+longer+": from "+a.Human()+" to "+b.Human()))
+		d.add(subject, "%s", strings.TrimSpace(name+" "+longer+": from "+a.Human()+" to "+b.Human()))
 	case d.section == "stores" && slices.Contains(places, name):
-		d.say(subject, "moved: %s from %s to %s", name, shown(old), shown(new))
+		d.add(subject, "moved: %s from %s to %s", name, shown(old), shown(new))
 	case empty(old):
-		d.say(subject, "%s", strings.TrimSpace(name+" is now “"+shown(new)+"”"))
+		d.add(subject, "%s", strings.TrimSpace(name+" is now “"+shown(new)+"”"))
 	case empty(new):
-		d.say(subject, "%s", strings.TrimSpace(name+" no longer said; it was “"+shown(old)+"”"))
+		d.add(subject, "%s", strings.TrimSpace(name+" no longer declared; it was “"+shown(old)+"”"))
 	default:
-		d.say(subject, "%s", strings.TrimSpace(name+" from “"+shown(old)+"” to “"+shown(new)+"”"))
+		d.add(subject, "%s", strings.TrimSpace(name+" from “"+shown(old)+"” to “"+shown(new)+"”"))
 	}
 }
 
@@ -259,7 +262,7 @@ func shown(v any) string {
 		return "no"
 	}
 	b, err := json.Marshal(v)
-	if err != nil { // what came from JSON goes back into it
+	if err != nil { // cannot happen: the value came from JSON
 		return fmt.Sprint(v)
 	}
 	return string(b)

@@ -29,7 +29,7 @@ func TestADiffTellsEachPromiseThatChangedInWords(t *testing.T) {
 		"the order of a list": {"[api.bitbucket.org, bitbucket.org]", "[bitbucket.org, api.bitbucket.org]", nil},
 		"said, but as before": {"source: principal.username", "source: principal.username\n    off: false", nil},
 		"another spelling":    {"period: P7D", "period: PT168H", nil},
-		"a field off":         {"source: principal.username", "source: principal.username\n    off: true", []policy.Change{{"fields", "username", "switched off: not kept any more"}}},
+		"a field off":         {"source: principal.username", "source: principal.username\n    off: true", []policy.Change{{"fields", "username", "switched off: no longer kept"}}},
 		"a reader more":       {"source: principal.username", "source: principal.username\n    drop_hosts: [example.com]", []policy.Change{{"fields", "username", "drop_hosts example.com added"}}},
 		"a longer period":     {"period: P7D", "period: P14D", []policy.Change{{"retention", "backups", "period longer: from 7 days to 14 days"}}},
 		"a shorter period":    {"deletion_deadline: PT1H", "deletion_deadline: PT30M", []policy.Change{{"deletion_deadline", "", "shorter: from 1 hour to 30 minutes"}}},
@@ -39,9 +39,9 @@ func TestADiffTellsEachPromiseThatChangedInWords(t *testing.T) {
 		"a host":      {"hosts: [api.trakr.example.com]", "hosts: [api.trakr.example.com, x.example.com]", []policy.Change{{"egress", "end-service", "hosts x.example.com added"}}},
 		"a scope":     {"    - name: webhook\n", "    - name: repository\n      why: \"To look.\"\n    - name: webhook\n", []policy.Change{{"app", "repository", "added (why: To look.)"}}},
 		"a schedule":  {`"17 * * * *"`, `"18 * * * *"`, []policy.Change{{"sweeps", "orphans", "schedule from “17 * * * *” to “18 * * * *”"}}},
-		"a job less":  {"  - name: audit partitions\n    schedule: \"41 3 * * *\"\n    does: \"Makes room for the audit's next months.\"\n", "", []policy.Change{{"jobs", "audit partitions", "removed"}}},
+		"a job less":  {"  - name: audit partitions\n    schedule: \"41 3 * * *\"\n    does: \"Creates the partitions for the audit's next months.\"\n", "", []policy.Change{{"jobs", "audit partitions", "removed"}}},
 		"one exempt":  {"  - what: \"Requests with no valid API token.\"", "  - what: \"Requests without one.\"", []policy.Change{{"not_audited", "Requests with no valid API token.", "removed"}, {"not_audited", "Requests without one.", "added (why: They touch no tenant. They are counted in metrics and logged without the token.)"}}},
-		"no deadline": {"    required: true\n", "", []policy.Change{{"egress", "end-service", "required no longer said; it was “yes”"}}},
+		"no deadline": {"    required: true\n", "", []policy.Change{{"egress", "end-service", "required no longer declared; it was “yes”"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !strings.Contains(whole, c.old) {

@@ -22,18 +22,18 @@ import (
 // maxSize bounds a file, in bytes.
 const maxSize = 1 << 20
 
-// document is a YAML file of ours with what is wrong with it. What is of the right form
-// can be judged although other parts are not, so that all faults come at once.
+// document is a YAML file with its faults. Parts of the right form can be validated
+// although other parts are not, so that all faults are returned at once.
 type document struct {
-	root   ast.Node // nil: nothing of it can be read
+	root   ast.Node // nil when the file cannot be read
 	lines  lineIndex
-	blank  map[string]func() // takes the value at a path out of root
+	blank  map[string]func() // removes the value at a path from root
 	faults []Fault
-	told   map[string]bool // places of faults of form
-	lost   map[string]bool // places whose value is missing or cannot be used
+	faulty map[string]bool // paths that have a fault of form
+	lost   map[string]bool // paths whose value is missing or cannot be used
 }
 
-// schemaOf compiles a schema, once.
+// schemaOf returns a function that compiles a schema once.
 func schemaOf(text func() []byte) func() (*jsonschema.Schema, error) {
 	return sync.OnceValues(func() (*jsonschema.Schema, error) {
 		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text()))
@@ -54,20 +54,20 @@ func schemaOf(text func() []byte) func() (*jsonschema.Schema, error) {
 
 var policySchema = schemaOf(func() []byte { return schemaJSON })
 
-// read parses a file and holds it against its schema. Its error is never about the
-// file: what is wrong with that is among the faults.
+// read parses a file and checks it against its schema. Its error is never about the file:
+// the errors of the file are among the faults.
 func read(of string, data []byte, schema func() (*jsonschema.Schema, error)) (*document, error) {
-	d := &document{lines: lineIndex{"$": 1}, blank: map[string]func(){}, told: map[string]bool{}, lost: map[string]bool{}}
+	d := &document{lines: lineIndex{"$": 1}, blank: map[string]func(){}, faulty: map[string]bool{}, lost: map[string]bool{}}
 	if len(data) > maxSize {
 		d.add(Fault{Line: 1, Path: "$", Text: "the file is larger than 1 MiB"})
 		return d, nil
 	}
-	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // index tells of them all
+	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // index reports them all
 	if err != nil {
 		d.add(syntaxFault(err))
 		return d, nil
 	}
-	d.one(of, file)
+	d.takeOne(of, file)
 	if d.root == nil {
 		return d, nil
 	}
@@ -81,12 +81,12 @@ func read(of string, data []byte, schema func() (*jsonschema.Schema, error)) (*d
 	if err != nil {
 		return nil, err
 	}
-	return d, d.validate(tree, s)
+	return d, d.checkForm(tree, s)
 }
 
-// one takes the file's one document. A second one is a fault, and is not read; so are
-// aliases: what a promise says must be readable where it stands.
-func (d *document) one(of string, file *ast.File) {
+// takeOne takes the file's one document. A second document is a fault and is not read; so
+// are aliases: a promise must be readable in place.
+func (d *document) takeOne(of string, file *ast.File) {
 	docs := slices.DeleteFunc(slices.Clone(file.Docs), func(x *ast.DocumentNode) bool { return x.Body == nil && x.Start == nil })
 	if len(docs) == 0 || docs[0].Body == nil {
 		d.add(Fault{Line: 1, Path: "$", Text: "a " + of + " is one YAML document"})
@@ -97,13 +97,13 @@ func (d *document) one(of string, file *ast.File) {
 		if x.Start != nil && x.Start.Position != nil {
 			line = x.Start.Position.Line
 		}
-		d.add(Fault{Line: line, Path: "$", Text: "a " + of + " is one YAML document, and here another one begins"})
+		d.add(Fault{Line: line, Path: "$", Text: "a " + of + " is one YAML document, and another one begins here"})
 	}
 	root, aliased := docs[0].Body, false
 	for _, kind := range []ast.NodeType{ast.AnchorType, ast.AliasType, ast.MergeKeyType} {
 		for _, n := range ast.Filter(kind, root) {
 			aliased = true
-			d.add(Fault{Line: lineOf(n), Path: n.GetPath(), Text: "anchors, aliases and merges are not used in a " + of})
+			d.add(Fault{Line: lineOf(n), Path: n.GetPath(), Text: "anchors, aliases and merges are not allowed in a " + of})
 		}
 	}
 	if aliased {
@@ -114,7 +114,7 @@ func (d *document) one(of string, file *ast.File) {
 	d.lines["$"] = 1
 }
 
-// index notes where each value stands, and tells of keys that are given twice.
+// index records the line of each value, and reports keys that are given twice.
 func (d *document) index(path string, n ast.Node, put func(ast.Node)) {
 	switch n := n.(type) {
 	case *ast.TagNode:
@@ -149,7 +149,7 @@ func (d *document) members(path string, list []*ast.MappingValueNode) {
 	}
 }
 
-// lineOf is the line a node begins on: of a mapping, that of its first key.
+// lineOf returns the line a node begins on: for a mapping, that of its first key.
 func lineOf(n ast.Node) int {
 	switch m := n.(type) {
 	case nil:
@@ -170,7 +170,7 @@ func lineOf(n ast.Node) int {
 // lineIndex maps a path like "$.fields[0].name" to its line.
 type lineIndex map[string]int
 
-// at returns the line of path or of the nearest thing above it.
+// at returns the line of path or of the nearest path above it.
 func (l lineIndex) at(path string) int {
 	for ; path != ""; path = above(path) {
 		if n, ok := l[path]; ok {
@@ -180,25 +180,25 @@ func (l lineIndex) at(path string) int {
 	return l["$"]
 }
 
-// above is the path of what a value lies in; "" above all.
+// above returns the path of what contains a value; "" for the root.
 func above(path string) string { return path[:max(strings.LastIndexAny(path, ".["), 0)] }
 
 func (d *document) add(f Fault) { d.faults = append(d.faults, f) }
 
-// sorted are the faults in the order of the file.
+// sorted returns the faults in the order of the file.
 func (d *document) sorted() []Fault {
 	slices.SortStableFunc(d.faults, func(a, b Fault) int { return a.Line - b.Line })
 	return d.faults
 }
 
-// fault tells what is wrong with the value at a path, unless its form is wrong already.
+// fault adds a fault at a path, unless the value has a fault of form or could not be read.
 func (d *document) fault(path, format string, args ...any) {
-	if !d.told[path] && d.has(path) {
+	if !d.faulty[path] && d.has(path) {
 		d.add(Fault{Line: d.lines.at(path), Path: path, Text: fmt.Sprintf(format, args...)})
 	}
 }
 
-// has reports whether the value at a path could be read, or was rightly left out.
+// has reports whether the value at a path could be read, or was permissibly left out.
 func (d *document) has(path string) bool {
 	for ; path != ""; path = above(path) {
 		if d.lost[path] {
@@ -208,8 +208,8 @@ func (d *document) has(path string) bool {
 	return true
 }
 
-// whole reports whether every entry of a list could be read with the member that names
-// it. Of another list nobody can say what is not in it.
+// whole reports whether every entry of a list could be read with the member that names it.
+// Only then is it known what the list does not contain.
 func (d *document) whole(list, name string) bool {
 	for at := range d.lost {
 		if index, ok := strings.CutPrefix(at, list+"["); ok {
@@ -221,7 +221,7 @@ func (d *document) whole(list, name string) bool {
 	return d.has(list)
 }
 
-// decode fills v with what is of the right form, and reports whether it could.
+// decode fills v with the parts of the right form, and reports whether it could.
 func (d *document) decode(v any) bool {
 	if d.root == nil {
 		return false
@@ -238,7 +238,7 @@ func (d *document) decode(v any) bool {
 	return true
 }
 
-// syntaxFault places what the YAML library says.
+// syntaxFault returns an error of the YAML library as a fault with its line.
 func syntaxFault(err error) Fault {
 	f := Fault{Line: 1, Path: "$", Text: strings.SplitN(err.Error(), "\n", 2)[0]}
 	var e yaml.Error
@@ -251,11 +251,11 @@ func syntaxFault(err error) Fault {
 	return f
 }
 
-// validate checks the form.
-func (d *document) validate(tree any, schema *jsonschema.Schema) error {
-	b, err := json.Marshal(tree) // gives the numbers and maps the validator knows
+// checkForm checks the file against a schema.
+func (d *document) checkForm(tree any, schema *jsonschema.Schema) error {
+	b, err := json.Marshal(tree) // converts to the numbers and maps that the schema library knows
 	if err != nil {
-		d.add(Fault{Line: 1, Path: "$", Text: "the file holds what JSON cannot"})
+		d.add(Fault{Line: 1, Path: "$", Text: "the file contains a value that JSON cannot represent"})
 		d.root = nil
 		return nil
 	}
@@ -270,7 +270,7 @@ func (d *document) validate(tree any, schema *jsonschema.Schema) error {
 	return nil
 }
 
-// collect turns each single thing that the schema refuses into a fault at its place.
+// collect adds a fault for each value that the schema refuses.
 func (d *document) collect(e *jsonschema.ValidationError) {
 	for _, c := range e.Causes {
 		d.collect(c)
@@ -286,25 +286,25 @@ func (d *document) collect(e *jsonschema.ValidationError) {
 			path += "." + step
 		}
 	}
-	tell := func(path string, k jsonschema.ErrorKind) {
+	report := func(path string, k jsonschema.ErrorKind) {
 		d.add(Fault{Line: d.lines.at(path), Path: path, Text: k.LocalizedString(message.NewPrinter(language.English))})
 	}
 	switch k := e.ErrorKind.(type) {
-	case *kind.AdditionalProperties: // each at its own line
+	case *kind.AdditionalProperties: // each on its own line
 		for _, key := range k.Properties {
-			tell(path+"."+key, &kind.AdditionalProperties{Properties: []string{key}})
+			report(path+"."+key, &kind.AdditionalProperties{Properties: []string{key}})
 		}
 	case *kind.Required:
 		for _, key := range k.Missing {
 			d.lost[path+"."+key] = true
 		}
-		tell(path, k)
+		report(path, k)
 	default:
 		_, other := k.(*kind.Type)
-		if other || strings.HasSuffix(e.SchemaURL, "/$defs/period") { // no value of ours can be made of it
+		if other || strings.HasSuffix(e.SchemaURL, "/$defs/period") { // it cannot be decoded
 			d.lost[path] = true
 		}
-		d.told[path] = true
-		tell(path, k)
+		d.faulty[path] = true
+		report(path, k)
 	}
 }

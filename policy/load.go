@@ -39,14 +39,14 @@ func LoadFile(path string) (*Policy, error) {
 	return Load(path, b)
 }
 
-// Fault is one thing wrong with a policy file.
+// Fault is one error in a policy or statement file.
 type Fault struct {
-	Line int    `json:"line"` // from 1; 0 when no line is to blame
+	Line int    `json:"line"` // from 1; 0 for the file as a whole
 	Path string `json:"path"` // e.g. "$.fields[0].name"
 	Text string `json:"text"`
 }
 
-// Error is everything wrong with a file.
+// Error is every fault of a file.
 type Error struct {
 	Of     string // what the file is: "policy" or "statement"
 	File   string
@@ -63,8 +63,8 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Load reads and judges a policy. It returns every fault at once, as an *Error,
-// and never a policy that is only partly sound. The name stands in the faults.
+// Load reads and validates a policy. It returns every fault at once, as an *Error, and
+// never a policy that is only partly valid. The name appears in the error.
 func Load(name string, data []byte) (*Policy, error) {
 	d, err := read("policy", data, policySchema)
 	if err != nil {
@@ -72,7 +72,7 @@ func Load(name string, data []byte) (*Policy, error) {
 	}
 	p := &Policy{}
 	if d.decode(p) {
-		judge(p, d)
+		validate(p, d)
 	}
 	if d.faults != nil {
 		return nil, &Error{Of: "policy", File: name, Faults: d.sorted()}

@@ -8,8 +8,8 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Hash is the lower-case hex SHA-256 of the exact bytes of the file. It stands
-// in the log at start and in every report.
+// Hash returns the lower-case hex SHA-256 of the exact bytes of the file. The service logs
+// it at start, and every report contains it.
 func (p *Policy) Hash() string { return p.hash }
 
 // Field returns the rule of f.
@@ -28,22 +28,22 @@ func (p *Policy) Keeps(f lifecycle.Field) bool {
 	return ok && !r.Off
 }
 
-// Holding is what a column that the built-in policy does not know holds of a customer.
-type Holding struct{ Table, Column, Category string }
+// CustomerColumn is a column with customer data that the built-in policy does not know.
+type CustomerColumn struct{ Table, Column, Category string }
 
-// Spoken is the holding as a sentence has it.
-func (h Holding) Spoken() string {
-	return strings.ReplaceAll(h.Column, "_", " ") + " (" + h.Category + ")"
+// Phrase returns the column's contents for a sentence.
+func (c CustomerColumn) Phrase() string {
+	return strings.ReplaceAll(c.Column, "_", " ") + " (" + c.Category + ")"
 }
 
-// Holdings lists them, in the order of the file.
-func (p *Policy) Holdings() []Holding {
-	var out []Holding
+// CustomerColumns returns these columns in the order of the file.
+func (p *Policy) CustomerColumns() []CustomerColumn {
+	var out []CustomerColumn
 	for _, s := range p.Stores {
 		for _, t := range s.Tables {
 			for _, c := range t.Columns {
 				if k := t.Categories[c]; personal(k) {
-					out = append(out, Holding{t.Name, c, k})
+					out = append(out, CustomerColumn{t.Name, c, k})
 				}
 			}
 		}
@@ -51,8 +51,8 @@ func (p *Policy) Holdings() []Holding {
 	return out
 }
 
-// PersonalDataDuty tells whether Atlassian's duty to report accounts whose personal
-// data an app stores applies, and why not, or how it is met.
+// PersonalDataDuty returns whether Atlassian's duty to report accounts whose personal data
+// an app stores applies, and how it is met, or why it does not apply.
 func (p *Policy) PersonalDataDuty() (applies bool, text string) {
 	var kept []string
 	for _, f := range lifecycle.FieldSpecs() {
@@ -60,16 +60,17 @@ func (p *Policy) PersonalDataDuty() (applies bool, text string) {
 			kept = append(kept, string(f.Name))
 		}
 	}
-	for _, h := range p.Holdings() {
-		kept = append(kept, h.Spoken())
+	for _, c := range p.CustomerColumns() {
+		kept = append(kept, c.Phrase())
 	}
 	if kept == nil {
-		return false, "Not applicable: the policy switches username and avatar_url off, so no field that can name or show a person is stored."
+		return false, "Not applicable: the policy switches username and avatar_url off, " +
+			"so no field that can name or show a person is stored."
 	}
 	return true, "Applies while " + And(kept) + " can name or show a person. " + p.PersonalData.MetBy
 }
 
-// Destination returns what is declared of a destination.
+// Destination returns the declaration of a destination.
 func (p *Policy) Destination(to lifecycle.Destination) (Egress, bool) {
 	for _, e := range p.Egress {
 		if e.To == to {
@@ -87,9 +88,9 @@ func (p *Policy) Releases(f lifecycle.Field, to lifecycle.Destination) bool {
 
 var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
-// TableName is the one name under which policy, sweeps and reports know a table:
-// schema.name, each part in double quotes unless it is plain lower case. Two
-// tables never share one, whatever stands in their names.
+// TableName returns the name under which policy, sweeps and reports know a table:
+// schema.name, each part in double quotes unless it is plain lower case. Two tables never
+// have the same one, whatever their names contain.
 func TableName(schema, name string) string {
 	quote := func(s string) string {
 		if plainName.MatchString(s) {
@@ -100,8 +101,8 @@ func TableName(schema, name string) string {
 	return quote(schema) + "." + quote(name)
 }
 
-// CarriesTenant reports whether a column of this name is one that carries a
-// tenant: "tenant_id", "Tenant ID" and "old-tenant" are.
+// CarriesTenant reports whether a column's name identifies a tenant, as "tenant_id",
+// "Tenant ID" and "old-tenant" do.
 func CarriesTenant(column string) bool {
 	return strings.Contains(strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' {
@@ -111,8 +112,8 @@ func CarriesTenant(column string) bool {
 	}, strings.ToLower(column)), "tenant")
 }
 
-// KnownPayloadKey reports whether a member of a payload is known to come, although
-// it is not kept. Where a field comes from is known: its value may be off, or of a
+// KnownPayloadKey reports whether a member of a payload is expected although it may not be
+// kept. The source of a field is always known: the field may be off, or its value of a
 // form that is not kept.
 func (p *Policy) KnownPayloadKey(path string) bool {
 	for _, f := range p.Fields {
@@ -140,15 +141,15 @@ func (p *Policy) Table(name string) (Table, Store, bool) {
 	return Table{}, Store{}, false
 }
 
-// Kept is a place where something of an erased tenant stays.
+// Kept is a place where something of an erased tenant is kept.
 type Kept struct {
 	Where string // a table, or a store
 	Class string // of Retention
 	Retained
 }
 
-// Outlives lists what stays of a tenant after its erasure, in the file's order. The
-// canary's rows are not among it: they are nobody's.
+// Outlives returns what is kept of a tenant after its erasure, in the file's order. The
+// canary's rows are not included: they belong to no tenant.
 func (p *Policy) Outlives() []Kept {
 	var out []Kept
 	for _, s := range p.Stores {
@@ -174,11 +175,11 @@ func (p *Policy) Period(class string) (Retention, bool) {
 	return Retention{}, false
 }
 
-// Backups is the class of retention of backups: how long after its deletion a value
-// can still lie in one.
+// Backups is the class of retention of backups: how long after its deletion a value can
+// still be in one.
 const Backups = "backups"
 
-// BackupWindow is that period; zero when the policy knows no backups.
+// BackupWindow returns the period of Backups; zero when the policy declares none.
 func (p *Policy) BackupWindow() Period {
 	r, _ := p.Period(Backups)
 	return r.Period
@@ -194,7 +195,7 @@ func (p *Policy) Sweep(kind string) (Sweep, bool) {
 	return Sweep{}, false
 }
 
-// AgeColumn is the column that a row's period counts from; "" when it has none.
+// AgeColumn returns the column that a row's period counts from; "" when it has none.
 func (t Table) AgeColumn() string {
 	if t.AgeCol != "" {
 		return t.AgeCol

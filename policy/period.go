@@ -1,14 +1,14 @@
 package policy
 
 import (
-	"fmt"
+	"errors"
 	"regexp"
 	"strconv"
 	"time"
 )
 
-// Period is a length of time as ISO 8601 writes it: "P30D", "PT1H", "PT10M",
-// or "P0D" for at once. Months and years are refused: they have no fixed length.
+// Period is a length of time in ISO 8601 form: "P30D", "PT1H", "PT10M", or "P0D" for at
+// once. Months and years are refused: they have no fixed length.
 type Period struct {
 	text string
 	d    time.Duration
@@ -16,18 +16,18 @@ type Period struct {
 
 var periodForm = regexp.MustCompile(`^P(?:(\d{1,5})D)?(?:T(?:(\d{1,4})H)?(?:(\d{1,4})M)?(?:(\d{1,5})S)?)?$`)
 
-// ParsePeriod reads the ISO 8601 form.
+// ParsePeriod parses the ISO 8601 form.
 func ParsePeriod(s string) (Period, error) {
 	m := periodForm.FindStringSubmatch(s)
 	if m == nil || s == "P" || s[len(s)-1] == 'T' {
-		return Period{}, fmt.Errorf("a period is written as in ISO 8601 with days, hours, minutes or seconds: P30D, PT1H, PT10M")
+		return Period{}, errors.New("a period is in ISO 8601 form with days, hours, minutes or seconds: P30D, PT1H, PT10M")
 	}
 	var d time.Duration
 	for i, unit := range []time.Duration{24 * time.Hour, time.Hour, time.Minute, time.Second} {
 		if m[i+1] != "" {
 			n, err := strconv.Atoi(m[i+1])
 			if err != nil {
-				return Period{}, fmt.Errorf("a period's number is out of range")
+				return Period{}, errors.New("a number of the period is out of range")
 			}
 			d += time.Duration(n) * unit
 		}
@@ -41,8 +41,8 @@ func (p Period) Duration() time.Duration { return p.d }
 // String returns the ISO 8601 form as written in the file.
 func (p Period) String() string { return p.text }
 
-// Human returns the period for a reader: "30 days", "1 hour", "at once". One that
-// was left out has no end of its own.
+// Human returns the period for a reader: "30 days", "1 hour", "at once". A period that was
+// left out lasts as long as the service.
 func (p Period) Human() string {
 	if p.text == "" {
 		return "as long as the service"

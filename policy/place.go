@@ -6,26 +6,27 @@ import (
 	"strings"
 )
 
-// Place is what the name of a host tells about where it stands.
+// Place is what the name of a host shows of its place.
 type Place struct {
 	Provider string // as Store.Provider names it
 	Region   string // the provider's name of the region, as Store.Region has it
 }
 
-// placeForms are the providers' own names of hosts: the first group is the region. A
-// name is read only in the form in which the provider gives it by itself; one that a
-// customer made up tells nothing.
+// placeForms are the forms of the names that providers give to hosts; the first group is
+// the region. Only a name in the provider's own form counts: one that a customer chose
+// shows nothing.
 //
-// DigitalOcean names a cluster db-postgresql-REGION-NUMBER unless somebody names it
-// otherwise, and reaches it in the private network below private-.
+// DigitalOcean names a cluster db-postgresql-REGION-NUMBER unless the customer names it
+// otherwise, and prefixes the name with private- in the private network.
 var placeForms = []struct {
 	provider string
 	form     *regexp.Regexp
 }{
-	{"DigitalOcean", regexp.MustCompile(`^(?:private-)?db-postgresql-([a-z]{3}[0-9])-[0-9]+-do-user-[0-9]+-[0-9]+\.(?:[a-z0-9]+\.)?db\.ondigitalocean\.com$`)},
+	{"DigitalOcean", regexp.MustCompile(`^(?:private-)?db-postgresql-([a-z]{3}[0-9])-[0-9]+-do-user-[0-9]+-[0-9]+` +
+		`\.(?:[a-z0-9]+\.)?db\.ondigitalocean\.com$`)},
 }
 
-// PlaceOf reads a host's name; false when it tells nothing.
+// PlaceOf returns the place that a host's name shows; false when it shows none.
 func PlaceOf(host string) (Place, bool) {
 	for _, f := range placeForms {
 		if m := f.form.FindStringSubmatch(HostName(host)); m != nil {
@@ -35,22 +36,21 @@ func PlaceOf(host string) (Place, bool) {
 	return Place{}, false
 }
 
-// HostName is a host as names are compared: in lower case, without the dot that ends a
-// whole name.
+// HostName returns a host as names are compared: in lower case, without a trailing dot.
 func HostName(host string) string { return strings.ToLower(strings.TrimSuffix(host, ".")) }
 
-// OwnNetwork reports whether a host is this machine ("" is its unix socket) or lies in
-// the private network that the deployment makes around it: nobody else can be reached
-// by such a name.
+// OwnNetwork reports whether a host is this machine ("" is its unix socket) or is in the
+// private network of the deployment: such a name reaches no other company.
 func OwnNetwork(host string) bool {
 	host = HostName(host)
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast()
 	}
-	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".svc") || strings.HasSuffix(host, ".cluster.local") || strings.HasSuffix(host, ".internal")
+	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".svc") ||
+		strings.HasSuffix(host, ".cluster.local") || strings.HasSuffix(host, ".internal")
 }
 
-// DatabaseAt returns the store whose hosts one is among.
+// DatabaseAt returns the store that declares a host.
 func (p *Policy) DatabaseAt(host string) (Store, bool) {
 	host = HostName(host)
 	for _, s := range p.Stores {
@@ -64,8 +64,8 @@ func (p *Policy) DatabaseAt(host string) (Store, bool) {
 	return Store{}, false
 }
 
-// DatabaseHost reports whether the database may be reached at a host: at one that is
-// declared, or that needs no mention.
+// DatabaseHost reports whether the database may be reached at a host: a declared one, or
+// one of OwnNetwork.
 func (p *Policy) DatabaseHost(host string) bool {
 	_, declared := p.DatabaseAt(host)
 	return declared || OwnNetwork(host)

@@ -1,10 +1,14 @@
-// Package policy loads and judges the one file (trakr.yaml) from which the
-// service acts and from which every public sentence is derived: which fields
-// are kept and who may read them, where each store lies, how long each class of
-// data is kept, when sweeps run, which scopes the app asks for.
+// Package policy loads and validates the one file (trakr.yaml) that the service acts by
+// and that every public sentence is derived from: which fields are kept and who may read
+// them, where each store is, how long each class of data is kept, when sweeps run, which
+// scopes the app requests.
 //
-// The package is pure: it reads bytes, not databases. Load reports every fault
-// of a file at once, each with its line.
+// It also loads the security statement (statement.yaml), which binds each public sentence
+// to the checks that make it true, by id. The checks themselves are in package reports:
+// the variable checks in reports/statement_checks.go lists each id beside its function.
+//
+// The package is pure: it reads bytes, not databases. Load returns every fault of a file
+// at once, each with its line; the validate_*.go files contain the rules, part by part.
 package policy
 
 import (
@@ -15,8 +19,8 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Policy is the whole file. Load returns it only when it is sound, so its users
-// need no checks of their own.
+// Policy is the whole file. Load returns it only when it is valid, so its users need no
+// checks of their own.
 type Policy struct {
 	Version             int            `yaml:"version"`
 	App                 App            `yaml:"app"`
@@ -29,13 +33,13 @@ type Policy struct {
 	PersonalData        PersonalData   `yaml:"personal_data_reporting"`
 	Marketplace         Marketplace    `yaml:"marketplace"`
 	Retention           []Retention    `yaml:"retention"`
-	DeletionDeadline    Period         `yaml:"deletion_deadline"` // from uninstall to gone from live stores
+	DeletionDeadline    Period         `yaml:"deletion_deadline"` // from the uninstall to deletion from live stores
 	DeletionRequests    Requests       `yaml:"deletion_requests"`
 	LegalHolds          LegalHolds     `yaml:"legal_holds"`
 	Liveness            Liveness       `yaml:"liveness"`
 	Sweeps              []Sweep        `yaml:"sweeps"`
 	Jobs                []Job          `yaml:"jobs"`
-	KnownPayloadKeys    []string       `yaml:"known_payload_keys"` // seen in payloads and not kept; see KnownPayloadKey
+	KnownPayloadKeys    []string       `yaml:"known_payload_keys"` // known in payloads and not kept; see KnownPayloadKey
 	Roles               []Role         `yaml:"roles"`
 	Reasons             []Reason       `yaml:"reasons"`
 	NotAudited          []NotAudited   `yaml:"not_audited"` // the published list of what leaves no audit event
@@ -62,14 +66,14 @@ type Scope struct {
 	Why  string `yaml:"why"`
 }
 
-// Proof names the protected resource that proves possession of an offered
-// secret; "{workspace}" stands for the workspace's uuid in braces, escaped.
+// Proof names the protected resource that proves possession of an offered secret;
+// "{workspace}" is replaced by the workspace's uuid in braces, escaped.
 type Proof struct {
 	Resource string `yaml:"resource"`
 	Scope    string `yaml:"scope"` // must be among the app's scopes
 }
 
-// Vendor is who publishes the app and answers for the data.
+// Vendor is the company that publishes the app and is responsible for the data.
 type Vendor struct {
 	Name    string `yaml:"name"`
 	URL     string `yaml:"url"`
@@ -80,20 +84,20 @@ type Vendor struct {
 type FieldRule struct {
 	Name       lifecycle.Field         `yaml:"name"`
 	Source     string                  `yaml:"source"`   // path in the payload, e.g. "principal.links.avatar.href"
-	Label      string                  `yaml:"label"`    // what Marketplace's sheet calls it
+	Label      string                  `yaml:"label"`    // its name in the Marketplace sheet
 	Category   string                  `yaml:"category"` // fideslang key
 	Purpose    string                  `yaml:"purpose"`
 	Store      string                  `yaml:"store"`
 	Retention  string                  `yaml:"retention"`  // class of Retention
 	Off        bool                    `yaml:"off"`        // not stored at all; for username and avatar_url only
-	Egress     []lifecycle.Destination `yaml:"egress"`     // where its value may be sent; empty: it stays here
-	Credential bool                    `yaml:"credential"` // never released by an API, whatever readers say
+	Egress     []lifecycle.Destination `yaml:"egress"`     // where its value may be sent; empty: nowhere
+	Credential bool                    `yaml:"credential"` // never released by an API
 	Readers    []lifecycle.Role        `yaml:"readers"`
 	Reasons    []lifecycle.ReasonCode  `yaml:"reasons"`
 	DropHosts  []string                `yaml:"drop_hosts"` // values that are URLs on these hosts (or below) are not kept
 }
 
-// The kinds of stores.
+// Kinds of stores.
 const (
 	StoreDatabase  = "database"
 	StoreReplica   = "replica"
@@ -104,12 +108,12 @@ const (
 	StoreExport    = "export"
 )
 
-// StoreKinds lists them. A policy says of each where it lies.
+// StoreKinds returns the kinds. A policy declares for each where it is.
 func StoreKinds() []string {
 	return []string{StoreDatabase, StoreReplica, StoreBackup, StoreLedger, StoreLog, StoreTelemetry, StoreExport}
 }
 
-// Store is a place where data lies.
+// Store is a place where data is stored.
 type Store struct {
 	Name         string   `yaml:"name"`
 	Kind         string   `yaml:"kind"` // one of StoreKinds
@@ -121,36 +125,38 @@ type Store struct {
 	Country      string   `yaml:"country"` // ISO 3166-1 alpha-2
 	SubProcessor string   `yaml:"sub_processor"`
 	Encryption   string   `yaml:"encryption"`
-	HoldsFields  bool     `yaml:"holds_fields"` // tenant values may lie here
-	Connection   string   `yaml:"connection"`   // how the service reaches it: "network" or "local"; "" says nothing
+	HoldsFields  bool     `yaml:"holds_fields"` // may contain tenant values
+	Connection   string   `yaml:"connection"`   // how the service reaches it: "network" or "local"; "" is not declared
 	Hosts        []string `yaml:"hosts"`        // of kind database: hosts it may be reached at, "*.example.com" for any below
-	Retention    string   `yaml:"retention"`    // class of Retention, of a store that has no tables; "" where nothing lasts
+	Retention    string   `yaml:"retention"`    // class of Retention, of a store without tables; "" when it keeps nothing
 	Tables       []Table  `yaml:"tables"`       // of kind database
 	Notes        []string `yaml:"notes"`
 
-	// Retained says what a store without tables keeps of an erased tenant; one of kind
-	// ledger keeps something.
+	// Retained is what a store without tables keeps of an erased tenant. A store of kind
+	// ledger always keeps something.
 	Retained *Retained `yaml:"retained"`
 }
 
-// Table declares one table of a database store. A table with a tenant column
-// must be empty of a tenant after its erasure unless Retained is set. A column
-// that is not declared is a finding of the sweep, whatever it holds.
+// Table declares one table of a database store. After a tenant's erasure, a table with a
+// tenant column must have no row of it unless Retained is set. A column that is not
+// declared is a finding of the sweep, whatever it contains.
 type Table struct {
-	Name    string   `yaml:"name"` // as TableName gives it
+	Name    string   `yaml:"name"` // as TableName returns it
 	Holds   string   `yaml:"holds"`
 	Columns []string `yaml:"columns"` // every column, by name
-	// Categories says of each column that the built-in policy does not know what it holds:
-	// a fideslang key, "system" for nothing of a customer.
+	// Categories declares what each column contains that the built-in policy does not know:
+	// a fideslang key, or "system" for no customer data.
 	Categories map[string]string `yaml:"categories"`
 	TimeCol    string            `yaml:"time_column"` // for oldest and newest in the reports; "" when the table has none
-	AgeCol     string            `yaml:"age_column"`  // the column the period counts from, where it is not TimeCol; rows without it have not begun theirs
-	Class      string            `yaml:"class"`       // class of Retention
-	Retained   *Retained         `yaml:"retained"`
-	HasTenant  bool              `yaml:"has_tenant"`
+	// AgeCol is the column that the period counts from, where it is not TimeCol. The period
+	// of rows without a value in it has not begun.
+	AgeCol    string    `yaml:"age_column"`
+	Class     string    `yaml:"class"` // class of Retention
+	Retained  *Retained `yaml:"retained"`
+	HasTenant bool      `yaml:"has_tenant"`
 }
 
-// Retained says why rows of an erased tenant stay in a table, and until when.
+// Retained declares why a table keeps rows of an erased tenant, and what they contain.
 type Retained struct {
 	Ground string `yaml:"ground"`
 	What   string `yaml:"what"`
@@ -165,14 +171,14 @@ type SubProcessor struct {
 	Link    string `yaml:"link"`
 }
 
-// Egress declares one destination: without it nothing is sent there.
+// Egress declares one destination. Nothing is sent to a destination that is not declared.
 type Egress struct {
 	To       lifecycle.Destination `yaml:"to"`
-	Party    string                `yaml:"party"`   // who that is
+	Party    string                `yaml:"party"`   // the company or person
 	Country  string                `yaml:"country"` // ISO 3166-1 alpha-2
 	Purpose  string                `yaml:"purpose"`
-	Hosts    []string              `yaml:"hosts"`    // exact host names; this machine's own need no mention; empty: the destination is not used
-	Carries  []string              `yaml:"carries"`  // what goes there besides guarded fields, in words
+	Hosts    []string              `yaml:"hosts"`    // exact host names, this machine's excepted; empty: the destination is not used
+	Carries  []string              `yaml:"carries"`  // what is sent there besides guarded fields, in words
 	Details  []string              `yaml:"details"`  // of the app, for the end service: app_key, app_name
 	Required bool                  `yaml:"required"` // an erasure waits for its acknowledgement
 }
@@ -183,8 +189,8 @@ type PersonalData struct {
 	MetBy string `yaml:"met_by"` // how it is met while it applies
 }
 
-// Marketplace holds the answers of the Privacy & Security sheet that no software can
-// give: what lawyers and whoever deploys decided, and who that was.
+// Marketplace contains the answers of the Privacy & Security sheet that no software can
+// give: what lawyers and the operator decided, and which role that was.
 type Marketplace struct {
 	Owner            string `yaml:"owner"`   // the role that gave these answers
 	Decided          string `yaml:"decided"` // date, 2006-01-02
@@ -212,83 +218,84 @@ type Retention struct {
 	Period     Period `yaml:"period"`
 	Starts     string `yaml:"starts"` // the event the period counts from
 	Ground     string `yaml:"ground"`
-	ExecutedBy string `yaml:"executed_by"` // who makes it true: see the constants
+	ExecutedBy string `yaml:"executed_by"` // what carries it out: one of the constants below
 }
 
-// Who executes a period.
+// What executes a period.
 const (
 	ByUninstall   = "uninstall"    // the callback itself deletes
 	ByReplayGuard = "replay_guard" // the running service, every five minutes
 	ByOperator    = "operator"     // a command, or a setting at the provider
 	ByRetention   = "retention"    // the sweep of that name
-	ByCanary      = "canary"       // whoever plants the next one
-	ByNobody      = "none"         // nothing yet; the sweep of retention says when a row is overdue
-	ByServiceEnd  = "service_end"  // nobody: rows stay as long as the service
+	ByCanary      = "canary"       // the job that plants the next one
+	ByNone        = "none"         // nothing yet; the retention sweep reports overdue rows
+	ByServiceEnd  = "service_end"  // nothing: rows are kept as long as the service
 )
 
-// Requests is how customers' deletion requests are answered.
+// Requests configures how customers' deletion requests are answered.
 type Requests struct {
 	Due           Period        `yaml:"due"`         // from the request until it is completed
-	CoolingOff    Period        `yaml:"cooling_off"` // from the approval until it is acted upon
+	CoolingOff    Period        `yaml:"cooling_off"` // from the approval until it is carried out
 	IdentityCheck IdentityCheck `yaml:"identity_check"`
 }
 
-// IdentityCheck says who vouches that a request comes from the customer.
+// IdentityCheck is who confirms that a request comes from the customer.
 type IdentityCheck string
 
-// The ways: whoever enters the request, by the ticket; or somebody in a step of its own.
+// Identity checks: the person who enters the request confirms it by the ticket, or another
+// person confirms it in a step of its own.
 const (
 	IdentityByTicket IdentityCheck = "ticket"
 	IdentitySeparate IdentityCheck = "separate"
 )
 
-// LegalHolds bounds how long data may be held back from its deletion.
+// LegalHolds bounds how long a legal hold may delay a deletion.
 type LegalHolds struct {
 	Longest Period `yaml:"longest"` // from placing a hold to its end
 }
 
-// Liveness says when a tenant whose uninstall never reached us is erased: after
-// Suspicions answers that say gone, each Apart from the one before but no more than
-// StoryBreak times that, over at least Days days. The code has floors for all three.
+// Liveness configures when a tenant whose uninstall never reached us is erased: after
+// Bitbucket answered Suspicions times that the installation does not exist, each Apart from
+// the previous answer but no more than StoryBreak times that, over at least Days days. The
+// code has floors for all three.
 type Liveness struct {
 	Suspicions  int    `yaml:"suspicions"`
 	Days        int    `yaml:"days"`
-	Apart       Period `yaml:"apart"`        // in which a tenant is asked, and a suspicion counts, once
+	Apart       Period `yaml:"apart"`        // in this time a tenant is probed, and a suspicion counts, once
 	MaxErasures int    `yaml:"max_erasures"` // tenants erased in one pass, at most
-	Batch       int    `yaml:"batch"`        // tenants asked in one pass, at most
-	Parallel    int    `yaml:"parallel"`     // questions at the same time
-	PerSecond   int    `yaml:"per_second"`   // questions a second, at most
+	Batch       int    `yaml:"batch"`        // tenants probed in one pass, at most
+	Parallel    int    `yaml:"parallel"`     // probes at the same time
+	PerSecond   int    `yaml:"per_second"`   // probes a second, at most
 }
 
-// Notices is how long it takes at most, from the time that Bitbucket begins to say that it
-// does not know an installation, until that is erased: each question and its repetition
-// may wait for its turn.
-func (l Liveness) Notices() time.Duration {
+// Longest returns the longest time from when Bitbucket no longer knows an installation
+// until it is erased: each probe and its repetition may have to wait for a pass.
+func (l Liveness) Longest() time.Duration {
 	apart := l.Apart.Duration()
 	return 2*apart + max(time.Duration(l.Days)*24*time.Hour, time.Duration(l.Suspicions-1)*apart)
 }
 
-// Spoken is that time as a sentence has it, in whole days.
-func (l Liveness) Spoken() string {
-	days := int(math.Ceil(l.Notices().Hours() / 24))
+// LongestInWords returns that time in whole days, for a sentence.
+func (l Liveness) LongestInWords() string {
+	days := int(math.Ceil(l.Longest().Hours() / 24))
 	return fmt.Sprintf("%d days", days)
 }
 
-// The floors of Liveness. An outage at Bitbucket can last a weekend; no policy may
-// erase a tenant on less.
+// Floors of Liveness. An outage at Bitbucket can last a weekend; no policy may erase a
+// tenant on less evidence.
 const (
 	MinSuspicions = 3
 	MinDays       = 3
 	MinApart      = 12 * time.Hour
 )
 
-// The bounds of Liveness on erasing many. A change of the app's scopes, or a fault at
-// Bitbucket, says gone of many tenants at once while some are well.
+// Bounds of Liveness on erasing many. After a change of the app's scopes, or a fault at
+// Bitbucket, it denies knowing many installations at once although they exist.
 const (
-	MassFloor   = 3  // so many may be gone at once ...
-	MassPercent = 5  // ... or so many of a hundred that answered; beyond both nobody is erased
-	MaxErasures = 50 // in one pass, whatever the policy says
-	StoryBreak  = 3  // times Apart: suspicions with a longer pause between them are not one story
+	MassFloor   = 3  // so many may be missing at once ...
+	MassPercent = 5  // ... or so many of a hundred that answered; beyond both, none is erased
+	MaxErasures = 50 // in one pass, whatever the policy allows
+	StoryBreak  = 3  // times Apart: after a longer pause, suspicions are counted from one again
 )
 
 // Sweep is one scheduled check.
@@ -298,8 +305,8 @@ type Sweep struct {
 	Timeout  Period `yaml:"timeout"`
 }
 
-// Job is what the service does at set times beside the sweeps. Its schedule is the
-// code's; it is declared so that nothing runs that is not said.
+// Job is what the service does at set times besides the sweeps. Its schedule is in the
+// code; it is declared here so that nothing runs undeclared.
 type Job struct {
 	Name     string `yaml:"name"`
 	Schedule string `yaml:"schedule"` // five-field cron, UTC

@@ -24,7 +24,7 @@ import (
 //go:embed statement.yaml
 var defaultStatement []byte
 
-// SecurityStatement is what the vendor says in public, sentence by sentence.
+// SecurityStatement is the vendor's public security statement, sentence by sentence.
 type SecurityStatement struct {
 	Version   int        `yaml:"version"`
 	Title     string     `yaml:"title"`
@@ -37,14 +37,14 @@ type SecurityStatement struct {
 // Sentence is one sentence and the checks that all must pass for it to be true.
 type Sentence struct {
 	ID     string   `yaml:"id"`
-	Text   string   `yaml:"text"` // with words in braces: see Policy.Say
+	Text   string   `yaml:"text"` // with placeholders: see Policy.Fill
 	Checks []string `yaml:"checks"`
 }
 
-// Hash is the lower-case hex SHA-256 of the file.
+// Hash returns the lower-case hex SHA-256 of the file.
 func (s *SecurityStatement) Hash() string { return s.hash }
 
-// Origin is whose the sentences are.
+// Origin returns who wrote the sentences: Shipped or Own.
 func (s *SecurityStatement) Origin() string {
 	if s.own {
 		return Own
@@ -52,16 +52,15 @@ func (s *SecurityStatement) Origin() string {
 	return Shipped
 }
 
-// Whose a statement is. What the sentences of one's own say beyond the words in braces,
-// and whether their checks make that true, is for whoever wrote them to answer.
+// Origins of a statement. The vendor who writes a statement of its own is responsible for
+// what its sentences claim beyond the placeholders, and for whether their checks prove it.
 const (
-	Shipped = "shipped" // the one that is built in, byte by byte
+	Shipped = "shipped" // the built-in statement, byte for byte
 	Own     = "own"
 )
 
-// LoadStatement loads a security statement from a file; "" is the built-in one. A
-// sentence may be bound only to the checks that are known. Every fault comes back at
-// once, as an *Error.
+// LoadStatement loads a security statement from a file; "" is the built-in one. Sentences
+// may be bound only to the given checks. It returns every fault at once, as an *Error.
 func LoadStatement(path string, checks []string) (*SecurityStatement, error) {
 	name, data := "the built-in statement", defaultStatement
 	if path != "" {
@@ -75,11 +74,11 @@ func LoadStatement(path string, checks []string) (*SecurityStatement, error) {
 }
 
 var (
-	sentenceID = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
-	inBraces   = regexp.MustCompile(`\{[^{}]*\}`)
+	sentenceID  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+	placeholder = regexp.MustCompile(`\{[^{}]*\}`)
 )
 
-// statementSchema gives the types; judge says the rest in words of its own.
+// statementSchema checks the types; validate checks everything else, with better messages.
 var statementSchema = schemaOf(func() []byte {
 	return []byte(`{"type": "object", "additionalProperties": false, "properties": {
 		"version": {"type": "integer"}, "title": {"type": "string"},
@@ -87,7 +86,7 @@ var statementSchema = schemaOf(func() []byte {
 			"id": {"type": "string"}, "text": {"type": "string"}, "checks": {"type": "array", "items": {"type": "string"}}}}}}}`)
 })
 
-// ParseStatement is LoadStatement for a text; the name stands in the faults.
+// ParseStatement is LoadStatement for a text; the name appears in the error.
 func ParseStatement(name string, data []byte, checks []string) (*SecurityStatement, error) {
 	d, err := read("statement", data, statementSchema)
 	if err != nil {
@@ -95,7 +94,7 @@ func ParseStatement(name string, data []byte, checks []string) (*SecurityStateme
 	}
 	s := &SecurityStatement{}
 	if d.decode(s) {
-		s.judge(d, checks)
+		s.validate(d, checks)
 	}
 	if d.faults != nil {
 		return nil, &Error{Of: "statement", File: name, Faults: d.sorted()}
@@ -105,63 +104,73 @@ func ParseStatement(name string, data []byte, checks []string) (*SecurityStateme
 	return s, nil
 }
 
-// judge: this form, unique sentences, each bound to checks that exist, and no word in
-// braces that nobody fills.
-func (s *SecurityStatement) judge(d *document, checks []string) {
-	fault := d.fault
+// validate checks the version, that sentences are unique and bound to existing checks, and
+// that every placeholder is known.
+func (s *SecurityStatement) validate(d *document, checks []string) {
 	if s.Version != 1 {
-		fault("$.version", "this program reads version 1")
+		d.fault("$.version", "this program reads version 1")
 	}
 	if s.Title == "" {
-		fault("$.title", "the statement has no title")
+		d.fault("$.title", "the statement has no title")
 	}
 	if len(s.Sentences) == 0 {
-		fault("$.sentences", "the statement says nothing")
+		d.fault("$.sentences", "the statement has no sentences")
 	}
 	seen := map[string]bool{}
 	for i, x := range s.Sentences {
-		at := fmt.Sprintf("$.sentences[%d]", i)
+		at := entry("$.sentences", i)
 		switch {
 		case !sentenceID.MatchString(x.ID):
-			fault(at+".id", "an id is lower-case letters, digits and dashes, at most 32")
+			d.fault(at+".id", "an id is lower-case letters, digits and dashes, at most 32")
 		case seen[x.ID]:
-			fault(at+".id", "%s is used twice", x.ID)
+			d.fault(at+".id", "%s is used twice", x.ID)
 		}
 		seen[x.ID] = true
-		if !strings.ContainsFunc(x.Text, unicode.IsLetter) {
-			fault(at+".text", "the sentence has no text: it must say something in words")
-		}
-		for _, word := range inBraces.FindAllString(x.Text, -1) {
-			if !slices.Contains(words, word) {
-				fault(at+".text", "nothing fills %s; there are: %s", word, strings.Join(words, " "))
-			}
-		}
-		if inBraces.MatchString(x.Text) && slices.Contains(checks, byPolicy) && !slices.Contains(x.Checks, byPolicy) {
-			fault(at+".checks", "what stands for the words in braces is this policy's; that the service acts by it is the check %s: bind the sentence to it", byPolicy)
-		}
-		if len(x.Checks) == 0 {
-			fault(at+".checks", "a sentence that nothing checks can never be true: bind it to a check")
-		}
-		for j, c := range x.Checks {
-			if !slices.Contains(checks, c) {
-				fault(fmt.Sprintf("%s.checks[%d]", at, j), "there is no check %q; there are: %s", c, strings.Join(checks, ", "))
-			} else if slices.Contains(x.Checks[:j], c) {
-				fault(fmt.Sprintf("%s.checks[%d]", at, j), "%s is bound twice", c)
-			}
-		}
-		for _, c := range shippedChecks()[x.ID] {
-			if !slices.Contains(x.Checks, c) && len(x.Checks) > 0 {
-				fault(at+".checks", "the sentence %s is bound to %s in the statement that is built in, and is not true by less: bind it, or give the sentence an id of its own", x.ID, c)
-			}
+		x.validateText(d, at)
+		x.validateChecks(d, at, checks)
+	}
+}
+
+func (x Sentence) validateText(d *document, at string) {
+	if !strings.ContainsFunc(x.Text, unicode.IsLetter) {
+		d.fault(at+".text", "the sentence has no text")
+	}
+	for _, p := range placeholder.FindAllString(x.Text, -1) {
+		if !slices.Contains(placeholders, p) {
+			d.fault(at+".text", "unknown placeholder %s; the placeholders are: %s", p, strings.Join(placeholders, " "))
 		}
 	}
 }
 
-// shippedChecks are the checks of each sentence that is built in, by its id.
+func (x Sentence) validateChecks(d *document, at string, checks []string) {
+	list := at + ".checks"
+	if placeholder.MatchString(x.Text) && slices.Contains(checks, policyCheck) && !slices.Contains(x.Checks, policyCheck) {
+		d.fault(list, "the placeholders are filled from this policy, and the check %s shows that the service acts by it: "+
+			"bind the sentence to it", policyCheck)
+	}
+	if len(x.Checks) == 0 {
+		d.fault(list, "a sentence without a check can never be true: bind it to a check")
+	}
+	for i, c := range x.Checks {
+		if !slices.Contains(checks, c) {
+			d.fault(entry(list, i), "there is no check %q; the checks are: %s", c, strings.Join(checks, ", "))
+		} else if slices.Contains(x.Checks[:i], c) {
+			d.fault(entry(list, i), "%s is bound twice", c)
+		}
+	}
+	for _, c := range shippedChecks()[x.ID] {
+		if !slices.Contains(x.Checks, c) && len(x.Checks) > 0 {
+			d.fault(list, "the built-in sentence %s is bound to %s and is not true without it: bind it, or give the sentence another id",
+				x.ID, c)
+		}
+	}
+}
+
+// shippedChecks returns the checks of each built-in sentence by its id.
 var shippedChecks = sync.OnceValue(func() map[string][]string {
 	var s SecurityStatement
 	if err := yaml.Unmarshal(defaultStatement, &s); err != nil {
-		return nil // it is refused itself when it is loaded
+		return nil // LoadStatement refuses the built-in statement itself
 	}
 	out := map[string][]string{}
 	for _, x := range s.Sentences {
@@ -170,53 +179,38 @@ var shippedChecks = sync.OnceValue(func() map[string][]string {
 	return out
 })
 
-// byPolicy is the check that the running service acts by the policy that fills the words.
-const byPolicy = "policy"
+// policyCheck is the check that the running service acts by the policy that fills the
+// placeholders.
+const policyCheck = "policy"
 
-// words are the words in braces that Say fills.
-var words = []string{"{kept}", "{cities}", "{countries}", "{providers}", "{deadline}", "{backups}", "{missed}", "{remains}", "{sent}", "{scopes}", "{sweeps}", "{due}"}
+// placeholders are the placeholders that Fill replaces.
+var placeholders = []string{
+	"{kept}", "{cities}", "{countries}", "{providers}", "{deadline}", "{backups}", "{missed}", "{remains}", "{sent}", "{scopes}",
+	"{sweeps}", "{due}",
+}
 
-// CarriesWorkspace is how a policy declares, among what goes to a destination besides
-// guarded fields, that a released client key holds the workspace's UUID. Word for word:
-// the guard on the way out and the public sentence both look for it.
+// CarriesWorkspace is how a policy declares, among what a destination receives besides
+// guarded fields, that a released client key contains the workspace's UUID. The egress
+// guard and the public sentence both compare it word for word.
 const CarriesWorkspace = "the workspace's uuid, where Bitbucket made it a part of the client key"
 
-// CarriesWorkspace reports whether a client key that goes there may hold the UUID.
+// CarriesWorkspace reports whether a client key sent to the destination may contain the
+// workspace's UUID.
 func (e Egress) CarriesWorkspace() bool { return slices.Contains(e.Carries, CarriesWorkspace) }
 
-// Say fills the words in braces of a sentence from the policy.
-func (p *Policy) Say(text string) string {
+// Fill replaces the placeholders of a sentence from the policy.
+func (p *Policy) Fill(text string) string {
 	if !strings.Contains(text, "{") {
 		return text
 	}
-	end, _ := p.Destination(lifecycle.ToEndService)
-	var kept, sent, scopes, cities, countries, providers []string
+	var kept, scopes, cities, countries, providers []string
 	for _, f := range p.Fields {
-		if f.Off || f.Credential {
-			continue
-		}
-		kept = append(kept, f.Spoken())
-		if slices.Contains(f.Egress, lifecycle.ToEndService) {
-			what := "the " + f.Spoken()
-			if f.Name == lifecycle.ClientKey && end.CarriesWorkspace() {
-				what += " (which contains the workspace's UUID)"
-			}
-			sent = append(sent, what)
+		if !f.Off && !f.Credential {
+			kept = append(kept, f.Phrase())
 		}
 	}
-	for _, h := range p.Holdings() {
-		kept = append(kept, h.Spoken())
-	}
-	if len(end.Details) > 0 {
-		sent = append(sent, "details of the app")
-	}
-	use := "Nothing is"
-	if len(sent) > 0 {
-		verb := " are"
-		if len(sent) == 1 && len(end.Details) == 0 {
-			verb = " is"
-		}
-		use = strings.ToUpper(And(sent)[:1]) + And(sent)[1:] + verb
+	for _, c := range p.CustomerColumns() {
+		kept = append(kept, c.Phrase())
 	}
 	for _, s := range p.App.Scopes {
 		scopes = append(scopes, s.Name)
@@ -228,19 +222,50 @@ func (p *Policy) Say(text string) string {
 	}
 	backups := "There are no backups"
 	if _, ok := p.Period(Backups); ok {
-		backups = "Backups that still hold what was deleted are gone " + p.BackupWindow().Human() + " later"
+		backups = "Backups that still contain deleted data are deleted " + p.BackupWindow().Human() + " later"
 	}
 	noun := "the scope "
 	if len(scopes) > 1 {
 		noun = "the scopes "
 	}
 	orphans, _ := p.Sweep("orphans")
-	return strings.NewReplacer("{kept}", And(distinct(kept)), "{sent}", use, "{scopes}", noun+And(scopes), "{cities}", And(distinct(cities)),
-		"{countries}", And(distinct(countries)), "{providers}", And(distinct(providers)), "{deadline}", p.DeletionDeadline.Human(), "{backups}", backups, "{remains}", p.remains(), "{missed}", p.Liveness.Spoken(),
-		"{sweeps}", Cadence(orphans.Schedule), "{due}", p.DeletionRequests.Due.Human()).Replace(text)
+	return strings.NewReplacer(
+		"{kept}", And(distinct(kept)), "{sent}", p.sent(), "{scopes}", noun+And(scopes), "{cities}", And(distinct(cities)),
+		"{countries}", And(distinct(countries)), "{providers}", And(distinct(providers)), "{deadline}", p.DeletionDeadline.Human(),
+		"{backups}", backups, "{remains}", p.remains(), "{missed}", p.Liveness.LongestInWords(),
+		"{sweeps}", Cadence(orphans.Schedule), "{due}", p.DeletionRequests.Due.Human(),
+	).Replace(text)
 }
 
-// remains names the records that outlive a tenant.
+// sent names what the end service receives, with the verb: "The client key is".
+func (p *Policy) sent() string {
+	end, _ := p.Destination(lifecycle.ToEndService)
+	var sent []string
+	for _, f := range p.Fields {
+		if f.Off || f.Credential || !slices.Contains(f.Egress, lifecycle.ToEndService) {
+			continue
+		}
+		what := "the " + f.Phrase()
+		if f.Name == lifecycle.ClientKey && end.CarriesWorkspace() {
+			what += " (which contains the workspace's UUID)"
+		}
+		sent = append(sent, what)
+	}
+	if len(end.Details) > 0 {
+		sent = append(sent, "details of the app")
+	}
+	if len(sent) == 0 {
+		return "Nothing is"
+	}
+	verb := " are"
+	if len(sent) == 1 && len(end.Details) == 0 {
+		verb = " is"
+	}
+	text := And(sent)
+	return strings.ToUpper(text[:1]) + text[1:] + verb
+}
+
+// remains names the records that are kept after an erasure.
 func (p *Policy) remains() string {
 	var names []string
 	for _, k := range p.Outlives() {
@@ -253,9 +278,9 @@ func (p *Policy) remains() string {
 }
 
 // Spoken returns the field's name as used in a sentence.
-func (f FieldRule) Spoken() string { return f.Name.Spec().Noun }
+func (f FieldRule) Phrase() string { return f.Name.Spec().Noun }
 
-// And joins words as a sentence does.
+// And joins words into a phrase: "a, b and c".
 func And(list []string) string {
 	switch n := len(list); n {
 	case 0:
@@ -277,7 +302,7 @@ func distinct(list []string) []string {
 	return out
 }
 
-// Country is the English name of an ISO 3166-1 alpha-2 code, as Marketplace lists it.
+// Country returns the English name of an ISO 3166-1 alpha-2 code, as Marketplace lists it.
 func Country(code string) string {
 	r, err := language.ParseRegion(code)
 	if err != nil {
@@ -286,7 +311,7 @@ func Country(code string) string {
 	return display.English.Regions().Name(r)
 }
 
-// Cadence says in words how often a schedule comes.
+// Cadence returns in words how often a schedule runs.
 func Cadence(schedule string) string {
 	f := strings.Fields(schedule)
 	if len(f) != 5 || f[2] != "*" || f[3] != "*" || f[4] != "*" {

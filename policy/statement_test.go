@@ -20,10 +20,10 @@ func TestASentenceSaysWhatThePolicySays(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"{kept}": "client key, UUID, username and avatar", "{cities}, {countries}, {providers}": "New York, United States, DigitalOcean",
-		"{deadline}": "1 hour", "{missed}": "6 days", "{backups}": "Backups that still hold what was deleted are gone 7 days later", "{sent}": "The client key (which contains the workspace's UUID) and details of the app are",
+		"{deadline}": "1 hour", "{missed}": "6 days", "{backups}": "Backups that still contain deleted data are deleted 7 days later", "{sent}": "The client key (which contains the workspace's UUID) and details of the app are",
 		"{scopes}": "the scopes account and webhook", "{sweeps}": "every hour", "{due}": "30 days", "plain": "plain",
 	} {
-		if got := p.Say(text); got != want {
+		if got := p.Fill(text); got != want {
 			t.Errorf("%s: %q", text, got)
 		}
 	}
@@ -33,13 +33,13 @@ func TestASentenceSaysWhatThePolicySays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := less.Say("{kept}; {sent}"); got != "client key and UUID; Nothing is" {
+	if got := less.Fill("{kept}; {sent}"); got != "client key and UUID; Nothing is" {
 		t.Errorf("with two fields off and nothing sent: %q", got)
 	}
 	// What is not declared is not said: then the guard lets no such client key out.
 	end := slices.IndexFunc(p.Egress, func(e policy.Egress) bool { return e.To == lifecycle.ToEndService })
 	p.Egress[end].Carries, p.Egress[end].Details = []string{"our own random tenant id"}, nil
-	if got := p.Say("{sent}"); got != "The client key is" {
+	if got := p.Fill("{sent}"); got != "The client key is" {
 		t.Errorf("with no carry declared: %q", got)
 	}
 }
@@ -62,9 +62,9 @@ func TestEachFaultOfAStatementIsNamedWithItsLine(t *testing.T) {
 		"no title":           {"title: T", "title: \"\"", 2, "no title"},
 		"an unknown key":     {"title: T", "title: T\nby: me", 3, "properties 'by' not allowed"},
 		"an id with spaces":  {"id: ours", "id: we keep", 4, "lower-case"},
-		"nobody fills it":    {"{kept}", "{forgot}", 5, "nothing fills {forgot}"},
+		"nobody fills it":    {"{kept}", "{forgot}", 5, "unknown placeholder {forgot}"},
 		"no words":           {"We keep only {kept}.", "…", 5, "no text"},
-		"less than shipped":  {"id: ours", "id: kept", 6, "the sentence kept is bound to catalog"},
+		"less than shipped":  {"id: ours", "id: kept", 6, "the built-in sentence kept is bound to catalog"},
 		"another type":       {"title: T", "title: [T]", 2, "got array, want string"},
 		"no text":            {"We keep only {kept}.", "", 5, "no text"},
 		"checked by nothing": {"checks: [fields]", "checks: []", 6, "can never be true"},
@@ -75,7 +75,7 @@ func TestEachFaultOfAStatementIsNamedWithItsLine(t *testing.T) {
 		"a list":             {sentence, "- a\n", 1, "want object"},
 		"nothing":            {sentence, "", 1, "one YAML document"},
 		"not YAML":           {"title: T", "title: [", 2, ""},
-		"no sentence":        {sentence[strings.Index(sentence, "sentences"):], "sentences: []\n", 3, "says nothing"},
+		"no sentence":        {sentence[strings.Index(sentence, "sentences"):], "sentences: []\n", 3, "no sentences"},
 	} {
 		_, err := policy.ParseStatement("s.yaml", []byte(strings.Replace(sentence, c.old, c.replacement, 1)), []string{"fields"})
 		var e *policy.Error
@@ -135,7 +135,7 @@ func TestWhatATableOfOnesOwnHoldsIsSaid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := p.Say("{kept}"), "client key, UUID and nick name (user.account.username)"; got != want {
+	if got, want := p.Fill("{kept}"), "client key, UUID and nick name (user.account.username)"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if applies, text := p.PersonalDataDuty(); !applies || !strings.Contains(text, "nick name") {

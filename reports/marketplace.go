@@ -151,8 +151,8 @@ func storedTypes(p *policy.Policy, f Facts) []string {
 			out = append(out, x.Label)
 		}
 	}
-	for _, h := range p.Holdings() {
-		out = append(out, h.Spoken())
+	for _, c := range p.CustomerColumns() {
+		out = append(out, c.Phrase())
 	}
 	for _, h := range f.SwitchedOff {
 		if r, ok := p.Field(h.Field); ok && r.Off && h.Rows > 0 {

@@ -64,7 +64,7 @@ func SecurityStatementOf(p *policy.Policy, s *policy.SecurityStatement, f Facts,
 }
 
 func evaluate(x policy.Sentence, p *policy.Policy, f Facts) Sentence {
-	out := Sentence{ID: x.ID, Text: p.Say(x.Text), Evidence: []string{"policy sha256:" + p.Hash()}}
+	out := Sentence{ID: x.ID, Text: p.Fill(x.Text), Evidence: []string{"policy sha256:" + p.Hash()}}
 	var results []check.Result
 	for i, id := range x.Checks {
 		c := runCheck(id, p, f)

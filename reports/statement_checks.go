@@ -262,7 +262,7 @@ func missedUninstallsNoticed(p *policy.Policy, f Facts) SentenceCheck {
 	if out.State != check.Pass {
 		return out
 	}
-	limit := p.Liveness.Spoken()
+	limit := p.Liveness.LongestInWords()
 	switch s := f.Suspected; {
 	case s == nil:
 		out.State, out.Evidence = check.Unknown, "the installations that Bitbucket does not know could not be counted."

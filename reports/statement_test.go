@@ -257,7 +257,7 @@ func TestThePublicStatementShowsStatesAndTimes(t *testing.T) {
 				t.Errorf("%s: shows %q", format, bad)
 			}
 		}
-		for _, need := range []string{"false", "We keep no e-mail address", "2026-11-24T11:17:00Z"} {
+		for _, need := range []string{"false", "We store no e-mail addresses", "2026-11-24T11:17:00Z"} {
 			if !bytes.Contains(b, []byte(need)) {
 				t.Errorf("%s: does not show %q", format, need)
 			}

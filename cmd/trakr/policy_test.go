@@ -140,7 +140,7 @@ func TestADiffOfTwoPolicies(t *testing.T) {
 	}{
 		{"nothing", []string{builtIn, same}, exitClean, []string{"byte by byte"}},
 		{"a comment", []string{same, commented}, exitClean, []string{"the promises are the same", "and so the hash"}},
-		{"promises", []string{builtIn, changed}, exitFinding, []string{"  repository: added (why", "fields\n  username: switched off: not kept any more", "retention\n  backups: period longer: from 7 days to 14 days"}},
+		{"promises", []string{builtIn, changed}, exitFinding, []string{"  repository: added (why", "fields\n  username: switched off: no longer kept", "retention\n  backups: period longer: from 7 days to 14 days"}},
 		{"for programs", []string{"--json", commented, changed}, exitFinding, []string{`"same_promises": false`, `"section": "fields"`, `"subject": "username"`}},
 		{"a broken one", []string{same, written(t, "version: 1", "version: 2")}, exitUsage, []string{"policy.yaml:"}},
 		{"none there", []string{same, "/nowhere/p.yaml"}, exitUsage, []string{"no such file"}},

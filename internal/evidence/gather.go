@@ -153,7 +153,7 @@ func (r *Reporter) addErasureState(ctx context.Context, f *reports.Facts) error 
 	if f.UncheckedTenants, err = r.Inventory.Unchecked(ctx); err != nil {
 		return err
 	}
-	if f.Suspected, err = r.Inventory.Suspected(ctx, f.AsOf, r.Policy.Liveness.Notices()); err != nil {
+	if f.Suspected, err = r.Inventory.Suspected(ctx, f.AsOf, r.Policy.Liveness.Longest()); err != nil {
 		return err
 	}
 	if r.SwitchedOff == nil {

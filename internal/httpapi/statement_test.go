@@ -30,7 +30,7 @@ func (w *world) visit(path string) (status int, body string, header http.Header)
 func TestACustomerReadsTheSecurityStatement(t *testing.T) {
 	w := newWorld(t)
 	status, page, header := w.visit(httpapi.StatementPath)
-	if status != http.StatusOK || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(page, "We keep no e-mail address and no phone number.") || strings.Contains(page, "sweep") {
+	if status != http.StatusOK || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(page, "We store no e-mail addresses and no phone numbers.") || strings.Contains(page, "sweep") {
 		t.Errorf("%d %s: %.200s", status, header.Get("Content-Type"), page)
 	}
 	w.Exec(`CREATE TABLE public.copies (email text)`)

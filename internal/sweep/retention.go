@@ -71,7 +71,7 @@ func (p *RetentionPass) Look(ctx context.Context, o Order) (Found, error) {
 		switch r.ExecutedBy {
 		case policy.ByRetention:
 			checks, err = p.execute(ctx, o, r, cutoff)
-		case policy.ByReplayGuard, policy.ByCanary, policy.ByOperator, policy.ByNobody:
+		case policy.ByReplayGuard, policy.ByCanary, policy.ByOperator, policy.ByNone:
 			checks, err = p.watch(ctx, r, cutoff)
 		}
 		if err != nil {
@@ -183,7 +183,7 @@ func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention
 func (p *RetentionPass) watch(ctx context.Context, r policy.Retention, cutoff time.Time) ([]findings.Check, error) {
 	way := "still stored; the running service removes them: is trakr serve running?"
 	switch r.ExecutedBy {
-	case policy.ByNobody:
+	case policy.ByNone:
 		way = "still stored; nothing in this version removes them"
 	case policy.ByOperator:
 		// The command removes whole months.
