@@ -14,10 +14,10 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// Severity says how much a finding matters. Code decides it, by kind and check.
+// Severity is how much a finding matters. The code decides it, by kind and check.
 type Severity string
 
-// The severities.
+// Severities of a finding.
 const (
 	Low      Severity = "low"
 	Medium   Severity = "medium"
@@ -25,20 +25,22 @@ const (
 	Critical Severity = "critical" // a promise to a customer is broken
 )
 
-// Finding is rows, or a table or column, that should not be there, open until a
-// run no longer sees them; or, when it is blind, something that no run could judge,
-// open until one can. Acknowledging one says that a person knows; it stays
-// open. One that comes back after it was resolved is a new one.
+// Finding is rows, or a table or column, that should not exist, open until a run no longer
+// sees them; or, when it is blind, something that no run could check, open until one can.
+// Acknowledging one records that a person knows; it stays open. One that comes back after
+// it was resolved is a new one.
 type Finding struct {
+	bun.BaseModel `bun:"table:trakr.findings,alias:f" json:"-"`
+
 	ID             string     `json:"finding_id" bun:"finding_id"`
 	Kind           string     `json:"kind" bun:"kind"`
 	Severity       Severity   `json:"severity" bun:"severity"`
 	Store          string     `json:"store" bun:"store"`
 	Table          string     `json:"table" bun:"table_name"`
-	Column         string     `json:"column" bun:"column_name"`               // "" for a table that no policy declares
-	Ground         string     `json:"ground,omitempty" bun:"ground,nullzero"` // "" for rows of tenants that are not live
+	Column         string     `json:"column" bun:"column_name"`                        // "" for a table that no policy declares
+	Ground         string     `json:"ground,omitempty" bun:"ground,scanonly,nullzero"` // "" for rows of tenants that are not live
 	Rows           int64      `json:"count" bun:"rows"`
-	Blind          bool       `json:"blind" bun:"blind"` // it could not be judged: Ground says why
+	Blind          bool       `json:"blind" bun:"blind"` // it could not be checked: Ground has the reason
 	OpenedAt       time.Time  `json:"opened_at" bun:"opened_at"`
 	LastSeenAt     time.Time  `json:"last_seen_at" bun:"last_seen_at"`
 	AcknowledgedAt *time.Time `json:"acknowledged_at,omitempty" bun:"acknowledged_at"`
@@ -59,45 +61,59 @@ func (f Finding) State() string {
 	return "open"
 }
 
-// The ground of a finding is that of the newest pass that looked at it.
-const (
-	findingColumns = `f.finding_id, f.kind, f.severity, f.store, f.table_name, f.column_name, x.ground, f.rows, f.blind, f.opened_at, f.last_seen_at,
-		f.acknowledged_at, f.acknowledged_by, f.reason_code, f.reason_ref, f.resolved_at`
-	lastResult = `LEFT JOIN trakr.sweep_results AS x ON x.store = f.store AND x.table_name = f.table_name AND x.column_name = f.column_name
-		AND x.run_id = (SELECT r.run_id FROM trakr.sweep_runs AS r WHERE r.kind = f.kind AND r.result <> 'failed' AND NOT r.dry_run
-			AND (f.resolved_at IS NULL OR r.finished_at < f.resolved_at) ORDER BY r.started_at DESC, r.run_id DESC LIMIT 1)`
-)
+// joinLastResult joins a finding (f) with its result (x) in the newest pass that looked at
+// it, whose ground is the finding's.
+const joinLastResult = `LEFT JOIN trakr.sweep_results AS x ON x.store = f.store AND x.table_name = f.table_name
+	AND x.column_name = f.column_name AND x.run_id = (SELECT r.run_id FROM trakr.sweep_runs AS r WHERE r.kind = f.kind AND r.result <> 'failed' AND NOT r.dry_run
+		AND (f.resolved_at IS NULL OR r.finished_at < f.resolved_at) ORDER BY r.started_at DESC, r.run_id DESC LIMIT 1)`
 
-// follow opens, refreshes and resolves findings as a run's checks say.
-func follow(ctx context.Context, tx bun.Tx, r Run, now time.Time) error {
-	for _, c := range r.Checks {
-		if err := note(ctx, tx, r, c, now); err != nil {
+// selectFindings begins a query for findings with all their columns. into is a *Finding or
+// a *[]Finding.
+func selectFindings(db bun.IDB, into any) *bun.SelectQuery {
+	return db.NewSelect().Model(into).
+		Column("f.finding_id", "f.kind", "f.severity", "f.store", "f.table_name", "f.column_name", "x.ground", "f.rows", "f.blind",
+			"f.opened_at", "f.last_seen_at", "f.acknowledged_at", "f.acknowledged_by", "f.reason_code", "f.reason_ref", "f.resolved_at").
+		Join(joinLastResult)
+}
+
+// pass is a run whose checks open, refresh and resolve findings.
+type pass struct {
+	tx  bun.Tx
+	run *Run
+	now time.Time
+}
+
+// follow opens, refreshes and resolves findings by the run's checks.
+func (p pass) follow(ctx context.Context) error {
+	for _, c := range p.run.Checks {
+		if err := p.note(ctx, c); err != nil {
 			return err
 		}
 	}
-	if r.Result == Failed {
+	if p.run.Result == Failed {
 		return nil
 	}
-	// A pass that saw the whole: what has no result in it is gone, or declared.
-	return resolve(ctx, tx, r, now, `last_seen_at < ? AND NOT EXISTS (SELECT FROM trakr.sweep_results AS x WHERE x.run_id = ? AND x.store = f.store
-		AND x.table_name = f.table_name AND x.column_name = f.column_name)`, now, r.ID)
+	// A pass that saw the whole: what has no result in it does not exist any more, or is
+	// declared now.
+	return p.resolve(ctx, p.open().Where("last_seen_at < ?", p.now).Where(`NOT EXISTS (SELECT FROM trakr.sweep_results AS x
+		WHERE x.run_id = ? AND x.store = f.store AND x.table_name = f.table_name AND x.column_name = f.column_name)`, p.run.ID))
 }
 
-// note opens, refreshes or resolves the finding of one check. What could not be
-// judged this time is a finding of its own, but leaves an open one as it was: that
-// says more.
-func note(ctx context.Context, tx bun.Tx, r Run, c Check, now time.Time) error {
-	const subject = `f.store = ? AND f.table_name = ? AND f.column_name = ?`
-	blind, refresh := c.Blind(), `severity = excluded.severity, rows = excluded.rows, last_seen_at = excluded.last_seen_at`
+// note opens, refreshes or resolves the finding of one check. What could not be checked
+// this time is a finding of its own, but leaves an open one as it was, because that one has
+// more information.
+func (p pass) note(ctx context.Context, c Check) error {
+	subject := func(q *bun.UpdateQuery) *bun.UpdateQuery {
+		return q.Where("f.store = ?", c.Store).Where("f.table_name = ?", c.Table).Where("f.column_name = ?", c.Column)
+	}
 	switch {
-	case blind:
-		refresh += ` WHERE findings.blind`
-	case c.Found(): // what was not seen before is told anew
-		if err := resolve(ctx, tx, r, now, `f.blind AND `+subject, c.Store, c.Table, c.Column); err != nil {
+	case c.Blind():
+	case c.Found(): // what could not be checked before and is found now is a new finding
+		if err := p.resolve(ctx, subject(p.open()).Where("f.blind")); err != nil {
 			return err
 		}
 	default:
-		return resolve(ctx, tx, r, now, subject, c.Store, c.Table, c.Column)
+		return p.resolve(ctx, subject(p.open()))
 	}
 	if c.Severity == "" {
 		c.Severity = High
@@ -106,50 +122,66 @@ func note(ctx context.Context, tx bun.Tx, r Run, c Check, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	var row struct{ FindingID string }
-	err = pg.Map(tx.NewRaw(`INSERT INTO trakr.findings (finding_id, kind, severity, store, table_name, column_name, rows, blind, opened_at, last_seen_at, opened_by_run)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (kind, store, table_name, column_name) WHERE resolved_at IS NULL
-		DO UPDATE SET `+refresh+`
-		RETURNING finding_id`,
-		id.String(), r.Kind, string(c.Severity), c.Store, c.Table, c.Column, c.Rows, blind, now, now, r.ID).Scan(ctx, &row))
-	if blind && errors.Is(err, pg.ErrNoRows) { // one that says more is open
+	f := Finding{
+		ID: id.String(), Kind: p.run.Kind, Severity: c.Severity, Store: c.Store, Table: c.Table, Column: c.Column, Rows: c.Rows,
+		Blind: c.Blind(), OpenedAt: p.now, LastSeenAt: p.now,
+	}
+	q := p.tx.NewInsert().Model(&f).Value("opened_by_run", "?", p.run.ID).
+		On("CONFLICT (kind, store, table_name, column_name) WHERE resolved_at IS NULL DO UPDATE").
+		Set("severity = excluded.severity").Set("rows = excluded.rows").Set("last_seen_at = excluded.last_seen_at").
+		Returning("finding_id")
+	if f.Blind {
+		q = q.Where("f.blind")
+	}
+	var stored struct{ FindingID string }
+	err = pg.Map(q.Scan(ctx, &stored))
+	if f.Blind && errors.Is(err, pg.ErrNoRows) { // one with more information is open
 		return nil
 	}
-	if err != nil || row.FindingID != id.String() { // it was open before
+	if err != nil || stored.FindingID != f.ID { // it was open before
 		return err
 	}
-	return move(ctx, tx, Event{FindingID: row.FindingID, Transition: Opened, OccurredAt: now, Severity: c.Severity, Rows: c.Rows, RunID: r.ID})
+	return record(ctx, p.tx, Event{
+		FindingID: f.ID, Transition: Opened, OccurredAt: p.now, Severity: f.Severity, Rows: f.Rows, RunID: p.run.ID,
+	})
 }
 
-// resolve ends the run's kind's open findings that the condition on f selects.
-func resolve(ctx context.Context, tx bun.Tx, r Run, now time.Time, which string, args ...any) error {
-	var gone []struct {
+// open begins an update that resolves open findings of the run's kind.
+func (p pass) open() *bun.UpdateQuery {
+	return p.tx.NewUpdate().Model((*Finding)(nil)).Set("resolved_at = ?", p.now).Where("f.kind = ?", p.run.Kind).
+		Where("f.resolved_at IS NULL").Returning("finding_id, severity, rows")
+}
+
+// resolve runs an update that open began, and records the findings' last step.
+func (p pass) resolve(ctx context.Context, q *bun.UpdateQuery) error {
+	var resolved []struct {
 		FindingID string
 		Severity  Severity
 		Rows      int64
 	}
-	err := pg.Map(tx.NewRaw(`UPDATE trakr.findings AS f SET resolved_at = ? WHERE kind = ? AND resolved_at IS NULL AND `+which+`
-		RETURNING finding_id, severity, rows`, append([]any{now, r.Kind}, args...)...).Scan(ctx, &gone))
-	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+	if err := q.Scan(ctx, &resolved); err != nil {
 		return err
 	}
-	for _, f := range gone {
-		if err := move(ctx, tx, Event{FindingID: f.FindingID, Transition: Resolved, OccurredAt: now, Severity: f.Severity, Rows: f.Rows, RunID: r.ID}); err != nil {
+	for _, f := range resolved {
+		err := record(ctx, p.tx, Event{
+			FindingID: f.FindingID, Transition: Resolved, OccurredAt: p.now, Severity: f.Severity, Rows: f.Rows, RunID: p.run.ID,
+		})
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Acknowledge notes that a person knows of an open finding, for a reason and a
-// ticket. The act is audited in the same transaction.
+// Acknowledge records that a person knows of an open finding, for a reason and a ticket.
+// The act is audited in the same transaction.
 func (s *Store) Acknowledge(ctx context.Context, a lifecycle.Access, id string, now time.Time) (Finding, error) {
 	if err := a.Check(); err != nil {
 		return Finding{}, err
 	}
 	if a.Reason.Ref == "" {
-		return Finding{}, lifecycle.Fail(lifecycle.ReasonRequired, "A finding is acknowledged for a ticket; name it.", lifecycle.At("/reason/ref", "required"))
+		return Finding{}, lifecycle.Fail(lifecycle.ReasonRequired, "A finding is acknowledged for a ticket; name it.",
+			lifecycle.At("/reason/ref", "required"))
 	}
 	now = now.UTC()
 	a.CorrelationID = id
@@ -157,19 +189,22 @@ func (s *Store) Acknowledge(ctx context.Context, a lifecycle.Access, id string, 
 	e.StatusDetail = string(Acknowledged)
 	var f Finding
 	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		if err := open(ctx, tx, id); err != nil {
+		if err := lockOpen(ctx, tx, id); err != nil {
 			return err
 		}
-		_, err := tx.NewRaw(`UPDATE trakr.findings SET acknowledged_at = ?, acknowledged_by = ?, reason_code = ?, reason_ref = ? WHERE finding_id = ?`,
-			now, a.Caller.ID, string(a.Reason.Code), a.Reason.Ref, id).Exec(ctx)
+		_, err := tx.NewUpdate().Model((*Finding)(nil)).Set("acknowledged_at = ?", now).Set("acknowledged_by = ?", a.Caller.ID).
+			Set("reason_code = ?", string(a.Reason.Code)).Set("reason_ref = ?", a.Reason.Ref).Where("finding_id = ?", id).Exec(ctx)
 		if err != nil {
 			return err
 		}
-		if f, err = finding(ctx, tx, id); err != nil {
+		if err := selectFindings(tx, &f).Where("f.finding_id = ?", id).Scan(ctx); err != nil {
 			return err
 		}
-		if err := move(ctx, tx, Event{FindingID: id, Transition: Acknowledged, OccurredAt: now, Severity: f.Severity, Rows: f.Rows,
-			ActorID: a.Caller.ID, ReasonCode: string(a.Reason.Code), ReasonRef: a.Reason.Ref}); err != nil {
+		err = record(ctx, tx, Event{
+			FindingID: id, Transition: Acknowledged, OccurredAt: now, Severity: f.Severity, Rows: f.Rows,
+			ActorID: a.Caller.ID, ReasonCode: string(a.Reason.Code), ReasonRef: a.Reason.Ref,
+		})
+		if err != nil {
 			return err
 		}
 		return audit.Append(ctx, tx, e)
@@ -180,22 +215,22 @@ func (s *Store) Acknowledge(ctx context.Context, a lifecycle.Access, id string, 
 	return f, nil
 }
 
-// open locks a finding that can be acknowledged, or says why it cannot.
-func open(ctx context.Context, tx bun.Tx, id string) error {
+// lockOpen locks a finding that can be acknowledged, or returns why it cannot.
+func lockOpen(ctx context.Context, tx bun.Tx, id string) error {
 	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
 		return errNoFinding()
 	}
-	var row struct{ Acknowledged, Resolved bool }
-	err := pg.Map(tx.NewRaw(`SELECT acknowledged_at IS NOT NULL AS acknowledged, resolved_at IS NOT NULL AS resolved FROM trakr.findings
-		WHERE finding_id = ? FOR UPDATE`, id).Scan(ctx, &row))
+	var f Finding
+	err := pg.Map(tx.NewSelect().Model(&f).Column("acknowledged_at", "resolved_at").Where("finding_id = ?", id).For("UPDATE").Scan(ctx))
 	switch {
 	case errors.Is(err, pg.ErrNoRows):
 		return errNoFinding()
 	case err != nil:
 		return err
-	case row.Resolved:
-		return lifecycle.Fail(lifecycle.RequestConflict, "This finding is resolved: a sweep no longer saw it. There is nothing to acknowledge.")
-	case row.Acknowledged:
+	case f.ResolvedAt != nil:
+		return lifecycle.Fail(lifecycle.RequestConflict,
+			"This finding is resolved: a sweep no longer saw it. There is nothing to acknowledge.")
+	case f.AcknowledgedAt != nil:
 		return lifecycle.Fail(lifecycle.RequestConflict, "This finding was acknowledged before; it shows by whom and for which ticket.")
 	}
 	return nil
@@ -211,16 +246,12 @@ func (s *Store) Finding(ctx context.Context, id string) (Finding, []Event, error
 		return Finding{}, nil, errNoFinding()
 	}
 	var f Finding
-	life := []Event{}
-	err := pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) (err error) {
-		if f, err = finding(ctx, tx, id); err != nil {
+	life := []Event{} // empty for a finding that is older than the recording of lives
+	err := pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
+		if err := selectFindings(tx, &f).Where("f.finding_id = ?", id).Scan(ctx); err != nil {
 			return err
 		}
-		err = pg.Map(tx.NewRaw(`SELECT `+eventColumns+` FROM trakr.finding_events AS e WHERE e.finding_id = ? ORDER BY e.occurred_at, e.event_id LIMIT 100`, id).Scan(ctx, &life))
-		if errors.Is(err, pg.ErrNoRows) { // opened before lives were kept
-			err = nil
-		}
-		return err
+		return tx.NewSelect().Model(&life).Where("finding_id = ?", id).Order("occurred_at", "event_id").Limit(100).Scan(ctx)
 	})
 	if errors.Is(err, pg.ErrNoRows) {
 		return Finding{}, nil, errNoFinding()
@@ -231,18 +262,16 @@ func (s *Store) Finding(ctx context.Context, id string) (Finding, []Event, error
 	return f, life, nil
 }
 
-func finding(ctx context.Context, tx bun.Tx, id string) (f Finding, err error) {
-	err = pg.Map(tx.NewRaw(`SELECT `+findingColumns+` FROM trakr.findings AS f `+lastResult+` WHERE f.finding_id = ?`, id).Scan(ctx, &f))
-	return f, err
-}
-
 // Findings lists findings, open ones first, newest first.
 func (s *Store) Findings(ctx context.Context, openOnly bool, limit int) ([]Finding, error) {
 	out := []Finding{}
-	err := pg.Bun(s.db).NewRaw(`SELECT `+findingColumns+` FROM trakr.findings AS f `+lastResult+` WHERE NOT ? OR f.resolved_at IS NULL
-		ORDER BY f.resolved_at IS NOT NULL, f.opened_at DESC, f.finding_id LIMIT ?`, openOnly, min(max(limit, 1), 1000)).Scan(ctx, &out)
-	if err = pg.Map(err); err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("reading findings: %w", err)
+	q := selectFindings(pg.Bun(s.db), &out)
+	if openOnly {
+		q = q.Where("f.resolved_at IS NULL")
+	}
+	err := q.OrderExpr("f.resolved_at IS NOT NULL, f.opened_at DESC, f.finding_id").Limit(int64(min(max(limit, 1), 1000))).Scan(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading findings: %w", pg.Map(err))
 	}
 	return out, nil
 }
@@ -257,10 +286,10 @@ type Open struct {
 // OpenCounts counts the open findings.
 func (s *Store) OpenCounts(ctx context.Context) ([]Open, error) {
 	var out []Open
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT kind, severity, count(*) AS count FROM trakr.findings WHERE resolved_at IS NULL
-		GROUP BY kind, severity ORDER BY kind, severity`).Scan(ctx, &out))
-	if err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("counting findings: %w", err)
+	err := pg.Bun(s.db).NewSelect().Model((*Finding)(nil)).Column("kind", "severity").ColumnExpr("count(*) AS count").
+		Where("resolved_at IS NULL").Group("kind", "severity").Order("kind", "severity").Scan(ctx, &out)
+	if err != nil {
+		return nil, fmt.Errorf("counting findings: %w", pg.Map(err))
 	}
 	return out, nil
 }

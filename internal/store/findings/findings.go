@@ -24,10 +24,10 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// Result is what a run claims.
+// Result is the conclusion of a run.
 type Result string
 
-// The results. Blind: something could not be judged, so nothing is claimed.
+// Results of a run. A blind run could not check something, so it concludes nothing.
 const (
 	Clean  Result = "clean"
 	Found  Result = "findings"
@@ -35,57 +35,89 @@ const (
 	Failed Result = "failed"
 )
 
-// Disposition says how one table was treated.
+// Disposition is how one table was treated.
 type Disposition string
 
-// The dispositions.
+// Dispositions of a table.
 const (
 	Checked  Disposition = "checked"
-	Retained Disposition = "retained" // policy keeps such rows, with a ground; counted, not a finding
-	// NotSearched says that nothing was looked for, because nothing could be found
-	// there: see Ground.
+	Retained Disposition = "retained" // the policy keeps such rows, with a ground; counted, not a finding
+	// NotSearched means that nothing was searched for, because nothing could be found:
+	// Ground has the reason.
 	NotSearched Disposition = "not_searched"
-	Unjudged    Disposition = "unjudged" // could not be judged: see Ground
+	Unjudged    Disposition = "unjudged" // could not be checked; Ground has the reason
 )
 
-// Check is the result for one column of one table, or for a table as such.
+// Check is the result for one column of one table, or for a table as a whole.
 type Check struct {
-	Store           string      `json:"store" bun:"store"`
-	Table           string      `json:"table" bun:"table_name"`
-	Column          string      `json:"column" bun:"column_name"` // "" for a table that no policy declares
-	Disposition     Disposition `json:"disposition" bun:"disposition"`
-	Ground          string      `json:"ground,omitempty" bun:"ground,nullzero"`
-	Rows            int64       `json:"count" bun:"rows"`
-	PredicateDigest string      `json:"predicate_digest" bun:"predicate_digest"` // hex SHA-256 of the SQL run; "" when nothing could be counted
-	CheckedAt       time.Time   `json:"checked_at" bun:"checked_at"`
-	// Duration is how long the check took, as fine as a microsecond once stored; 0
-	// when it was not measured.
-	Duration   time.Duration `json:"duration_ns" bun:"duration"`
-	Severity   Severity      `json:"severity,omitempty" bun:"-"` // set by the pass: of the finding, when it is one; "" means high
-	Undeclared bool          `json:"-" bun:"-"`                  // set by the pass only: no policy declares the table or column
+	Store           string      `json:"store"`
+	Table           string      `json:"table"`
+	Column          string      `json:"column"` // "" for a table that no policy declares
+	Disposition     Disposition `json:"disposition"`
+	Ground          string      `json:"ground,omitempty"`
+	Rows            int64       `json:"count"`
+	PredicateDigest string      `json:"predicate_digest"` // hex SHA-256 of the SQL; "" when nothing could be counted
+	CheckedAt       time.Time   `json:"checked_at"`
+	// Duration is how long the check took, stored to the microsecond; 0 when it was not
+	// measured.
+	Duration   time.Duration `json:"duration_ns"`
+	Severity   Severity      `json:"severity,omitempty"` // set by the pass: of the finding, when it is one; "" means high
+	Undeclared bool          `json:"-"`                  // set by the pass only: no policy declares the table or column
 }
 
-// Found reports whether the check is a finding: rows that should not be there, or
-// a table or column that should not, even when it is empty.
+// Found reports whether the check is a finding: rows that should not exist, or a table or
+// column that should not, even when it is empty.
 func (c Check) Found() bool {
 	return c.Undeclared || (c.Disposition == Checked && c.Rows > 0)
 }
 
-// Digest returns the hex SHA-256 of the SQL that counted, as PredicateDigest holds it.
+// Blind reports whether nothing is known about what was to be checked.
+func (c Check) Blind() bool { return c.Disposition == Unjudged && !c.Found() }
+
+// Digest returns the hex SHA-256 of the SQL that counted, as in Check.PredicateDigest.
 func Digest(predicate string) string {
 	sum := sha256.Sum256([]byte(predicate))
 	return hex.EncodeToString(sum[:])
 }
 
-// Blind reports whether nothing can be said about what was to be checked.
-func (c Check) Blind() bool { return c.Disposition == Unjudged && !c.Found() }
+// checkRow is a check as it is stored.
+type checkRow struct {
+	bun.BaseModel `bun:"table:trakr.sweep_results"`
+
+	RunID           string
+	Store           string
+	TableName       string
+	ColumnName      string
+	Disposition     Disposition
+	Ground          string `bun:",nullzero"`
+	PredicateDigest string
+	Rows            int64
+	CheckedAt       time.Time
+	DurationUS      int64 `bun:"duration_us"`
+}
+
+func (c Check) row(runID string) checkRow {
+	return checkRow{
+		RunID: runID, Store: c.Store, TableName: c.Table, ColumnName: c.Column, Disposition: c.Disposition, Ground: c.Ground,
+		PredicateDigest: c.PredicateDigest, Rows: c.Rows, CheckedAt: c.CheckedAt, DurationUS: c.Duration.Microseconds(),
+	}
+}
+
+func (r checkRow) check() Check {
+	return Check{
+		Store: r.Store, Table: r.TableName, Column: r.ColumnName, Disposition: r.Disposition, Ground: r.Ground, Rows: r.Rows,
+		PredicateDigest: r.PredicateDigest, CheckedAt: r.CheckedAt, Duration: time.Duration(r.DurationUS) * time.Microsecond,
+	}
+}
 
 // Run is one pass.
 type Run struct {
-	ID         string     `json:"run_id" bun:"run_id"`
+	bun.BaseModel `bun:"table:trakr.sweep_runs,alias:r" json:"-"`
+
+	ID         string     `json:"run_id" bun:"run_id,pk"`
 	Kind       string     `json:"kind" bun:"kind"`
 	Trigger    string     `json:"trigger" bun:"trigger"` // schedule, command or api
-	DryRun     bool       `json:"dry_run" bun:"dry_run"` // it looked and changed nothing, its findings' state included
+	DryRun     bool       `json:"dry_run" bun:"dry_run"` // it changed nothing, its findings' state included
 	StartedAt  time.Time  `json:"started_at" bun:"started_at"`
 	FinishedAt *time.Time `json:"finished_at,omitempty" bun:"finished_at"`
 	SnapshotAt *time.Time `json:"snapshot_at,omitempty" bun:"snapshot_at"`
@@ -107,17 +139,15 @@ func (s *Store) Begin(ctx context.Context, kind, trigger string, dry bool, now t
 		return Run{}, fmt.Errorf("starting a sweep: %w", err)
 	}
 	r := Run{ID: id.String(), Kind: kind, Trigger: trigger, DryRun: dry, StartedAt: now.UTC()}
-	_, err = pg.Bun(s.db).NewRaw(`INSERT INTO trakr.sweep_runs (run_id, kind, trigger, dry_run, started_at) VALUES (?, ?, ?, ?, ?)`,
-		r.ID, kind, trigger, dry, r.StartedAt).Exec(ctx)
-	if err != nil {
+	if _, err := pg.Bun(s.db).NewInsert().Model(&r).Returning("NULL").Exec(ctx); err != nil {
 		return Run{}, fmt.Errorf("starting a sweep: %w", pg.Map(err))
 	}
 	return r, nil
 }
 
-// Finish stores the run's results, opens and resolves findings, and appends the
-// audit event, all in one transaction. The run's Findings are then those open. A
-// dry run leaves every finding as it is.
+// Finish stores the run's results, opens and resolves findings, and appends the audit
+// event, all in one transaction. The run's Findings are then those that are open. A dry
+// run leaves every finding as it is.
 func (s *Store) Finish(ctx context.Context, a lifecycle.Access, r *Run, now time.Time) error {
 	a.CorrelationID = r.ID
 	e := audit.New(ctx, now, a, audit.SweepRun, audit.Success)
@@ -131,27 +161,25 @@ func (s *Store) Finish(ctx context.Context, a lifecycle.Access, r *Run, now time
 	now = now.UTC()
 	r.FinishedAt = &now
 	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		_, err := tx.NewRaw(`UPDATE trakr.sweep_runs SET finished_at = ?, snapshot_at = ?, result = ? WHERE run_id = ?`,
-			now, r.SnapshotAt, string(r.Result), r.ID).Exec(ctx)
+		_, err := tx.NewUpdate().Model(r).Column("finished_at", "snapshot_at", "result").WherePK().Exec(ctx)
 		if err != nil {
 			return err
 		}
 		for _, c := range r.Checks {
-			_, err := tx.NewRaw(`INSERT INTO trakr.sweep_results (run_id, store, table_name, column_name, disposition, ground, predicate_digest, rows, checked_at, duration_us)
-				VALUES (?, ?, ?, ?, ?, NULLIF(?, ''), ?, ?, ?, ?)`, r.ID, c.Store, c.Table, c.Column, string(c.Disposition), c.Ground, c.PredicateDigest, c.Rows, c.CheckedAt,
-				c.Duration.Microseconds()).Exec(ctx)
-			if err != nil {
+			row := c.row(r.ID)
+			if _, err := tx.NewInsert().Model(&row).Returning("NULL").Exec(ctx); err != nil {
 				return err
 			}
 		}
 		if !r.DryRun {
-			if err := follow(ctx, tx, *r, now); err != nil {
+			if err := (pass{tx, r, now}).follow(ctx); err != nil {
 				return err
 			}
 		}
 		r.Findings = []Finding{}
-		if err := tx.NewRaw(`SELECT `+findingColumns+` FROM trakr.findings AS f `+lastResult+`
-			WHERE f.kind = ? AND f.resolved_at IS NULL ORDER BY f.store, f.table_name, f.column_name LIMIT 1000`, r.Kind).Scan(ctx, &r.Findings); err != nil && !errors.Is(pg.Map(err), pg.ErrNoRows) {
+		err = selectFindings(tx, &r.Findings).Where("f.kind = ?", r.Kind).Where("f.resolved_at IS NULL").
+			Order("f.store", "f.table_name", "f.column_name").Limit(1000).Scan(ctx)
+		if err != nil {
 			return err
 		}
 		return audit.Append(ctx, tx, e)
@@ -162,22 +190,26 @@ func (s *Store) Finish(ctx context.Context, a lifecycle.Access, r *Run, now time
 	return nil
 }
 
-const runColumns = `run_id, kind, trigger, dry_run, started_at, finished_at, snapshot_at, result`
-
-// Runs lists the newest runs, with their checks.
+// Runs lists the newest runs of a kind, "" for all, with their checks.
 func (s *Store) Runs(ctx context.Context, kind string, limit int) ([]Run, error) {
 	runs := []Run{}
 	err := pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		err := tx.NewRaw(`SELECT `+runColumns+` FROM trakr.sweep_runs WHERE ? = '' OR kind = ? ORDER BY started_at DESC, run_id DESC LIMIT ?`,
-			kind, kind, min(max(limit, 1), 200)).Scan(ctx, &runs)
-		if err != nil && !errors.Is(pg.Map(err), pg.ErrNoRows) {
+		q := tx.NewSelect().Model(&runs).Order("started_at DESC", "run_id DESC").Limit(int64(min(max(limit, 1), 200)))
+		if kind != "" {
+			q = q.Where("kind = ?", kind)
+		}
+		if err := q.Scan(ctx); err != nil {
 			return err
 		}
 		for i := range runs {
 			runs[i].Checks, runs[i].Findings = []Check{}, []Finding{}
-			if err := tx.NewRaw(`SELECT store, table_name, column_name, disposition, ground, rows, predicate_digest, checked_at, coalesce(duration_us, 0) * 1000 AS duration
-				FROM trakr.sweep_results WHERE run_id = ? ORDER BY store, table_name, column_name`, runs[i].ID).Scan(ctx, &runs[i].Checks); err != nil && !errors.Is(pg.Map(err), pg.ErrNoRows) {
+			var rows []checkRow
+			err := tx.NewSelect().Model(&rows).Where("run_id = ?", runs[i].ID).Order("store", "table_name", "column_name").Scan(ctx)
+			if err != nil {
 				return err
+			}
+			for _, r := range rows {
+				runs[i].Checks = append(runs[i].Checks, r.check())
 			}
 		}
 		return nil
@@ -188,31 +220,41 @@ func (s *Store) Runs(ctx context.Context, kind string, limit int) ([]Run, error)
 	return runs, nil
 }
 
-// LastFinished returns the newest run of a kind that finished by then, failed or
-// not, or nil. One that was cut off never finished, and a dry run is no pass.
+// LastFinished returns the newest run of a kind that finished by a moment, failed or not,
+// or nil. A run that was cut off never finished, and a dry run does not count.
 func (s *Store) LastFinished(ctx context.Context, kind string, by time.Time) (*Run, error) {
-	return s.last(ctx, `WHERE NOT dry_run AND kind = ? AND finished_at <= ? ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by)
+	var r Run
+	return r.orNil(s.selectPass(&r, kind).Where("finished_at <= ?", by).Order("finished_at DESC", "run_id DESC").Scan(ctx))
 }
 
 // LastSuccess is LastFinished without runs that failed.
 func (s *Store) LastSuccess(ctx context.Context, kind string, by time.Time) (*Run, error) {
-	return s.last(ctx, `WHERE NOT dry_run AND kind = ? AND finished_at <= ? AND result <> 'failed' ORDER BY finished_at DESC, run_id DESC LIMIT 1`, kind, by)
-}
-
-// SuccessSince returns a run of a kind, no dry one, that started then or later and
-// did not fail, by whichever replica's clock, or nil.
-func (s *Store) SuccessSince(ctx context.Context, kind string, since time.Time) (*Run, error) {
-	return s.last(ctx, `WHERE NOT dry_run AND kind = ? AND started_at >= ? AND result <> 'failed' ORDER BY started_at DESC, run_id DESC LIMIT 1`, kind, since)
-}
-
-func (s *Store) last(ctx context.Context, which string, args ...any) (*Run, error) {
 	var r Run
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+runColumns+` FROM trakr.sweep_runs `+which, args...).Scan(ctx, &r))
+	return r.orNil(s.selectPass(&r, kind).Where("finished_at <= ?", by).Where("result <> ?", Failed).
+		Order("finished_at DESC", "run_id DESC").Scan(ctx))
+}
+
+// SuccessSince returns a run of a kind, not a dry one, that started at a moment or later
+// and did not fail, by whichever replica's clock, or nil.
+func (s *Store) SuccessSince(ctx context.Context, kind string, since time.Time) (*Run, error) {
+	var r Run
+	return r.orNil(s.selectPass(&r, kind).Where("started_at >= ?", since).Where("result <> ?", Failed).
+		Order("started_at DESC", "run_id DESC").Scan(ctx))
+}
+
+// selectPass begins a query for one run of a kind that was no dry run.
+func (s *Store) selectPass(r *Run, kind string) *bun.SelectQuery {
+	return pg.Bun(s.db).NewSelect().Model(r).Where("NOT dry_run").Where("kind = ?", kind).Limit(1)
+}
+
+// orNil returns the run after a query for one, whose error is err, or nil for none.
+func (r *Run) orNil(err error) (*Run, error) {
+	err = pg.Map(err)
 	if errors.Is(err, pg.ErrNoRows) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the last sweep: %w", err)
 	}
-	return &r, nil
+	return r, nil
 }

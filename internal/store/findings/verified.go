@@ -2,7 +2,6 @@ package findings
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -11,24 +10,26 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// Verified is up to where the log was verified, and the root its leaves had there.
+// Verified is up to where the log was verified, and the root that its leaves had there.
 type Verified struct {
+	bun.BaseModel `bun:"table:trakr.verified_log"`
+
 	Size  int64
 	Root  []byte
 	At    time.Time `bun:"verified_at"`
 	Whole bool      // from the first position on
 }
 
-// LastVerified returns the newest one, and the time of the newest whole one; nil
-// and zero when there is none.
+const selectVerified = `(SELECT size, root, verified_at, whole FROM trakr.verified_log ORDER BY id DESC LIMIT 1)
+	UNION ALL (SELECT size, root, verified_at, whole FROM trakr.verified_log WHERE whole ORDER BY id DESC LIMIT 1)`
+
+// LastVerified returns the newest one, and the time of the newest whole one; nil and zero
+// when there is none.
 func (s *Store) LastVerified(ctx context.Context) (last *Verified, whole time.Time, err error) {
 	var rows []Verified
-	err = pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		return tx.NewRaw(`(SELECT size, root, verified_at, whole FROM trakr.verified_log ORDER BY id DESC LIMIT 1)
-			UNION ALL (SELECT size, root, verified_at, whole FROM trakr.verified_log WHERE whole ORDER BY id DESC LIMIT 1)`).Scan(ctx, &rows)
-	})
-	if err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, time.Time{}, fmt.Errorf("reading what was verified: %w", err)
+	err = pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error { return tx.NewRaw(selectVerified).Scan(ctx, &rows) })
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("reading up to where the log was verified: %w", err)
 	}
 	for i := range rows {
 		if last == nil {
@@ -41,14 +42,15 @@ func (s *Store) LastVerified(ctx context.Context) (last *Verified, whole time.Ti
 	return last, whole, nil
 }
 
-// NoteVerified keeps up to where the log was found sound.
+// NoteVerified records up to where the log was found intact.
 func (s *Store) NoteVerified(ctx context.Context, v Verified) error {
+	v.At = v.At.UTC()
 	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		_, err := tx.NewRaw(`INSERT INTO trakr.verified_log (size, root, verified_at, whole) VALUES (?, ?, ?, ?)`, v.Size, v.Root, v.At.UTC(), v.Whole).Exec(ctx)
+		_, err := tx.NewInsert().Model(&v).Exec(ctx)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("noting what was verified: %w", err)
+		return fmt.Errorf("recording up to where the log was verified: %w", err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package heartbeats
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -15,8 +16,8 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// Beat is what is known of one job. Times are UTC, by the clocks of the replicas
-// that ran it; nil means never.
+// Beat is when one job ran. Times are UTC, by the clocks of the replicas that ran it; nil
+// means never.
 type Beat struct {
 	Job           string
 	ExpectedSince time.Time // since when it is scheduled
@@ -25,14 +26,14 @@ type Beat struct {
 	LastStarted   *time.Time
 	LastSucceeded *time.Time
 	LastFailed    *time.Time
-	Failure       string // closed-set word: why it last failed; "" when it never did
+	Failure       string // why it last failed, from a closed set; "" when it never did
 }
 
 // Overdue reports whether a job had no success within twice its interval plus its
 // jitter, as of a moment. The time counts from its last success or from when it was first
 // expected, whichever is later: a success from before the job was scheduled does not make
 // it late. A job that is expected only after the moment counts from its last success. One
-// that was never expected and never succeeded is overdue; so is one whose time lies that
+// that was never expected and never succeeded is overdue; so is one whose time is that
 // far after the moment, because then a clock was moved.
 func (b Beat) Overdue(at time.Time) bool {
 	from := b.ExpectedSince
@@ -52,42 +53,61 @@ func Find(all []Beat, job string) Beat {
 	return Beat{Job: job}
 }
 
-// Store keeps the beats of one database.
+// Store stores the beats of one database.
 type Store struct{ db *store.DB }
 
 // New returns the store of db.
 func New(db *store.DB) *Store { return &Store{db} }
 
-// Expect notes that a job is scheduled, every so often and so late at most. Since
-// when is kept from the first time on.
+// beatRow is a beat as it is stored.
+type beatRow struct {
+	bun.BaseModel `bun:"table:trakr.job_heartbeats,alias:b"`
+
+	Job             string
+	ExpectedSince   time.Time
+	IntervalSeconds int64
+	JitterSeconds   int64
+	LastStartedAt   *time.Time
+	LastSucceededAt *time.Time
+	LastFailedAt    *time.Time
+	Failure         string `bun:",nullzero"`
+}
+
+// Expect records that a job is scheduled, how often, and how late it may start. The time of
+// the first call is kept.
 func (s *Store) Expect(ctx context.Context, job string, interval, jitter time.Duration, now time.Time) error {
-	return s.write(ctx, `INSERT INTO trakr.job_heartbeats (job, expected_since, interval_seconds, jitter_seconds) VALUES (?, ?, ?, ?)
-		ON CONFLICT (job) DO UPDATE SET interval_seconds = excluded.interval_seconds, jitter_seconds = excluded.jitter_seconds`,
-		job, now.UTC(), int64(interval.Seconds()), int64(jitter.Seconds()))
+	return exactlyOne(pg.Bun(s.db).NewInsert().Model(&beatRow{
+		Job: job, ExpectedSince: now.UTC(), IntervalSeconds: int64(interval.Seconds()), JitterSeconds: int64(jitter.Seconds()),
+	}).On("CONFLICT (job) DO UPDATE").Set("interval_seconds = excluded.interval_seconds").Set("jitter_seconds = excluded.jitter_seconds").
+		Returning("NULL").Exec(ctx))
 }
 
-// Started notes that a run began.
+// Started records that a run began.
 func (s *Store) Started(ctx context.Context, job string, now time.Time) error {
-	return s.write(ctx, `UPDATE trakr.job_heartbeats SET last_started_at = ? WHERE job = ?`, now.UTC(), job)
+	return exactlyOne(s.update(job).Set("last_started_at = ?", now.UTC()).Exec(ctx))
 }
 
-// Succeeded notes that a run did what was due.
+// Succeeded records that a run did what was due.
 func (s *Store) Succeeded(ctx context.Context, job string, now time.Time) error {
-	return s.write(ctx, `UPDATE trakr.job_heartbeats SET last_succeeded_at = ? WHERE job = ?`, now.UTC(), job)
+	return exactlyOne(s.update(job).Set("last_succeeded_at = ?", now.UTC()).Exec(ctx))
 }
 
-// Failed notes that a run did not, and a closed-set word for why.
+// Failed records that a run did not, and the reason, from a closed set.
 func (s *Store) Failed(ctx context.Context, job string, now time.Time, why string) error {
-	return s.write(ctx, `UPDATE trakr.job_heartbeats SET last_failed_at = ?, failure = ? WHERE job = ?`, now.UTC(), why, job)
+	return exactlyOne(s.update(job).Set("last_failed_at = ?", now.UTC()).Set("failure = ?", why).Exec(ctx))
 }
 
-func (s *Store) write(ctx context.Context, query string, args ...any) error {
-	res, err := pg.Bun(s.db).NewRaw(query, args...).Exec(ctx)
+func (s *Store) update(job string) *bun.UpdateQuery {
+	return pg.Bun(s.db).NewUpdate().Model((*beatRow)(nil)).Where("job = ?", job)
+}
+
+// exactlyOne refuses a write about a job that was never scheduled.
+func exactlyOne(res sql.Result, err error) error {
 	if err != nil {
-		return fmt.Errorf("noting a job's heartbeat: %w", pg.Map(err))
+		return fmt.Errorf("recording a job's heartbeat: %w", pg.Map(err))
 	}
 	if n, err := res.RowsAffected(); err != nil || n != 1 {
-		return errors.Join(err, errors.New("noting a job's heartbeat: the job was never scheduled"))
+		return errors.Join(err, errors.New("recording a job's heartbeat: the job was never scheduled"))
 	}
 	return nil
 }
@@ -124,27 +144,20 @@ type sweepSchedule struct {
 	FirstExpectedAt time.Time
 }
 
-// List returns what is known of every job ever scheduled, by name.
+// List returns the beats of all jobs that were ever scheduled, by name.
 func (s *Store) List(ctx context.Context) ([]Beat, error) {
-	var rows []struct {
-		Job             string
-		ExpectedSince   time.Time
-		IntervalSeconds int64
-		JitterSeconds   int64
-		LastStartedAt   *time.Time
-		LastSucceededAt *time.Time
-		LastFailedAt    *time.Time
-		Failure         string `bun:",nullzero"`
-	}
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT job, expected_since, interval_seconds, jitter_seconds, last_started_at, last_succeeded_at, last_failed_at, failure
-		FROM trakr.job_heartbeats ORDER BY job LIMIT 200`).Scan(ctx, &rows))
-	if err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("reading heartbeats: %w", err)
+	var rows []beatRow
+	if err := pg.Bun(s.db).NewSelect().Model(&rows).Order("job").Limit(200).Scan(ctx); err != nil {
+		return nil, fmt.Errorf("reading heartbeats: %w", pg.Map(err))
 	}
 	out := make([]Beat, len(rows))
 	for i, r := range rows {
-		out[i] = Beat{Job: r.Job, ExpectedSince: r.ExpectedSince.UTC(), Interval: time.Duration(r.IntervalSeconds) * time.Second, Jitter: time.Duration(r.JitterSeconds) * time.Second,
-			LastStarted: pg.UTC(r.LastStartedAt), LastSucceeded: pg.UTC(r.LastSucceededAt), LastFailed: pg.UTC(r.LastFailedAt), Failure: r.Failure}
+		out[i] = Beat{
+			Job: r.Job, ExpectedSince: r.ExpectedSince.UTC(),
+			Interval: time.Duration(r.IntervalSeconds) * time.Second, Jitter: time.Duration(r.JitterSeconds) * time.Second,
+			LastStarted: pg.UTC(r.LastStartedAt), LastSucceeded: pg.UTC(r.LastSucceededAt), LastFailed: pg.UTC(r.LastFailedAt),
+			Failure: r.Failure,
+		}
 	}
 	return out, nil
 }

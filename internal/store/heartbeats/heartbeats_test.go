@@ -33,6 +33,30 @@ func TestAJobIsOverdueAfterTwiceItsIntervalAndItsJitter(t *testing.T) {
 	}
 }
 
+// A success from before the job was scheduled does not make it late, and a schedule that
+// begins only after the moment does not make a success late: the one rule of jobs and sweeps.
+func TestTheTimeCountsFromTheLaterOfScheduleAndSuccess(t *testing.T) {
+	scheduled := time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		succeeded, at time.Duration // after it was scheduled
+		overdue       bool
+	}{
+		"succeeded before it was scheduled":                {-5 * time.Hour, time.Hour, false},
+		"succeeded before, and not since":                  {-5 * time.Hour, 3 * time.Hour, true},
+		"of a moment before it was scheduled":              {-5 * time.Hour, -4 * time.Hour, false},
+		"of a moment before it was scheduled, and late":    {-5 * time.Hour, -2 * time.Hour, true},
+		"succeeded since":                                  {5 * time.Hour, 6 * time.Hour, false},
+		"succeeded since, and late":                        {5 * time.Hour, 8 * time.Hour, true},
+		"of a moment long before its success: clock moved": {5 * time.Hour, time.Hour, true},
+	} {
+		at := scheduled.Add(c.succeeded)
+		b := heartbeats.Beat{ExpectedSince: scheduled, Interval: time.Hour, LastSucceeded: &at}
+		if b.Overdue(scheduled.Add(c.at)) != c.overdue {
+			t.Errorf("%s: overdue %v", name, !c.overdue)
+		}
+	}
+}
+
 func TestAJobsHistoryIsKept(t *testing.T) {
 	e := storetest.New(t)
 	s := heartbeats.New(e.DB)
