@@ -145,7 +145,14 @@ func (p *RetentionPass) execute(ctx context.Context, o Order, r policy.Retention
 	for _, t := range p.tables(r.Class) {
 		names = append(names, t.Name)
 	}
-	found, err := p.rows.Retire(ctx, o.Access, o.Now, r.Class, names, cutoff, o.DryRun)
+	class := retention.Class{Name: r.Class, Tables: names, Cutoff: cutoff}
+	var found []retention.Table
+	var err error
+	if o.DryRun {
+		found, err = p.rows.Count(ctx, class)
+	} else {
+		found, err = p.rows.Retire(ctx, o.Access, class, o.Now)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +206,7 @@ func (p *RetentionPass) watch(ctx context.Context, r policy.Retention, cutoff ti
 			checks = append(checks, c)
 			continue
 		}
-		x, err := p.rows.Overdue(ctx, schema, name, t.AgeColumn(), cutoff)
+		x, err := p.rows.Overdue(ctx, retention.Column{Schema: schema, Table: name, Name: t.AgeColumn()}, cutoff)
 		if err != nil {
 			return nil, err
 		}
