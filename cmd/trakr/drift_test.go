@@ -167,7 +167,7 @@ func TestAPromisedScheduleThatIsMissingStopsTheStart(t *testing.T) {
 		"a sweep":           {"  - kind: orphans\n    schedule: \"17 * * * *\"\n    timeout: PT10M\n", "", exitUsage, "$.sweeps: the sweep orphans has no schedule, so it would never run"},
 		"a sweep of others": {"  - kind: orphans\n", "  - kind: clouds\n    schedule: \"1 * * * *\"\n    timeout: PT10M\n  - kind: orphans\n", exitUsage, "$.sweeps[0].kind: the service has no sweep \"clouds\""},
 		"a job":             {"- name: replay guard\n", "- name: replay keeper\n", exitCannotTell, "schedule replay guard: it is scheduled, and the policy does not declare it"},
-		"another time":      {"    schedule: \"*/5 * * * *\"\n    does: \"Forgets", "    schedule: \"*/6 * * * *\"\n    does: \"Forgets", exitCannotTell, `schedule replay guard: it is scheduled at "*/5 * * * *", and the policy declares "*/6 * * * *"`},
+		"another time":      {"    schedule: \"*/5 * * * *\"\n    does: \"Deletes", "    schedule: \"*/6 * * * *\"\n    does: \"Forgets", exitCannotTell, `schedule replay guard: it is scheduled at "*/5 * * * *", and the policy declares "*/6 * * * *"`},
 	} {
 		code, _, errs := run(t, []string{"TRAKR_POLICY=" + written(t, c.old, c.replacement), "TRAKR_DATA_DIR=" + t.TempDir(), "TRAKR_LISTEN=" + freePort(t), "TRAKR_ADMIN_LISTEN=" + freePort(t)}, "serve")
 		if code != c.exit || !strings.Contains(errs, c.want) {

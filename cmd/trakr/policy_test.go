@@ -44,7 +44,7 @@ func written(t *testing.T, oldnew ...string) string {
 func TestNoServiceStartsWithABrokenPolicy(t *testing.T) {
 	for name, c := range map[string][3]string{
 		"an e-mail field":         {"category: user.account.username", "category: user.contact.email", `\$\.fields\[3\]\.category: .*user\.contact must not be kept`},
-		"a needed field off":      {"source: principal.uuid", "source: principal.uuid\n    off: true", `cannot do without principal_uuid`},
+		"a needed field off":      {"source: principal.uuid", "source: principal.uuid\n    off: true", `cannot work without principal_uuid`},
 		"a short audit":           {"class: audit\n    period: P3650D", "class: audit\n    period: P1D", `audit is kept for at least 365 days`},
 		"a secret sent away":      {"    credential: true\n", "    credential: true\n    egress: [end-service]\n", `shared_secret is never sent to end-service`},
 		"a scope nobody declared": {"scope: webhook", "scope: repository", `not among the app's scopes`},
