@@ -85,14 +85,14 @@ func TestGates(t *testing.T) {
 		}
 		return out
 	}
-	r.compare("reads", 1, "reads", auditedRead, side(1), plainInsert, side(100)) // not the gate's callers
-	r.compare("reads", gateCallers, "reads", auditedRead, side(300, 100, 160), plainInsert, side(100, 50, 200))
-	r.compare("reads", gateCallers, "reads", auditedRead, side(69), plainSelect, side(100))
-	r.compare("sequencer", gateCallers, "reads", whileOn, side(80), whileOff, side(100))
-	r.compare("size", gateCallers, "reads", after(10_000_000), side(100), after(10_000), side(120))
-	r.compare("orphans", 0, "rows", sweptTable, side(80), antiJoin, side(100))
-	r.compare("orphans", 0, "rows", sweptDeclared, side(50, 40, 45), antiJoin, side(90, 100, 110))
-	r.compare("orphans", gateCallers, "reads", whileSweeping, side(90), whileNotSweeping, side(100))
+	r.compare(subject{"reads", 1, "reads"}, series{auditedRead, side(1)}, series{plainInsert, side(100)}) // not the gate's callers
+	r.compare(subject{"reads", gateCallers, "reads"}, series{auditedRead, side(300, 100, 160)}, series{plainInsert, side(100, 50, 200)})
+	r.compare(subject{"reads", gateCallers, "reads"}, series{auditedRead, side(69)}, series{plainSelect, side(100)})
+	r.compare(subject{"sequencer", gateCallers, "reads"}, series{whileOn, side(80)}, series{whileOff, side(100)})
+	r.compare(subject{"size", gateCallers, "reads"}, series{after(10_000_000), side(100)}, series{after(10_000), side(120)})
+	r.compare(subject{"orphans", 0, "rows"}, series{sweptTable, side(80)}, series{antiJoin, side(100)})
+	r.compare(subject{"orphans", 0, "rows"}, series{sweptDeclared, side(50, 40, 45)}, series{antiJoin, side(90, 100, 110)})
+	r.compare(subject{"orphans", gateCallers, "reads"}, series{whileSweeping, side(90)}, series{whileNotSweeping, side(100)})
 	r.judge()
 	want := map[string]string{ // as people read it
 		"audited read : plain INSERT":                          "1.60 met, the goal not",

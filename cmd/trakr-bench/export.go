@@ -30,7 +30,7 @@ func (b *bench) export(ctx context.Context) error {
 		return err
 	}
 	for i, s := range sides[1:] {
-		b.report.compare("export", 0, "events", s.name, r[i+1], copied, r[0])
+		b.report.compare(subject{"export", 0, "events"}, series{s.name, r[i+1]}, series{copied, r[0]})
 	}
 	return nil
 }
@@ -84,9 +84,9 @@ func copyOut(d *database) round {
 				return 0, err
 			}
 			defer conn.Release()
-			tag, err := conn.Conn().PgConn().CopyTo(ctx, io.Discard, `COPY (SELECT event_id, occurred_at, recorded_at, tenant_id, actor_type, actor_id, action, outcome,
-				status_detail, reason_code, reason_ref, field_names, dropped_names, subject_digest, recipient, request_id, trace_id, correlation_id,
-				schema_version FROM trakr.audit_events) TO STDOUT`)
+			tag, err := conn.Conn().PgConn().CopyTo(ctx, io.Discard, `COPY (SELECT event_id, occurred_at, recorded_at, tenant_id,
+				actor_type, actor_id, action, outcome, status_detail, reason_code, reason_ref, field_names, dropped_names,
+				subject_digest, recipient, request_id, trace_id, correlation_id, schema_version FROM trakr.audit_events) TO STDOUT`)
 			return tag.RowsAffected(), err
 		})
 	}

@@ -56,7 +56,7 @@ func (b *bench) http(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.report.compare("http", gateCallers, "requests", overHTTP, r[0], overHTTPPlain, r[1])
+	b.report.compare(subject{"http", gateCallers, "requests"}, series{overHTTP, r[0]}, series{overHTTPPlain, r[1]})
 	return nil
 }
 

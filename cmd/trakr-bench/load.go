@@ -86,8 +86,8 @@ type side struct {
 }
 
 // alternate lets the sides take turns and returns the rounds of each. A first turn
-// of each warms up and does not count. Who begins rotates, so that nobody always
-// comes after the same other one.
+// of each warms up and does not count. The first one rotates, so that no side
+// always follows the same other one.
 func (b *bench) alternate(ctx context.Context, sides ...side) ([][]figure, error) {
 	out := make([][]figure, len(sides))
 	for n := range b.plan.Rounds + 1 {
@@ -122,7 +122,11 @@ func middle(rounds []figure) figure {
 		}
 		return median(all)
 	}
-	return figure{by(func(f figure) float64 { return f.Rate }), by(func(f figure) float64 { return f.P50 }), by(func(f figure) float64 { return f.P99 })}
+	return figure{
+		by(func(f figure) float64 { return f.Rate }),
+		by(func(f figure) float64 { return f.P50 }),
+		by(func(f figure) float64 { return f.P99 }),
+	}
 }
 
 func median(all []float64) float64 {

@@ -1,17 +1,18 @@
-// Command bench measures the audit and the orphan sweep against the same work
-// without them, and against what PostgreSQL does by itself, and holds the figures
-// against the gates of their specifications. Start it with `make bench`, or `go run ./internal/bench`.
+// Command trakr-bench measures the audit and the orphan sweep against the same work
+// without them, and against what PostgreSQL does by itself, and compares the figures
+// with the gates of their specifications. Start it with `make bench`, or
+// `go run ./cmd/trakr-bench`.
 //
 // It promises that every ratio comes from one run: the two sides of a comparison
 // take turns in short rounds, with equally many connections to one database
-// server, and their medians are compared. Absolute figures stand beside; they
+// server, and their medians are compared. Absolute figures are shown beside; they
 // belong to the machine. The server is a private PostgreSQL of its own with the
 // settings `trakr serve` gives it and fsync on; only autovacuum is off, so that no
 // round pays for what an earlier one left, and no plan is good by statistics that a
-// fresh table would not have. It lies in the system's temporary directory: let
+// fresh table would not have. It is in the system's temporary directory: let
 // TMPDIR name a disk where fsync is real.
 //
-// It judges speed only. A missed gate is shown and fails nothing, because the
+// It measures speed only. A missed gate is shown and fails nothing, because the
 // machine may be busy; the exit code is 0 unless something could not be measured.
 package main
 

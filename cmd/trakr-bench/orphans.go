@@ -53,7 +53,7 @@ FROM generate_series($1::bigint, $1::bigint + $2::bigint - 1) AS i`
 WHERE NOT EXISTS (SELECT FROM trakr.tenants AS t WHERE t.state = 'live' AND t.tenant_id = x.tenant_id)`
 )
 
-// orphans compares the sweep for rows of tenants that are gone, over a big registry
+// orphans compares the sweep for rows of erased tenants, over a big registry
 // and a big child table, with the query that one would write for that table, and
 // measures what reads lose while passes follow each other without a pause. A pass
 // is what Store.Orphans does: all tables, in one snapshot, as the service's role.
@@ -85,9 +85,9 @@ func (b *bench) orphans(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.report.compare("orphans", 0, "rows", sweptTable, checks[1:], antiJoin, r[0])
-	b.report.compare("orphans", 0, "rows", sweptDeclared, r[1], antiJoin, r[0])
-	b.report.compare("orphans", 0, "rows", sweptUndeclared, r[2], antiJoin, r[0])
+	b.report.compare(subject{"orphans", 0, "rows"}, series{sweptTable, checks[1:]}, series{antiJoin, r[0]})
+	b.report.compare(subject{"orphans", 0, "rows"}, series{sweptDeclared, r[1]}, series{antiJoin, r[0]})
+	b.report.compare(subject{"orphans", 0, "rows"}, series{sweptUndeclared, r[2]}, series{antiJoin, r[0]})
 	return b.besideSweeps(ctx, d, s)
 }
 
@@ -147,8 +147,8 @@ func (b *bench) antiJoin(d *database) round {
 	}
 }
 
-// sweepOnce makes one pass over the whole database, and says what it and its check
-// of the child table's column did, in rows of that table a second.
+// sweepOnce makes one pass over the whole database, and returns the rate of the pass and
+// of its check of the child table's column, in rows of that table a second.
 func (b *bench) sweepOnce(ctx context.Context, s *census.Store, declared drift.Declarations) (whole, table figure, err error) {
 	whole, err = rate(func() (int64, error) {
 		checks, _, err := s.Orphans(ctx, declared)
@@ -202,6 +202,6 @@ func (b *bench) besideSweeps(ctx context.Context, d *database, s *census.Store) 
 	if err != nil {
 		return err
 	}
-	b.report.compare("orphans", gateCallers, "reads", whileSweeping, r[0], whileNotSweeping, r[1])
+	b.report.compare(subject{"orphans", gateCallers, "reads"}, series{whileSweeping, r[0]}, series{whileNotSweeping, r[1]})
 	return nil
 }

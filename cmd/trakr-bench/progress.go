@@ -7,7 +7,7 @@ import (
 	"golang.org/x/term"
 )
 
-// progress tells a waiting person what is going on: on a terminal in one line that
+// progress shows a waiting person what is being measured: on a terminal in one line that
 // changes, elsewhere in one line for each part.
 type progress struct {
 	f     *os.File
@@ -29,7 +29,7 @@ func (p *progress) begin(title string) {
 	fmt.Fprintln(p.f, title)
 }
 
-// step tells how far the part is.
+// step shows how far the part is.
 func (p *progress) step(format string, args ...any) {
 	if p.tty {
 		fmt.Fprintf(p.f, "\r\x1b[K%s  %s", p.title, fmt.Sprintf(format, args...))

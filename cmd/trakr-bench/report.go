@@ -44,16 +44,35 @@ type comparison struct {
 }
 
 func newReport(p plan, quick bool, postgres string) report {
-	return report{At: time.Now().UTC().Truncate(time.Second), Quick: quick, Plan: p, Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH,
-		CPUs: runtime.NumCPU(), PostgreSQL: postgres, Tenants: tenantCount}
+	return report{
+		At: time.Now().UTC().Truncate(time.Second), Quick: quick, Plan: p, Go: runtime.Version(),
+		System: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), PostgreSQL: postgres, Tenants: tenantCount,
+	}
+}
+
+// subject is what a comparison is about.
+type subject struct {
+	measure string // the name of the measurement
+	callers int    // at a time; 0 where there is one
+	unit    string // of what the rate counts
+}
+
+// series are the figures of one side, a round each.
+type series struct {
+	name   string
+	rounds []figure
 }
 
 // compare adds a line for two sides that took turns.
-func (r *report) compare(measure string, callers int, unit, what string, a []figure, baseline string, b []figure) {
-	c := comparison{Measure: measure, Callers: callers, Unit: unit, What: what, Figure: middle(a), Baseline: baseline, Base: middle(b)}
+func (r *report) compare(s subject, product, baseline series) {
+	c := comparison{
+		Measure: s.measure, Callers: s.callers, Unit: s.unit,
+		What: product.name, Figure: middle(product.rounds),
+		Baseline: baseline.name, Base: middle(baseline.rounds),
+	}
 	c.Ratio = c.Figure.Rate / c.Base.Rate
-	for i := range a {
-		q := a[i].Rate / b[i].Rate
+	for i := range product.rounds {
+		q := product.rounds[i].Rate / baseline.rounds[i].Rate
 		c.Low, c.High = min(cmp.Or(c.Low, q), q), max(c.High, q)
 	}
 	r.Comparisons = append(r.Comparisons, c)
@@ -81,13 +100,16 @@ func (r *report) heading() string {
 	if r.Quick {
 		mode = "; QUICK: for a look, not for a statement"
 	}
-	return fmt.Sprintf("%s, %d CPUs shared by load, service and server, PostgreSQL %s with fsync, %d connections a pool, %d tenants, %d rounds of %s%s",
+	return fmt.Sprintf("%s, %d CPUs shared by load, service and server, PostgreSQL %s with fsync, "+
+		"%d connections a pool, %d tenants, %d rounds of %s%s",
 		r.At.Format(time.RFC3339), r.CPUs, r.PostgreSQL, r.Plan.Connections, r.Tenants, r.Plan.Rounds, r.Plan.Length, mode)
 }
 
 var (
-	comparisonHead = []string{"CALLERS", "MEASURED", "PER SECOND", "P50", "P99", "AGAINST", "PER SECOND", "P50", "P99", "RATIO", "OF ROUNDS"}
-	gateHead       = []string{"GATE", "NEEDED", "GOAL", "MEASURED", "VERDICT"}
+	comparisonHead = []string{
+		"CALLERS", "MEASURED", "PER SECOND", "P50", "P99", "AGAINST", "PER SECOND", "P50", "P99", "RATIO", "OF ROUNDS",
+	}
+	gateHead = []string{"GATE", "NEEDED", "GOAL", "MEASURED", "VERDICT"}
 )
 
 func (r *report) comparisonRows() (rows [][]string) {

@@ -95,7 +95,8 @@ func newRig(ctx context.Context, connections int) (_ *rig, err error) {
 // durable refuses a server whose commits do not reach the disk.
 func (r *rig) durable(ctx context.Context) error {
 	var fsync, commit string
-	err := r.admin.QueryRow(ctx, `SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('server_version')`).Scan(&fsync, &commit, &r.version)
+	err := r.admin.QueryRow(ctx, `SELECT current_setting('fsync'), current_setting('synchronous_commit'),
+		current_setting('server_version')`).Scan(&fsync, &commit, &r.version)
 	if err == nil && (fsync != "on" || commit != "on") {
 		err = errors.New("the server's commits are not durable")
 	}
@@ -181,7 +182,7 @@ func (r *rig) fresh(ctx context.Context) (*database, error) {
 	return r.open(ctx, name)
 }
 
-// copyOf copies a database to which nobody is connected.
+// copyOf copies a database without connections.
 func (r *rig) copyOf(ctx context.Context, from string) (string, error) {
 	r.databases++
 	name := fmt.Sprintf("bench_%d", r.databases)

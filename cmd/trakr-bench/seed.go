@@ -23,7 +23,8 @@ SELECT g.at, (SELECT max(epoch) FROM trakr.log_epochs), g.event_id, g.at, g.tena
 	convert_to(replace(replace(replace(replace($3, $4, g.event_id::text), $5, g.tenant::text), $6, g.request_id::text),
 		$7, to_char(g.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')), 'UTF8')
 FROM (SELECT r.at, ($15::uuid[])[1 + floor(random() * cardinality($15::uuid[]))::int] AS tenant, gen_random_uuid() AS request_id,
-		(lpad(to_hex(floor(extract(epoch FROM r.at) * 1000)::bigint), 12, '0') || '7' || substr(r.noise, 1, 3) || '8' || substr(r.noise, 4, 15))::uuid AS event_id
+		(lpad(to_hex(floor(extract(epoch FROM r.at) * 1000)::bigint), 12, '0') || '7' || substr(r.noise, 1, 3) || '8' ||
+			substr(r.noise, 4, 15))::uuid AS event_id
 	FROM (SELECT $1::timestamptz + ($2::timestamptz - $1::timestamptz) * (i::float8 / $16::bigint) AS at, md5(random()::text || i) AS noise
 		FROM generate_series(0, $16::bigint - 1) AS i) AS r) AS g`
 
@@ -115,7 +116,8 @@ func (b *bench) history(ctx context.Context, d *database, events int64) error {
 	this := time.Now().UTC()
 	this = time.Date(this.Year(), this.Month(), 1, 0, 0, 0, 0, time.UTC)
 	for m := 1; m <= pastMonths; m++ {
-		_, err := d.plain.Exec(ctx, `BEGIN; SET LOCAL ROLE trakr_owner; SELECT trakr.make_partition('`+this.AddDate(0, -m, 0).Format(time.RFC3339)+`'); COMMIT`)
+		month := this.AddDate(0, -m, 0).Format(time.RFC3339)
+		_, err := d.plain.Exec(ctx, `BEGIN; SET LOCAL ROLE trakr_owner; SELECT trakr.make_partition('`+month+`'); COMMIT`)
 		if err != nil {
 			return fmt.Errorf("making a month: %w", err)
 		}

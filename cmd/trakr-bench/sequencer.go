@@ -39,7 +39,7 @@ func (b *bench) sequencer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.report.compare("sequencer", gateCallers, "events", sequenced, r[0], auditedRead, r[1])
+	b.report.compare(subject{"sequencer", gateCallers, "events"}, series{sequenced, r[0]}, series{auditedRead, r[1]})
 	return b.slowdown(ctx, d)
 }
 
@@ -71,7 +71,9 @@ func (b *bench) slowdown(ctx context.Context, d *database) error {
 	if err != nil {
 		return err
 	}
-	seq, err := sequencer.New(sequencer.Config{DB: d.db, Log: d.log, Sinks: []sequencer.Sink{file}, Meter: b.telemetry.Meter, Now: time.Now, Slog: b.telemetry.Logger})
+	seq, err := sequencer.New(sequencer.Config{
+		DB: d.db, Log: d.log, Sinks: []sequencer.Sink{file}, Meter: b.telemetry.Meter, Now: time.Now, Slog: b.telemetry.Logger,
+	})
 	if err != nil {
 		return err
 	}
@@ -93,7 +95,7 @@ func (b *bench) slowdown(ctx context.Context, d *database) error {
 	if err != nil {
 		return err
 	}
-	b.report.compare("sequencer", gateCallers, "reads", whileOn, r[0], whileOff, r[1])
+	b.report.compare(subject{"sequencer", gateCallers, "reads"}, series{whileOn, r[0]}, series{whileOff, r[1]})
 	return seq.Err()
 }
 

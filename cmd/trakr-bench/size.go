@@ -27,7 +27,7 @@ func (b *bench) size(ctx context.Context) error {
 		return err
 	}
 	for i := 1; i < len(sides); i++ {
-		b.report.compare("size", gateCallers, "reads", sides[i].name, r[i], sides[0].name, r[0])
+		b.report.compare(subject{"size", gateCallers, "reads"}, series{sides[i].name, r[i]}, series{sides[0].name, r[0]})
 	}
 	return nil
 }

@@ -14,15 +14,15 @@ import (
 	"trakr/internal/store/tokens"
 )
 
-// twinOf returns what stands in the product's private handler where its API would:
-// one route that reads without recording.
+// twinOf returns what the product's private handler serves instead of its API: one
+// route that reads without recording.
 //
 // It shares with the product: the listener, the headers and request id of every
 // answer, span, metric and log line of each request, the framework that routes,
 // checks and encodes JSON, the look-up of the token in the same database, and the
-// decryption. It does without: the audit event, the policy's judgement, the check
+// decryption. It does without: the audit event, the policy's decision, the check
 // that the tenant is live, the recovery from crashes, and the second look into the
-// routing table by which the product tells 404 from 405. All of that makes the twin
+// routing table by which the product distinguishes 404 from 405. All of that makes the twin
 // faster, never slower.
 func (b *bench) twinOf(d *database) app.Observe {
 	mux := http.NewServeMux()
@@ -74,14 +74,14 @@ func (b *bench) readPlainly(d *database) func(context.Context, *twinIn) (*twinOu
 		if err != nil {
 			return nil, err
 		}
-		sealed, err := d.sealed(ctx, id)
+		encrypted, err := d.encrypted(ctx, id)
 		if err != nil {
 			return nil, err
 		}
 		out := &twinOut{}
 		out.Body.Fields, out.Body.EventID = map[string]*string{}, uuid.Nil.String()
 		for i, f := range read {
-			v, err := d.keys.Decrypt(id, f, sealed[i])
+			v, err := d.keys.Decrypt(id, f, encrypted[i])
 			if err != nil {
 				return nil, err
 			}

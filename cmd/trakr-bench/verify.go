@@ -10,7 +10,7 @@ import (
 const verified = "verified"
 
 // verify measures the verification of a whole log. No gate bounds it; COPY of the
-// columns stands beside it as what reading them costs.
+// columns is shown beside it as the cost of reading them.
 func (b *bench) verify(ctx context.Context) error {
 	b.say.begin("verify")
 	d, _, err := b.sequenced(ctx)
@@ -22,7 +22,7 @@ func (b *bench) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.report.compare("verify", 0, "events", verified, r[0], copied, r[1])
+	b.report.compare(subject{"verify", 0, "events"}, series{verified, r[0]}, series{copied, r[1]})
 	return nil
 }
 
