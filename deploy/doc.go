@@ -1,9 +1,9 @@
-// Package deploy holds the files by which operators run the service: a container
+// Package deploy contains the files by which operators run the service: a container
 // image, Compose with PostgreSQL, a systemd unit, a spec for DigitalOcean App
-// Platform, and the database's roles. README.md says which is for whom. As a
-// package it only hands roles.sql to the migrations.
+// Platform, the database's roles, and the generated table of settings. README.md helps
+// to choose. As a package it only embeds roles.sql, for the migrations.
 //
-// Its tests judge those files as far as a machine without a container engine, a
+// Its tests check those files as far as a machine without a container engine, a
 // running systemd or a DigitalOcean account can: each rule is checked by the
 // tests' own reading of the file, and where openssl or systemd-analyze is
 // installed by that too. They do not start a container.

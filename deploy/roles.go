@@ -2,7 +2,7 @@ package deploy
 
 import _ "embed"
 
-// Roles is roles.sql: what an administrator runs once in a new database.
+// Roles is roles.sql: the file that an administrator runs once in a new database.
 //
 //go:embed roles.sql
 var Roles string

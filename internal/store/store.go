@@ -39,8 +39,8 @@ type Lease = pg.Lease
 // Open connects to the PostgreSQL at url.
 func Open(ctx context.Context, url string, o Options) (*DB, error) { return pg.Open(ctx, url, o) }
 
-// Hosts lists where a connection to url goes, as it resolves; "" is a unix socket of
-// this machine.
+// Hosts lists the hosts that a connection to url leads to, as it resolves; "" is a unix
+// socket of this machine.
 func Hosts(url string) ([]string, error) { return pg.Hosts(url) }
 
 // TryLease takes the named leader lock on the primary when no other process has
@@ -58,8 +58,9 @@ const (
 
 // ErrBeforeBaseline means that a version before the baseline made the database. Its
 // numbers name other files, so nothing can be concluded from them.
-var ErrBeforeBaseline = errors.New("this database was made by a version of trakr before the baseline of its migrations, which this version cannot use; " +
-	"nothing of that kind was ever deployed. Way out: start with a new, empty database (TRAKR_DATABASE_URL) and a new data directory " +
+var ErrBeforeBaseline = errors.New("this database was made by a version of trakr before the baseline of its migrations, " +
+	"which this version cannot use; nothing of that kind was ever deployed. " +
+	"Way out: start with a new, empty database (TRAKR_DATABASE_URL) and a new data directory " +
 	"(TRAKR_DATA_DIR, and TRAKR_LEDGER where it is set), because the keys, the checkpoint and the ledger belong to the old database. " +
 	"A newer database looks the same when its dump was restored without its comments: restore it with them")
 
@@ -111,7 +112,12 @@ func MigrateFrom(ctx context.Context, url string, files fs.FS) ([]Migration, err
 	return applied, nil
 }
 
-// ensureRoles runs roles.sql when the login may; else the roles must be there.
+// rolesOfLogin returns whether the login may create roles, and whether ours exist.
+const rolesOfLogin = `SELECT (SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user) AS may_create,
+	(SELECT count(*) = 6 FROM pg_catalog.pg_roles
+	WHERE rolname IN ('trakr_owner', 'trakr_door', 'trakr_sweep', 'trakr_service', 'trakr_reader', 'trakr_backup')) AS ready`
+
+// ensureRoles runs roles.sql when the login may; else the roles must exist already.
 func ensureRoles(ctx context.Context, url string) error {
 	db, err := Open(ctx, url, Options{MaxConns: 1})
 	if err != nil {
@@ -119,14 +125,13 @@ func ensureRoles(ctx context.Context, url string) error {
 	}
 	defer db.Close()
 	var login struct{ MayCreate, Ready bool }
-	err = pg.Bun(db).NewRaw(`SELECT (SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user) AS may_create,
-		(SELECT count(*) = 6 FROM pg_catalog.pg_roles WHERE rolname IN ('trakr_owner', 'trakr_door', 'trakr_sweep', 'trakr_service', 'trakr_reader', 'trakr_backup')) AS ready`).Scan(ctx, &login)
-	if err != nil {
-		return fmt.Errorf("looking at the database's roles: %w", pg.Map(err))
+	if err = pg.Bun(db).NewRaw(rolesOfLogin).Scan(ctx, &login); err != nil {
+		return fmt.Errorf("reading the database's roles: %w", pg.Map(err))
 	}
 	if !login.MayCreate {
 		if !login.Ready {
-			return errors.New("the database lacks Trakr's roles, and this login may not create them; let an administrator run deploy/roles.sql there once")
+			return errors.New("the database lacks Trakr's roles, and this login may not create them; " +
+				"let an administrator run deploy/roles.sql there once")
 		}
 		return nil
 	}
@@ -193,7 +198,8 @@ func Pending(ctx context.Context, db *DB) ([]Migration, error) {
 // ErrBeforeBaseline where one was that is not of the baseline or later.
 func hasVersions(ctx context.Context, db *DB) (bool, error) {
 	var table struct{ Exists, Marked bool }
-	err := pg.Bun(db).NewRaw(`SELECT o.oid IS NOT NULL AS exists, coalesce(starts_with(obj_description(o.oid, 'pg_class'), ?), false) AS marked
+	err := pg.Bun(db).NewRaw(`SELECT o.oid IS NOT NULL AS exists,
+			coalesce(starts_with(obj_description(o.oid, 'pg_class'), ?), false) AS marked
 		FROM (SELECT to_regclass(?) AS oid) AS o`, baselineMark, versionTable).Scan(ctx, &table)
 	if err != nil || !table.Exists || table.Marked {
 		return table.Exists, pg.Map(err)

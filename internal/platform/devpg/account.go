@@ -12,28 +12,30 @@ import (
 	"syscall"
 )
 
-// account is the user the server runs as: ourselves, or somebody else when we
-// are root, because PostgreSQL refuses to run as root.
+// account is the user the server runs as: our own, or another one when we are
+// root, because PostgreSQL refuses to run as root.
 type account struct {
 	name     string
 	uid, gid uint32
-	switched bool // not ourselves
+	switched bool // not our own
 }
 
 // serverAccount chooses the account. As root it is the owner of an existing
-// cluster, who need not be whom we would choose today (the user postgres comes
-// with the distribution's package), else postgres, else nobody.
+// cluster, which may differ from today's choice (the user postgres comes with the
+// distribution's package), else postgres, else the system's unprivileged user.
 func serverAccount(cluster string) (account, error) {
 	if os.Geteuid() != 0 {
 		who := account{name: "uid " + strconv.Itoa(os.Geteuid()), uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())}
 		if owner, ok := ownerOf(cluster); ok && owner.uid != who.uid {
-			return account{}, fmt.Errorf("the cluster %s belongs to %s: run as root or that user, or set TRAKR_DATA_DIR to another directory", cluster, owner.name)
+			return account{}, fmt.Errorf("the cluster %s belongs to %s: "+
+				"run as root or that user, or set TRAKR_DATA_DIR to another directory", cluster, owner.name)
 		}
 		return who, nil
 	}
 	if owner, ok := ownerOf(cluster); ok {
 		if owner.uid == 0 {
-			return account{}, fmt.Errorf("the cluster %s belongs to root, and PostgreSQL refuses to run as root: give it back to the user it ran as (chown -R)", cluster)
+			return account{}, fmt.Errorf("the cluster %s belongs to root, and PostgreSQL refuses to run as root: "+
+				"give it back to the user it ran as (chown -R)", cluster)
 		}
 		return owner, nil
 	}
@@ -48,7 +50,8 @@ func serverAccount(cluster string) (account, error) {
 			return account{name: name, uid: uint32(uid), gid: uint32(gid), switched: true}, nil
 		}
 	}
-	return account{}, errors.New("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody: add one (adduser --system postgres), or run as an ordinary user")
+	return account{}, errors.New("PostgreSQL refuses to run as root, and neither the user postgres nor the user nobody exists: " +
+		"add one (adduser --system postgres), or run as an ordinary user")
 }
 
 // ownerOf is the account a directory belongs to; false when there is none.
@@ -74,8 +77,8 @@ func (a account) credential() *syscall.Credential {
 }
 
 // mkdir makes a directory of mode 0700 that belongs to a, or makes sure that the
-// one which is there is such a directory and not something somebody put in its
-// place. The mode is left alone: PostgreSQL checks that of its cluster.
+// existing one is such a directory and not something that another user put in its
+// place. It does not check the mode: PostgreSQL checks that of its cluster.
 func (a account) mkdir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {

@@ -20,7 +20,8 @@ import (
 const minMajor = 15
 
 // installHint is the way out when there is no PostgreSQL.
-const installHint = "install it (Debian and Ubuntu: apt-get install postgresql), or run deploy/postgres-binaries.sh and set TRAKR_POSTGRES_BIN to the directory it prints"
+const installHint = "install it (Debian and Ubuntu: apt-get install postgresql), " +
+	"or run deploy/postgres-binaries.sh and set TRAKR_POSTGRES_BIN to the directory it prints"
 
 // usualPlaces are where packages put the server when it is not on the PATH:
 // Debian, RHEL and its kin, Homebrew on both architectures, Postgres.app.
@@ -42,7 +43,7 @@ type binaries struct {
 // FindBinaries returns the directory of a usable PostgreSQL, one with initdb and
 // postgres of version 15 or newer. With an override (TRAKR_POSTGRES_BIN) only that
 // directory is looked at; otherwise the PATH is first, then the usual places, the
-// newest version first. The error is ErrNoBinaries and says what was found where.
+// newest version first. The error is ErrNoBinaries and names what was found where.
 func FindBinaries(override string) (dir string, err error) {
 	found, err := findBinaries(override, usualPlaces, 0)
 	return found.dir, err
@@ -87,13 +88,15 @@ func (p *place) chooseBinaries(override string) (binaries, error) {
 	major := 0
 	if err == nil {
 		if major, err = strconv.Atoi(made); err != nil {
-			return binaries{}, fmt.Errorf("the cluster %s does not say which PostgreSQL made it", p.cluster())
+			return binaries{}, fmt.Errorf("the cluster %s does not record which PostgreSQL made it", p.cluster())
 		}
 	}
 	found, err := findBinaries(override, usualPlaces, major)
 	if err != nil && major != 0 {
-		return binaries{}, fmt.Errorf("the cluster %s was made by PostgreSQL %d, which no other major version can open; install PostgreSQL %d beside the other, "+
-			"or dump the data with it and restore them into a new TRAKR_DATA_DIR (nothing was changed): %w", p.cluster(), major, major, err)
+		return binaries{}, fmt.Errorf("the cluster %s was made by PostgreSQL %d, which no other major version can open; "+
+			"install PostgreSQL %d beside the other, "+
+			"or dump the data with it and restore them into a new TRAKR_DATA_DIR (nothing was changed): %w",
+			p.cluster(), major, major, err)
 	}
 	if err != nil {
 		return binaries{}, err

@@ -27,10 +27,10 @@ const (
 //
 // A cluster is made in four steps: (1) the password under a name of its own, (2)
 // initdb in a directory of its own, (3) that directory renamed, (4) the password
-// renamed. A crash before (3) leaves leftovers that the next start throws away; a
-// crash before (4) leaves a good cluster, and the next start does (4). So a
-// cluster without any password, or a password without its cluster, is never ours
-// to repair: something was taken away, and starting anew would hide that.
+// renamed. A crash before (3) leaves files that the next start removes; a crash
+// before (4) leaves a good cluster, and the next start does (4). So a cluster
+// without any password, or a password without its cluster, is never repaired:
+// something was taken away, and a new cluster would hide that.
 func (p *place) ensureCluster(ctx context.Context, bin binaries, c Config) (lifecycle.Secret, error) {
 	password, err := p.readPassword()
 	found := exists(p.cluster())
@@ -40,9 +40,11 @@ func (p *place) ensureCluster(ctx context.Context, bin binaries, c Config) (life
 	case found && errors.Is(err, fs.ErrNotExist) && exists(p.file(unfinishedPassword)):
 		return p.keepPassword()
 	case found && errors.Is(err, fs.ErrNotExist):
-		return password, fmt.Errorf("the cluster %s has no password file %s: restore that file, or remove the cluster with all its data to begin anew", p.cluster(), p.file(passwordName))
+		return password, fmt.Errorf("the cluster %s has no password file %s: "+
+			"restore that file, or remove the cluster with all its data to begin again", p.cluster(), p.file(passwordName))
 	case err == nil:
-		return password, fmt.Errorf("the cluster %s is gone, but its password file %s is there: restore the cluster, or remove that file to begin anew", p.cluster(), p.file(passwordName))
+		return password, fmt.Errorf("the cluster %s is missing, but its password file %s exists: "+
+			"restore the cluster, or remove that file to begin again", p.cluster(), p.file(passwordName))
 	case !errors.Is(err, fs.ErrNotExist):
 		return password, err
 	}
@@ -136,8 +138,8 @@ func (p *place) readPassword() (lifecycle.Secret, error) {
 	return lifecycle.NewSecret(text), nil
 }
 
-// launch starts the server. Its output goes to a file that we open, so that the
-// server's user needs no access to the log.
+// launch starts the server. It writes to a file that we open, so that the server's
+// user needs no access to the log.
 func (p *place) launch(bin binaries, socketDir string, settings map[string]string) (*process, error) {
 	log, err := p.openLog()
 	if err != nil {

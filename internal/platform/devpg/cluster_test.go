@@ -51,7 +51,7 @@ func TestInterruptedOrIncompleteCluster(t *testing.T) {
 	t.Run("the cluster is gone", func(t *testing.T) {
 		defer hide(cluster)()
 		_, err := Start(testContext(t), c)
-		mustContain(t, err, cluster+" is gone", "begin anew")
+		mustContain(t, err, cluster+" is missing", "begin again")
 	})
 	t.Run("made by another version", func(t *testing.T) {
 		version := filepath.Join(cluster, "PG_VERSION")

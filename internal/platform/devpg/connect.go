@@ -15,8 +15,9 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// This file is the package's only use of a database driver: is the server there,
-// is it ours, does the database exist. Everything else is internal/store's.
+// This file is the package's only use of a database driver: whether the server
+// answers, whether it is ours, whether the database exists. Everything else belongs
+// to internal/store.
 
 const (
 	superuser   = "trakr"
@@ -31,12 +32,12 @@ const (
 	cannotConnectNow     = "57P03" // starting up, shutting down, recovering
 )
 
-// errOtherServer says that whoever answered on the socket is not our cluster.
+// errOtherServer means that the server which answered on the socket is not ours.
 var errOtherServer = errors.New("the server that answers is not the one of this data directory")
 
 // url renders a connection string. Everything is explicit, so that no PG*
-// variable of the environment leads elsewhere; require_auth keeps an impostor on
-// the socket from asking for the password in clear.
+// variable of the environment leads elsewhere; require_auth prevents that an
+// impostor on the socket asks for the password in clear.
 func (c connection) url(database string) string {
 	return c.urlAs(superuser, c.password, database)
 }
@@ -87,11 +88,12 @@ func final(err error, looking bool) bool {
 }
 
 // identify connects once, makes sure the server is the one of c.cluster, and
-// returns its version. Nobody listening is ErrNotRunning.
+// returns its version. Without a listener it fails with ErrNotRunning.
 func (c connection) identify(ctx context.Context) (version string, err error) {
 	err = c.with(ctx, maintenance, func(ctx context.Context, db *pgx.Conn) error {
 		var dir string
-		if err := db.QueryRow(ctx, `SELECT current_setting('data_directory'), current_setting('server_version')`).Scan(&dir, &version); err != nil {
+		err := db.QueryRow(ctx, `SELECT current_setting('data_directory'), current_setting('server_version')`).Scan(&dir, &version)
+		if err != nil {
 			return fmt.Errorf("asking the server for its data directory: %w", err)
 		}
 		if resolved, err := filepath.EvalSymlinks(dir); err == nil {
@@ -112,7 +114,8 @@ func (c connection) identify(ctx context.Context) (version string, err error) {
 func (c connection) ensureDatabase(ctx context.Context) error {
 	return c.with(ctx, maintenance, func(ctx context.Context, db *pgx.Conn) error {
 		var exists bool
-		if err := db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_database WHERE datname = $1)`, c.database).Scan(&exists); err != nil {
+		err := db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_database WHERE datname = $1)`, c.database).Scan(&exists)
+		if err != nil {
 			return fmt.Errorf("looking for database %s: %w", c.database, err)
 		}
 		if exists {
@@ -128,10 +131,11 @@ func (c connection) ensureDatabase(ctx context.Context) error {
 // ensureLogin lets a role log in with its password.
 func (c connection) ensureLogin(ctx context.Context, role string, password lifecycle.Secret) error {
 	return c.with(ctx, maintenance, func(ctx context.Context, db *pgx.Conn) error {
-		// The password is hex, so it can stand in the statement, which takes no
-		// parameters; the server logs no statement (serverSettings). One at a time:
-		// the server refuses whoever changes a role while another does.
-		_, err := db.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended('trakr/login', 0)); ALTER ROLE "+pgx.Identifier{role}.Sanitize()+" LOGIN PASSWORD '"+password.Reveal()+"'")
+		// The password is hex, so it can be part of the statement, which takes no
+		// parameters; the server logs no statement (serverSettings). One at a time: the
+		// server refuses to change a role while another session changes it.
+		_, err := db.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended('trakr/login', 0)); "+
+			"ALTER ROLE "+pgx.Identifier{role}.Sanitize()+" LOGIN PASSWORD '"+password.Reveal()+"'")
 		if err != nil {
 			return fmt.Errorf("letting the role %s log in: %w", role, err)
 		}
@@ -164,7 +168,7 @@ func connectError(err error, c connection) error {
 	case errors.As(err, &pgErr) && pgErr.Code == invalidPassword:
 		return fmt.Errorf("the password file does not fit the cluster in %s; restore the one it was made with: %w", c.cluster, pgErr)
 	case errors.As(err, &pgErr) && pgErr.Code == cannotConnectNow:
-		return pgErr // "the database system is starting up" says it all
+		return pgErr // its own text suffices: "the database system is starting up"
 	}
 	return fmt.Errorf("connecting to the private PostgreSQL: %w", err)
 }

@@ -15,14 +15,14 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Errors a caller may want to tell apart (errors.Is). The text that wraps them
+// Errors that a caller may want to distinguish (errors.Is). The text that wraps them
 // names the directory, the process or the version, and the way out.
 var (
-	// ErrNotRunning says that no server runs on the data directory (Attach).
+	// ErrNotRunning means that no server runs on the data directory (Attach).
 	ErrNotRunning = errors.New("the private PostgreSQL is not running")
-	// ErrInUse says that another service holds the data directory (Start).
+	// ErrInUse means that another service has locked the data directory (Start).
 	ErrInUse = errors.New("the data directory is in use")
-	// ErrNoBinaries says that no usable PostgreSQL is installed.
+	// ErrNoBinaries means that no usable PostgreSQL is installed.
 	ErrNoBinaries = errors.New("no usable PostgreSQL found")
 )
 
@@ -33,7 +33,7 @@ const DefaultDatabase = "trakr"
 // first replays its write-ahead log; the caller's context may be shorter.
 const startTimeout = 5 * time.Minute
 
-// Config says which private PostgreSQL is meant.
+// Config selects a private PostgreSQL.
 type Config struct {
 	DataDir  string            // required; created with mode 0700 (0711 for root) when missing
 	BinDir   string            // directory of initdb and postgres (TRAKR_POSTGRES_BIN); "" searches, see FindBinaries
@@ -54,7 +54,7 @@ type Server struct {
 	mu      sync.Mutex // guards what follows, and serialises Stop and Restart
 	proc    *process
 	stopped bool
-	cleanup []func() // run in reverse order once the process is gone
+	cleanup []func() // run in reverse order once the process has ended
 }
 
 // Start starts the private PostgreSQL of c.DataDir and waits until it answers.
@@ -122,8 +122,8 @@ func (s *Server) start(ctx context.Context, c Config) error {
 }
 
 // Restart starts a server again that ended by itself, on the same socket, so that
-// whoever holds its URL can go on. What was committed is there; what was not, is
-// not. After a failure nothing is left running and Restart may be tried again.
+// its URL stays valid. What was committed is there; what was not, is lost. After a
+// failure nothing is left running and Restart may be tried again.
 func (s *Server) Restart(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,7 +135,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	// The postmaster is gone; its children may take a moment to notice.
+	// The postmaster has ended; its children may take a moment to notice.
 	if err := stopLeftover(ctx, s.place, s.config.Logger); err != nil {
 		return fmt.Errorf("restarting the private PostgreSQL: %w", err)
 	}
@@ -151,7 +151,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	return nil
 }
 
-// failed stops the half-started server and tells the end of its log, which most
+// failed stops the half-started server and returns the end of its log, which most
 // often names the cause (no space left, a setting it does not know).
 func (s *Server) failed(ctx context.Context, cause error) error {
 	stopErr := s.proc.stop(ctx)
@@ -178,7 +178,7 @@ func Attach(ctx context.Context, c Config) (*Server, error) {
 	return s, nil
 }
 
-// attachTimeout bounds the wait for a server that is there but still starting.
+// attachTimeout bounds the wait for a server that runs but is still starting.
 const attachTimeout = 30 * time.Second
 
 // Attached reports whether another process started the server.
@@ -208,7 +208,7 @@ func (s *Server) Version() string { return s.version }
 // DataDirectory returns the cluster's directory as the server itself names it.
 func (s *Server) DataDirectory() string { return s.conn.cluster }
 
-// SocketDir returns the directory that holds the server's socket.
+// SocketDir returns the directory of the server's socket.
 func (s *Server) SocketDir() string { return s.conn.socketDir }
 
 // String names the server without its password.
@@ -221,7 +221,7 @@ func (s *Server) GoString() string { return s.String() }
 func (s *Server) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // Done is closed when the server's process has ended, for whatever reason; after
-// a Restart, ask for it anew. It is nil, and so never ready, for an attached server.
+// a Restart, call it again. It is nil, and so never ready, for an attached server.
 func (s *Server) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,7 +231,7 @@ func (s *Server) Done() <-chan struct{} {
 	return s.proc.done
 }
 
-// Err says why the server ended by itself, with the end of its log. It is nil
+// Err returns why the server ended by itself, with the end of its log. It is nil
 // while the server runs, after Stop ended it, and for an attached server.
 func (s *Server) Err() error {
 	s.mu.Lock()
@@ -245,11 +245,11 @@ func (s *Server) Err() error {
 	return nil
 }
 
-// Stop ends the server and returns when its process is gone: open sessions are
+// Stop ends the server and returns when its process has ended: open sessions are
 // cut and the data flushed (fast shutdown); when that takes too long or ctx ends,
 // it is ended without a checkpoint, and at last killed, which loses no committed
 // data but makes the next start slower. So give it a context of its own, not the
-// one whose end says that the service should stop. A second Stop does nothing.
+// one whose end stops the service. A second Stop does nothing.
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,7 +271,7 @@ func (s *Server) runCleanup() {
 	s.cleanup = nil
 }
 
-// connection is how to reach the server, and what it must say of itself.
+// connection is how to reach the server, and how to recognise it.
 type connection struct {
 	socketDir string
 	password  lifecycle.Secret

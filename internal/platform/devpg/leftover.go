@@ -61,7 +61,7 @@ func stopLeftover(ctx context.Context, p *place, log *slog.Logger) error {
 	return fmt.Errorf("the PostgreSQL left running as process %d does not end, not even killed", pid)
 }
 
-// awaitEnd waits until the process is gone or, dead but not yet reaped by its
+// awaitEnd waits until the process has ended or, dead but not yet reaped by its
 // parent, no longer runs our cluster.
 func (p *place) awaitEnd(ctx context.Context, pid int, proc *os.Process, timeout time.Duration) (gone bool, err error) {
 	deadline := time.NewTimer(timeout)

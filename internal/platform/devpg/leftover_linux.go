@@ -13,10 +13,10 @@ func (p *place) runs(_ context.Context, pid int) (bool, error) {
 	return stillRuns(pid, p.cluster()), nil
 }
 
-// stillRuns looks at what the kernel knows: the program is a postgres (deleted,
-// perhaps, by an upgrade), and its working directory is the cluster, where every
-// server of PostgreSQL goes. A process that we may not look at is another user's,
-// a dead one has neither, and both are not ours.
+// stillRuns asks the kernel: the program is a postgres (deleted, perhaps, by an
+// upgrade), and its working directory is the cluster, as for every server of
+// PostgreSQL. A process that we may not inspect is another user's, a dead one has
+// neither, and both are not ours.
 func stillRuns(pid int, cluster string) bool {
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	exe, err := os.Readlink(filepath.Join(proc, "exe"))

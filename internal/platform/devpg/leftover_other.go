@@ -9,9 +9,9 @@ import (
 )
 
 // runs reports whether a server works on our cluster. Without /proc only the
-// server can tell: one that answers on our socket, knows our password and names
-// our directory has written its id into that directory's pid file. One that says
-// "not now" is starting or stopping, and asked again.
+// server knows: one that answers on our socket, accepts our password and names our
+// directory has written its id into that directory's pid file. One that answers
+// "not now" is starting or stopping, and is asked again.
 func (p *place) runs(ctx context.Context, _ int) (bool, error) {
 	c, err := findRunning(Config{DataDir: p.dir, Database: DefaultDatabase})
 	if errors.Is(err, ErrNotRunning) {
@@ -30,5 +30,5 @@ func (p *place) runs(ctx context.Context, _ int) (bool, error) {
 
 const leftoverTimeout = 30 * time.Second
 
-// stillRuns cannot tell more than that the process is there.
+// stillRuns cannot find out more than that the process exists.
 func stillRuns(int, string) bool { return true }

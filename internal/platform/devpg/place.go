@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Names in a data directory; doc.go tells what each is for.
+// Names in a data directory; doc.go describes them.
 const (
 	clusterName         = "cluster"
 	clusterLocationName = "cluster-location"
@@ -23,7 +23,7 @@ const (
 	logName             = "postgresql.log"
 )
 
-// systemHome is where root's clusters go whose data directory the server's user
+// systemHome is the home of root's clusters whose data directory the server's user
 // cannot reach. Its own parents are open to everyone on every Unix.
 const systemHome = "/var/lib/trakr"
 
@@ -31,7 +31,7 @@ const systemHome = "/var/lib/trakr"
 // directory itself, or a directory below systemHome.
 type place struct {
 	dir   string // absolute, free of symbolic links
-	home  string // likewise; holds cluster/ and socket/
+	home  string // likewise; contains cluster/ and socket/
 	who   account
 	locks []*os.File
 }
@@ -65,7 +65,8 @@ func openPlace(dir string, log *slog.Logger) (_ *place, err error) {
 	switch {
 	case unreachable == nil:
 	case p.home != dir || exists(p.cluster()):
-		return nil, fmt.Errorf("the cluster is in %s, but %w: open the way (chmod o+x), or set TRAKR_DATA_DIR to another directory", p.home, unreachable)
+		return nil, fmt.Errorf("the cluster is in %s, but %w: open the way (chmod o+x), or set TRAKR_DATA_DIR to another directory",
+			p.home, unreachable)
 	default:
 		if p.home, err = p.makeSystemHome(); err != nil {
 			return nil, errors.Join(fmt.Errorf("%w; set TRAKR_DATA_DIR to a directory it can reach", unreachable), err)
@@ -83,7 +84,7 @@ func openPlace(dir string, log *slog.Logger) (_ *place, err error) {
 }
 
 // makeDataDir creates dir and returns its real path. For root, the server's user
-// must pass through it; being 0711, it still shows nobody its content, and every
+// must pass through it; with mode 0711 other users still cannot list it, and every
 // file with a secret in it is 0600.
 func makeDataDir(dir string) (string, error) {
 	mode := fs.FileMode(0o700)
@@ -105,7 +106,7 @@ func makeDataDir(dir string) (string, error) {
 	return real, nil
 }
 
-// recordedHome is where the data directory says its cluster is.
+// recordedHome returns where the data directory records its cluster.
 func recordedHome(dir string) (string, error) {
 	home, err := readLine(filepath.Join(dir, clusterLocationName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -115,7 +116,7 @@ func recordedHome(dir string) (string, error) {
 		return "", fmt.Errorf("reading where the cluster is: %w", err)
 	}
 	if !filepath.IsAbs(home) {
-		return "", fmt.Errorf("%s holds no absolute path", filepath.Join(dir, clusterLocationName))
+		return "", fmt.Errorf("%s contains no absolute path", filepath.Join(dir, clusterLocationName))
 	}
 	return filepath.Clean(home), nil
 }

@@ -107,7 +107,7 @@ func (p *process) stop(ctx context.Context) error {
 	return fmt.Errorf("process %d did not end, not even killed", p.cmd.Process.Pid)
 }
 
-// unexpected is why the server ended without being told to.
+// unexpected returns why the server ended without a request to end.
 func (p *process) unexpected() error {
 	select {
 	case <-p.done:

@@ -4,5 +4,5 @@ package devpg
 
 import "syscall"
 
-// endWithParent does nothing: only Linux tells a child of its parent's death.
+// endWithParent does nothing: only Linux signals a child when its parent dies.
 func endWithParent(*syscall.SysProcAttr) {}

@@ -61,17 +61,18 @@ var promised = []string{
 
 var settingName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 
-// checkSettings reports the settings that are no names, or not the caller's.
+// checkSettings reports the settings that have no valid name, or that the caller may not set.
 func checkSettings(settings map[string]string) (faults []error) {
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		lower := strings.ToLower(name)
 		switch {
 		case !settingName.MatchString(name):
 			faults = append(faults, fmt.Errorf("%q is not the name of a PostgreSQL setting", name))
-		case slices.Contains(promised, lower), strings.HasPrefix(lower, "log_"), strings.HasPrefix(lower, "logging_"), strings.HasPrefix(lower, "debug_"):
+		case slices.Contains(promised, lower),
+			strings.HasPrefix(lower, "log_"), strings.HasPrefix(lower, "logging_"), strings.HasPrefix(lower, "debug_"):
 			faults = append(faults, fmt.Errorf("setting %s is fixed for a private PostgreSQL", name))
 		case strings.ContainsRune(settings[name], 0):
-			faults = append(faults, fmt.Errorf("setting %s holds a NUL byte", name))
+			faults = append(faults, fmt.Errorf("setting %s contains a NUL byte", name))
 		}
 	}
 	return faults

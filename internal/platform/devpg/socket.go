@@ -50,9 +50,9 @@ func (p *place) ensureSocketDir() (dir string, remove func(), err error) {
 	return dir, remove, nil
 }
 
-// shortSocketDir takes the directory of the last, killed run again, or makes a
-// new one with a name nobody can foresee. Anyone may write to /tmp, so the old
-// one is checked as if somebody else had put it there.
+// shortSocketDir uses the directory of the last, killed run again, or makes a new
+// one with an unpredictable name. Anyone may write to /tmp, so the old one is
+// checked as if another user had put it there.
 func (p *place) shortSocketDir() (string, error) {
 	if old, err := readLine(p.file(socketLocationName)); err == nil && fitsSocket(old) && p.who.privateDir(old) == nil {
 		return old, nil
@@ -77,8 +77,8 @@ func (p *place) shortSocketDir() (string, error) {
 		}
 		return dir, nil
 	}
-	return "", fmt.Errorf("the data directory's path does not fit a unix socket (at most %d bytes, letters, digits and ._~-), and no short directory can be made; set TRAKR_DATA_DIR to a plainer path: %w",
-		maxSocketPath, errors.Join(refused...))
+	return "", fmt.Errorf("the data directory's path does not fit a unix socket (at most %d bytes, letters, digits and ._~-), "+
+		"and no short directory can be made; set TRAKR_DATA_DIR to a plainer path: %w", maxSocketPath, errors.Join(refused...))
 }
 
 // privateDir checks that dir is a directory of mode 0700 that belongs to a.
@@ -96,7 +96,7 @@ func (a account) privateDir(dir string) error {
 	return nil
 }
 
-// findRunning tells how to reach a server that runs on c.DataDir, from what the
+// findRunning returns how to reach a server that runs on c.DataDir, from what the
 // running service recorded there.
 func findRunning(c Config) (connection, error) {
 	dir, err := filepath.EvalSymlinks(c.DataDir)

@@ -24,13 +24,14 @@ var allowList = map[string]bool{
 	"time": true, "level": true, "msg": true, "trace_id": true, "span_id": true, "error": true, "callback": true, "outcome": true,
 	"reason": true, "request_id": true, "tenant_id": true, "kind": true, "result": true, "tables": true, "findings": true, "route": true,
 	"method": true, "status": true, "duration_ms": true, "listen": true, "admin_listen": true, "version": true, "policy_hash": true,
-	"job": true, "key_id": true, "checks": true, "dry_run": true, "event_id": true, "attempts": true, "messages": true, "stack": true, "directory": true, "socket": true, "signal": true, "pid": true, "user": true, "path": true,
+	"job": true, "key_id": true, "checks": true, "dry_run": true, "event_id": true, "attempts": true, "messages": true, "stack": true,
+	"directory": true, "socket": true, "signal": true, "pid": true, "user": true, "path": true,
 }
 
 func allowed(key string) bool { return allowList[key] }
 
-// Shapes of tenant data. They are a second line: values travel as
-// lifecycle.Secret and errors hold none.
+// shapes matches tenant data. It is a second line of defence: values travel as
+// lifecycle.Secret and errors contain none.
 var shapes = regexp.MustCompile(strings.Join([]string{
 	`ari:cloud:bitbucket\S*`,                                // client key of a registered app
 	`connection:\d+`,                                        // client key of an unregistered one
@@ -56,8 +57,8 @@ func Scrub(s string) string {
 	return shapes.ReplaceAllString(s, "[redacted]")
 }
 
-// cleanValue reports whether a metric's attribute value can stand as it is. One
-// that cannot is left out: a series must not be named by a tenant.
+// cleanValue reports whether a metric's attribute value may be exported unchanged.
+// Others are left out: a series must not be named by a tenant.
 func cleanValue(v attribute.Value) bool {
 	return v.Type() != attribute.STRING || (Scrub(v.AsString()) == v.AsString() && len(v.AsString()) <= 100)
 }

@@ -30,7 +30,7 @@ func (t *Telemetry) Observe(route func(*http.Request) string) func(http.Handler)
 }
 
 // ObserveStrangers is Observe for a listener that anyone can reach: each request
-// begins a trace of its own, so that nobody chooses an id that stands in the log.
+// begins a trace of its own, so that no client chooses an id that the log records.
 func (t *Telemetry) ObserveStrangers(route func(*http.Request) string) func(http.Handler) http.Handler {
 	return t.observe(route, (*http.Request).Context)
 }
@@ -41,7 +41,8 @@ func (t *Telemetry) observe(route func(*http.Request) string, parent func(*http.
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			begin, where, method := time.Now(), route(r), closedMethod(r.Method)
 			attrs := []attribute.KeyValue{attribute.String("http.request.method", method), attribute.String("http.route", where)}
-			ctx, span := tracer.Start(parent(r), method+" "+where, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attrs...))
+			ctx, span := tracer.Start(parent(r), method+" "+where,
+				trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attrs...))
 			defer span.End()
 
 			seen := &statusWriter{ResponseWriter: w, status: http.StatusOK}
@@ -58,8 +59,10 @@ func (t *Telemetry) observe(route func(*http.Request) string, parent func(*http.
 			if where == "/healthz" || where == "/readyz" || where == "/metrics" {
 				level = slog.LevelDebug
 			}
-			t.Logger.LogAttrs(ctx, level, "request", slog.String("method", method), slog.String("route", where), slog.Int("status", seen.status),
-				slog.Float64("duration_ms", float64(took.Microseconds())/1000), slog.String("request_id", w.Header().Get("X-Request-Id")))
+			t.Logger.LogAttrs(ctx, level, "request",
+				slog.String("method", method), slog.String("route", where), slog.Int("status", seen.status),
+				slog.Float64("duration_ms", float64(took.Microseconds())/1000),
+				slog.String("request_id", w.Header().Get("X-Request-Id")))
 		})
 	}
 }

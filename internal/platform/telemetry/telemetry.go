@@ -28,7 +28,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Config says who emits, and where log lines go.
+// Config names the service that emits, and where it writes log lines.
 type Config struct {
 	Service, Version string
 	LogWriter        io.Writer
@@ -46,12 +46,13 @@ type Telemetry struct {
 	requests metric.Float64Histogram
 }
 
-// Setup starts exporters as the OTEL_ environment says. Call Shutdown in the end:
-// it flushes them.
+// Setup starts the exporters that the OTEL_ environment asks for. Call Shutdown in the
+// end: it flushes them.
 func Setup(ctx context.Context, c Config) (*Telemetry, error) {
 	t := &Telemetry{Logger: slog.New(newHandler(c.LogWriter, c.LogLevel)), registry: prometheus.NewRegistry()}
-	res, err := resource.New(ctx, resource.WithAttributes(
-		attribute.String("service.name", c.Service), attribute.String("service.version", c.Version)), resource.WithFromEnv(), resource.WithTelemetrySDK())
+	res, err := resource.New(ctx,
+		resource.WithAttributes(attribute.String("service.name", c.Service), attribute.String("service.version", c.Version)),
+		resource.WithFromEnv(), resource.WithTelemetrySDK())
 	if err != nil {
 		return nil, fmt.Errorf("describing the service to OpenTelemetry: %w", err)
 	}
@@ -84,8 +85,11 @@ func (t *Telemetry) metrics(ctx context.Context, res *resource.Resource) error {
 	if err != nil {
 		return fmt.Errorf("starting /metrics: %w", err)
 	}
+	allowedOnly := sdkmetric.Stream{AttributeFilter: func(kv attribute.KeyValue) bool {
+		return allowed(string(kv.Key)) && cleanValue(kv.Value)
+	}}
 	opts := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithReader(prom),
-		sdkmetric.WithView(sdkmetric.NewView(sdkmetric.Instrument{Name: "*"}, sdkmetric.Stream{AttributeFilter: func(kv attribute.KeyValue) bool { return allowed(string(kv.Key)) && cleanValue(kv.Value) }}))}
+		sdkmetric.WithView(sdkmetric.NewView(sdkmetric.Instrument{Name: "*"}, allowedOnly))}
 	if wanted("METRICS") && os.Getenv("OTEL_METRICS_EXPORTER") != "prometheus" {
 		reader, err := autoexport.NewMetricReader(ctx)
 		if err != nil {
@@ -95,16 +99,17 @@ func (t *Telemetry) metrics(ctx context.Context, res *resource.Resource) error {
 	}
 	p := sdkmetric.NewMeterProvider(opts...)
 	t.Meter, t.shutdown = p, append(t.shutdown, p.Shutdown)
-	t.requests, err = p.Meter("trakr/internal/telemetry").Float64Histogram("http.server.request.duration", metric.WithUnit("s"),
-		metric.WithDescription("Duration of HTTP requests served."), metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10))
+	t.requests, err = p.Meter("trakr/internal/telemetry").Float64Histogram("http.server.request.duration",
+		metric.WithUnit("s"), metric.WithDescription("Duration of HTTP requests served."),
+		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10))
 	if err != nil {
 		return fmt.Errorf("making the request histogram: %w", err)
 	}
 	return nil
 }
 
-// wanted reports whether the environment asks for a signal's export. Without a
-// word of it nothing is sent; the library's own default would be an OTLP
+// wanted reports whether the environment asks for a signal's export. Unless it does,
+// nothing is sent; the library's own default would be an OTLP
 // collector on this machine.
 func wanted(signal string) bool {
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {

@@ -46,9 +46,10 @@ const connectTimeout = 5 * time.Second
 func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		// The parser's own error repeats the URL with its password removed by
-		// best effort only; do not rely on that.
-		return nil, fmt.Errorf("the database URL cannot be read: it has the form postgres://user:password@host:5432/database?sslmode=verify-full")
+		// The parser's own error repeats the URL and removes the password by best
+		// effort only; do not rely on that.
+		return nil, errors.New("the database URL cannot be read: " +
+			"it has the form postgres://user:password@host:5432/database?sslmode=verify-full")
 	}
 	if err := protected(cfg.ConnConfig); err != nil {
 		return nil, err
@@ -60,14 +61,14 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	cfg.ConnConfig.RuntimeParams["application_name"] = "trakr"
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
-	// A forgotten transaction would hold back the sequencer (pg_snapshot_xmin).
+	// A forgotten transaction would block the sequencer (pg_snapshot_xmin).
 	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "30s"
 	if o.Role != "" {
 		cfg.ConnConfig.RuntimeParams["role"] = o.Role
 	}
 	if o.Role == ServiceRole {
-		// Whoever holds a lock on the audit makes reads and callbacks wait; they
-		// must be refused in time instead of piling up.
+		// A session that locks the audit makes reads and callbacks wait; they must be
+		// refused in time instead of piling up.
 		cfg.ConnConfig.RuntimeParams["lock_timeout"] = "5s"
 		cfg.AfterConnect = ensureEpoch
 	}
@@ -103,7 +104,7 @@ func ensureEpoch(ctx context.Context, c *pgx.Conn) error {
 	return err
 }
 
-// connectFault tells the way out where the database refuses the role.
+// connectFault adds the way out where the database refuses the role.
 func connectFault(err error, role string) error {
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) {
@@ -111,7 +112,8 @@ func connectFault(err error, role string) error {
 		case "22023": // the role does not exist
 			return fmt.Errorf("the role %s does not exist there; run: trakr migrate", role)
 		case "42501", "42883", "3F000": // may not act as it, or the door's functions are missing
-			return fmt.Errorf("this login may not act as %s, or the tables are of another version (SQLSTATE %s); run: trakr migrate, and see deploy/roles.sql", role, refused.Code)
+			return fmt.Errorf("this login may not act as %s, or the tables are of another version (SQLSTATE %s); "+
+				"run: trakr migrate, and see deploy/roles.sql", role, refused.Code)
 		}
 	}
 	return err
@@ -132,13 +134,13 @@ func Pool(d *DB) *pgxpool.Pool { return d.pool }
 // Bun returns the handle for everything else.
 func Bun(d *DB) *bun.DB { return d.bun }
 
-// txTimeout bounds one transaction of InTx: a longer one would hold back the
-// sequencer and whoever waits for its locks.
+// txTimeout bounds one transaction of InTx: a longer one would delay the sequencer and
+// every session that waits for its locks.
 const txTimeout = 30 * time.Second
 
 // InTx runs fn in one read-committed transaction. The work is done only when
-// InTx returns nil: a failed COMMIT is an error too, audit-unavailable, since
-// what was to be recorded is not.
+// InTx returns nil: a failed COMMIT is an error too, audit-unavailable, because the
+// event was not recorded.
 func InTx(ctx context.Context, d *DB, fn func(ctx context.Context, tx bun.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, txTimeout)
 	defer cancel()
@@ -150,7 +152,8 @@ func InTx(ctx context.Context, d *DB, fn func(ctx context.Context, tx bun.Tx) er
 	}))
 	var refused *Refused
 	if committing && errors.As(err, &refused) {
-		return lifecycle.Fail(lifecycle.AuditUnavailable, "The act and its audit event could not be committed; nothing was changed. Try again later.",
+		return lifecycle.Fail(lifecycle.AuditUnavailable,
+			"The act and its audit event could not be committed; nothing was changed. Try again later.",
 			lifecycle.After(5*time.Second), lifecycle.Cause(err))
 	}
 	return err

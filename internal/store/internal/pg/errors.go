@@ -78,14 +78,14 @@ func Overtaken(err error) bool {
 	return s == "40001" || s == "40P01"
 }
 
-// RolledBack reports whether the server itself said that it refused and undid the
+// RolledBack reports whether the server itself reported that it refused and undid the
 // statement: nothing of it can have been committed.
 func RolledBack(err error) bool {
 	s := State(err)
 	return s != "" && (Overtaken(err) || !unavailable(s))
 }
 
-// unavailable lists the states that say "not now" rather than "not so":
+// unavailable lists the states that mean "not now" rather than "not so":
 // connection exceptions, insufficient resources (disk full), operator
 // intervention, lock not available, read-only server, and conflicts that a
 // repeat resolves.
@@ -103,7 +103,7 @@ func unavailable(state string) bool {
 }
 
 // connectionLost recognises what net and database/sql report when the server
-// goes away mid-statement. Their texts name addresses, not values, but they are
+// disappears in the middle of a statement. Their texts name addresses, not values, but they are
 // replaced all the same.
 func connectionLost(err error) bool {
 	var timeout interface{ Timeout() bool }

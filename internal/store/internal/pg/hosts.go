@@ -10,14 +10,15 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Hosts lists where a connection to url goes, each host once, in the order in which they
-// are tried. That is what the driver makes of it: the variables of PostgreSQL's own
+// Hosts lists the hosts that a connection to url leads to, each once, in the order in which
+// they are tried, as the driver resolves them: the variables of PostgreSQL's own
 // clients (PGHOST, PGSERVICE and a service file) fill in what the URL leaves out, and
 // several hosts are tried one after the other. "" is a unix socket of this machine.
 func Hosts(url string) ([]string, error) {
 	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil { // the parser's own words could repeat the password
-		return nil, errors.New("cannot be read: it has the form postgres://user:password@host:5432/database?sslmode=verify-full; look at PGSERVICE and the other PG variables too")
+	if err != nil { // the parser's own text could repeat the password
+		return nil, errors.New("cannot be read: it has the form postgres://user:password@host:5432/database?sslmode=verify-full; " +
+			"look at PGSERVICE and the other PG variables too")
 	}
 	var out []string
 	for _, r := range routes(cfg.ConnConfig) {

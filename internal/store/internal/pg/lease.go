@@ -9,14 +9,14 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Lease is a lock held on one connection to the primary. It ends with Release
-// or with the connection, whichever comes first; Held tells.
+// Lease is a lock of one connection to the primary. It ends with Release
+// or with the connection, whichever comes first; Held reports it.
 type Lease struct {
 	conn *pgxpool.Conn
 	name string
 }
 
-// TryLease takes the lock of that name when nobody holds it. It refuses on a
+// TryLease takes the lock of that name unless another session has it. It refuses on a
 // standby, where every session would be given the lock.
 func TryLease(ctx context.Context, d *DB, name string) (*Lease, bool, error) {
 	conn, err := d.pool.Acquire(ctx)
@@ -38,10 +38,10 @@ func TryLease(ctx context.Context, d *DB, name string) (*Lease, bool, error) {
 	return &Lease{conn: conn, name: name}, true, nil
 }
 
-// Held reports whether the connection that holds the lock still answers.
+// Held reports whether the connection that has the lock still answers.
 func (l *Lease) Held(ctx context.Context) bool { return l.conn.Ping(ctx) == nil }
 
-// Release gives the lock back. It works after the caller's context has ended;
+// Release frees the lock. It works after the caller's context has ended;
 // when the unlock cannot be confirmed the connection is closed, which unlocks too.
 func (l *Lease) Release() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
