@@ -23,7 +23,7 @@ import (
 const countingRole = "trakr_sweep"
 
 // certify issues the certificate of a verified erasure.
-func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ word) error {
+func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ basis) error {
 	if e.Awaits(x) {
 		return ErrAwaitsRecipient
 	}
@@ -53,18 +53,18 @@ func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Era
 }
 
 // ErrAwaitsRecipient means that an erasure is done and verified, and that its
-// certificate waits for the acknowledgement of a party that was told of the tenant.
+// certificate waits for the acknowledgement of a recipient of the tenant's data.
 var ErrAwaitsRecipient = errors.New("the end service has not acknowledged that it deleted what it was told")
 
-// Awaits reports whether the certificate waits. There is one for each erasure, and
-// where the policy makes the acknowledgement a part of the erasure it says when that
-// came. The values are gone and verified meanwhile.
+// Awaits reports whether the certificate waits. Each erasure has one certificate, and
+// where the policy makes the acknowledgement a part of the erasure it contains its time.
+// Until then the values are deleted and verified.
 func (e *Eraser) Awaits(x erasures.Erasure) bool {
 	d, ok := e.c.Policy.Destination(lifecycle.ToEndService)
 	return ok && d.Required && x.Notice.Pending()
 }
 
-// recipients are those that had been told of the tenant, or why there is none.
+// recipients returns the recipients of the tenant's data, or why there is none.
 func (e *Eraser) recipients(x erasures.Erasure) ([]certificate.Recipient, string) {
 	switch {
 	case x.Notice == nil:
@@ -189,7 +189,7 @@ func (e *Eraser) evidence(ctx context.Context, tenant lifecycle.TenantID, correl
 	return e.c.Log.Evidence(ctx, tenant, correlation, since.Add(-24*time.Hour), actions...)
 }
 
-// blank is what every certificate says.
+// blank returns what every certificate contains.
 func (e *Eraser) blank(s certificate.State, events []audit.Proof) certificate.Certificate {
 	c := certificate.Certificate{State: s, Issuer: e.c.Policy.Vendor.Name, ToolVersion: e.c.Version, PolicyHash: e.c.Policy.Hash(),
 		Verification: certificate.Verification{Result: certificate.Clean, Role: countingRole}}

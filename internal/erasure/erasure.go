@@ -1,10 +1,10 @@
 // Package erasure carries out one erasure from end to end, whatever its trigger: an
 // uninstall, a request, a missed uninstall, a period that ended, a restored backup.
 //
-// It is a row of steps, told in order in Eraser.steps. Each step is durable when it
-// returns and harmless when it is taken again, so that a crash between any two is
-// made up by whoever comes next: the callback that is repeated, the sweep of
-// erasures, or the next start. A comment at each says what a crash there means.
+// It is a sequence of steps, listed in Eraser.steps. Each step is durable when it
+// returns and harmless when it is repeated, so that after a crash between any two the
+// next caller continues: the repeated callback, the sweep of erasures, or the next start.
+// A comment at each step explains what a crash there means.
 package erasure
 
 import (
@@ -47,8 +47,8 @@ type Config struct {
 	// Sequence gives waiting events their positions where no service runs that does
 	// it every second; nil where one does.
 	Sequence func(context.Context) error
-	// Begun is called when an erasure waits for what only the sweep does; nil where
-	// nobody cares.
+	// Begun is called when an erasure waits for a step that only the sweep takes; nil for
+	// nothing.
 	Begun func()
 	// After is called when a step is durable, for tests that kill the process there.
 	After func(step string)
@@ -71,7 +71,7 @@ func New(c Config) (*Eraser, error) {
 	return &Eraser{c}, nil
 }
 
-// Order is why a tenant goes.
+// Order is why a tenant is erased.
 type Order = tenants.Erasure
 
 // Outcome is how far an erasure came.
@@ -80,9 +80,9 @@ type Outcome struct {
 	Result    tenants.Result // Applied, or why the delivery changed nothing
 	Already   bool           // the tenant's erasure had begun before
 	Deleted   bool           // nothing of the tenant is in the live stores
-	// Delay is why the values are not gone yet although the erasure has begun: the
-	// ledger or the database does not answer, or a legal hold stands (on-hold). The
-	// tenant answers nothing meanwhile, and the sweep goes on with it.
+	// Delay is why the values are not deleted yet although the erasure has begun: the
+	// ledger or the database does not answer, or a legal hold is in force (on-hold). Until
+	// then the tenant answers nothing, and the sweep continues the erasure.
 	Delay error
 }
 
@@ -98,13 +98,13 @@ const (
 // Steps lists the steps in order.
 func Steps() []string { return []string{Begin, Note, Delete, Verify, Certify} }
 
-// Erase begins the erasure of a tenant and goes on until its values are gone. It is
-// an error only when nothing was begun. A tenant whose erasure had begun before is a
-// success.
+// Erase begins the erasure of a tenant and continues until its values are deleted. It
+// returns an error only when nothing was begun. A tenant whose erasure had begun before is
+// a success.
 func (e *Eraser) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, o Order) (Outcome, error) {
-	// A crash before the commit of this step leaves a live tenant, and who ordered
-	// the erasure has no answer: it is ordered again. After it the tenant answers
-	// nothing, and the sweep knows its tombstone.
+	// A crash before the commit of this step leaves a live tenant, and the caller without
+	// an answer: it orders the erasure again. After it the tenant answers nothing, and the
+	// sweep knows its tombstone.
 	begun, result, err := e.c.Door.BeginErasure(ctx, a, id, o)
 	out := Outcome{Result: result}
 	switch {
@@ -122,12 +122,12 @@ func (e *Eraser) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.Ten
 		e.c.After(Begin)
 	}
 	out.ErasureID = begun.String()
-	x, err := e.goOn(ctx, a, begun, Delete, word{})
+	x, err := e.advance(ctx, a, begun, Delete, basis{})
 	out.Deleted, out.Delay = !x.DeletedAt.IsZero(), err
 	e.c.Begun()
 	if errors.Is(err, lifecycle.OnHold) && !out.Already {
-		// The log says once that the law keeps the values. When it cannot, the hold
-		// and the tombstone still stand in the database.
+		// The log records once that a legal hold keeps the values. When it cannot, the hold
+		// and the tombstone are still in the database.
 		out.Delay = errors.Join(err, e.heldBack(ctx, a, id, begun))
 	}
 	if err != nil {
@@ -143,32 +143,31 @@ func (e *Eraser) heldBack(ctx context.Context, a lifecycle.Access, tenant lifecy
 	return e.c.Log.Record(ctx, ev)
 }
 
-// Finish takes every step that an erasure lacks, up to its certificate. The run is the
-// sweep on whose word the verifying step rests: it is over, and did not fail.
+// Finish takes every missing step of an erasure, up to its certificate. The run is the
+// sweep on which the verifying step rests: it has ended, and did not fail.
 func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, id uuid.UUID, run string) error {
-	_, err := e.goOn(ctx, a, id, Certify, word{run: run})
+	_, err := e.advance(ctx, a, id, Certify, basis{run: run})
 	return err
 }
 
-// Counted is an erasure of whose tenant nothing was found any more, which is not
-// entered yet.
+// Counted is an erasure whose tenant has no rows left, before its counts are stored.
 type Counted struct {
 	ID     uuid.UUID
 	counts []findings.Check
 }
 
-// Count takes the steps up to the deletion, and lets the role that counts look what is
-// left. It enters nothing: the sweep that asks can still fail, and no certificate may
-// rest on one that did. Certify goes on when its run is stored. An erasure that was
-// verified before goes on to its certificate here, and nil is returned, unless it only
-// waits for the place of an event in the log.
+// Count takes the steps up to the deletion, and lets the counting role count what is
+// left. It stores nothing: the calling sweep can still fail, and no certificate may
+// rest on a failed one. Certify continues once the sweep's run is stored. An erasure that
+// was verified before is certified here, and nil is returned, unless it only waits for the
+// place of an event in the log.
 func (e *Eraser) Count(ctx context.Context, a lifecycle.Access, id uuid.UUID) (*Counted, error) {
-	x, err := e.goOn(ctx, a, id, Delete, word{})
+	x, err := e.advance(ctx, a, id, Delete, basis{})
 	if err != nil {
 		return nil, err
 	}
 	if !x.VerifiedAt.IsZero() {
-		_, err := e.goOn(ctx, a, id, Certify, word{})
+		_, err := e.advance(ctx, a, id, Certify, basis{})
 		if errors.Is(err, lifecycle.NotFound) {
 			return &Counted{ID: id}, nil
 		}
@@ -176,21 +175,21 @@ func (e *Eraser) Count(ctx context.Context, a lifecycle.Access, id uuid.UUID) (*
 	}
 	counts, err := e.count(ctx, x)
 	if err != nil {
-		return nil, &stuck{Verify, err}
+		return nil, &pending{Verify, err}
 	}
 	return &Counted{id, counts}, nil
 }
 
-// Certify verifies and certifies an erasure by what a run counted that is over now. A
+// Certify verifies and certifies an erasure by the counts of a run that is stored now. A
 // crash before it loses the counts, and the next run counts again.
 func (e *Eraser) Certify(ctx context.Context, a lifecycle.Access, c Counted, run string) error {
-	_, err := e.goOn(ctx, a, c.ID, Certify, word{run, c.counts})
+	_, err := e.advance(ctx, a, c.ID, Certify, basis{run, c.counts})
 	return err
 }
 
-// word is what the verifying step rests on: a sweep's run, and what it counted where
-// it has.
-type word struct {
+// basis is what the verifying step rests on: a sweep's run, and its counts where it has
+// counted.
+type basis struct {
 	run    string
 	counts []findings.Check
 }
@@ -199,13 +198,13 @@ type word struct {
 type step struct {
 	name string
 	done func(erasures.Erasure) bool
-	take func(ctx context.Context, a lifecycle.Access, x erasures.Erasure, w word) error
+	take func(ctx context.Context, a lifecycle.Access, x erasures.Erasure, b basis) error
 }
 
 // steps is the whole erasure after its tombstone, in order.
 func (e *Eraser) steps() []step {
 	return []step{
-		// The ledger comes before the first value goes, so that a backup which is
+		// The ledger comes before the first value is deleted, so that a backup which is
 		// restored at any later moment is known to be too old. A crash between the
 		// line and its mark in the database: the line is found by the erasure's id
 		// and marked, not written twice.
@@ -216,44 +215,44 @@ func (e *Eraser) steps() []step {
 		// Another role counts, in every table of the catalog, for a run that is over
 		// before the counts are entered. A crash before that: they are counted again.
 		{Verify, func(x erasures.Erasure) bool { return !x.VerifiedAt.IsZero() }, e.verify},
-		// The certificate is stored once, and where the policy says so not before the end
+		// The certificate is stored once, and where the policy requires it not before the end
 		// service acknowledged: the sweep comes back to it. A crash before: another one is made, with
-		// another id, and nobody has seen the first.
+		// another id, and the first was never handed out.
 		{Certify, func(x erasures.Erasure) bool { return x.CertificateID != "" || x.Uncertified }, e.certify},
 	}
 }
 
-// stuck is an erasure that waits at a step.
-type stuck struct {
+// pending is the error of an erasure that waits at a step.
+type pending struct {
 	step string
 	err  error
 }
 
 // Error implements error.
-func (s *stuck) Error() string { return "erasing, step " + s.step + ": " + s.err.Error() }
+func (s *pending) Error() string { return "erasing, step " + s.step + ": " + s.err.Error() }
 
 // Unwrap returns why.
-func (s *stuck) Unwrap() error { return s.err }
+func (s *pending) Unwrap() error { return s.err }
 
 // StepOf names the step at which an erasure waits, by the error of Finish.
 func StepOf(err error) string {
-	var s *stuck
+	var s *pending
 	if errors.As(err, &s) {
 		return s.step
 	}
 	return "unknown"
 }
 
-// goOn takes the steps that an erasure lacks up to the one named.
-func (e *Eraser) goOn(ctx context.Context, a lifecycle.Access, id uuid.UUID, until string, w word) (erasures.Erasure, error) {
+// advance takes the missing steps of an erasure up to the one named.
+func (e *Eraser) advance(ctx context.Context, a lifecycle.Access, id uuid.UUID, until string, b basis) (erasures.Erasure, error) {
 	x, err := e.c.Erasures.Get(ctx, id)
 	if err != nil {
 		return x, err
 	}
 	for _, s := range e.steps() {
 		if !s.done(x) {
-			if err := s.take(ctx, a, x, w); err != nil {
-				return x, &stuck{s.name, err}
+			if err := s.take(ctx, a, x, b); err != nil {
+				return x, &pending{s.name, err}
 			}
 			e.c.After(s.name)
 			if x, err = e.c.Erasures.Get(ctx, id); err != nil {
@@ -267,7 +266,7 @@ func (e *Eraser) goOn(ctx context.Context, a lifecycle.Access, id uuid.UUID, unt
 	return x, nil
 }
 
-func (e *Eraser) note(ctx context.Context, _ lifecycle.Access, x erasures.Erasure, _ word) error {
+func (e *Eraser) note(ctx context.Context, _ lifecycle.Access, x erasures.Erasure, _ basis) error {
 	digest, err := e.c.Keys.Digest(keyring.Tenant, lifecycle.NewSecret(x.Tenant.String()))
 	if err != nil {
 		return err
@@ -293,17 +292,17 @@ func hash32(s string) (out [32]byte, err error) {
 	return out, nil
 }
 
-func (e *Eraser) delete(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ word) error {
+func (e *Eraser) delete(ctx context.Context, a lifecycle.Access, x erasures.Erasure, _ basis) error {
 	return e.c.Door.Delete(ctx, a, x.ID)
 }
 
-// Remains is an erasure after which rows of the tenant were found, or could not be
-// looked for.
+// Remains is the error of an erasure after which rows of the tenant were found, or could
+// not be counted.
 type Remains struct{ Checks []findings.Check }
 
 // Error implements error. It names tables and counts, never a value.
 func (r *Remains) Error() string {
-	s := "rows of an erased tenant are left, or cannot be told, in"
+	s := "rows of an erased tenant are left, or cannot be counted, in"
 	for i, c := range r.Checks {
 		if i > 0 {
 			s += ","
@@ -318,18 +317,18 @@ func (r *Remains) Error() string {
 	return s
 }
 
-func (e *Eraser) verify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, w word) (err error) {
-	if w.counts == nil {
-		if w.counts, err = e.count(ctx, x); err != nil {
+func (e *Eraser) verify(ctx context.Context, a lifecycle.Access, x erasures.Erasure, b basis) (err error) {
+	if b.counts == nil {
+		if b.counts, err = e.count(ctx, x); err != nil {
 			return err
 		}
 	}
-	return e.c.Erasures.Verified(ctx, a, x, w.run, w.counts)
+	return e.c.Erasures.Verified(ctx, a, x, b.run, b.counts)
 }
 
-// count lets another role than the one that deletes count what names the tenant, in
-// every table of the live catalog. The certificate waits until that is nothing but
-// what the policy retains.
+// count lets another role than the one that deletes count the rows of the tenant, in
+// every table of the live catalog. The certificate waits until there are none but those
+// that the policy retains.
 func (e *Eraser) count(ctx context.Context, x erasures.Erasure) ([]findings.Check, error) {
 	checks, _, err := e.c.Census.Tenant(ctx, x.Tenant, drift.Declared(e.c.Policy))
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 
 // Outside notes legal holds in an erasure ledger: their ids, the keyed digest of
 // their tenant, ground, beginning and end. The ticket and who placed it stay in the
-// database; they could name somebody.
+// database, because they could name a person.
 type Outside struct {
 	Ledger ledger.Ledger
 	Keys   *keyring.Keyring
@@ -101,8 +101,8 @@ func (e *Eraser) putBack(ctx context.Context, a lifecycle.Access, f forgotten, r
 	})
 }
 
-// forgotten is what the ledger knows and this database does not: it was restored from
-// a backup made before.
+// forgotten is what the ledger contains and this database lacks, because it was restored
+// from an older backup.
 type forgotten struct {
 	erased   map[string]ledger.Entry   // erasures, by the keyed digest of their tenant
 	held     map[string][]ledger.Entry // holds in force, by the same
@@ -125,8 +125,8 @@ func (s holdSteps) take(x ledger.Entry) error {
 	return nil
 }
 
-// judge holds the steps against the database's holds.
-func (s holdSteps) judge(ctx context.Context, e *Eraser, f *forgotten) error {
+// compare adds to f the steps that the database's holds lack.
+func (s holdSteps) compare(ctx context.Context, e *Eraser, f *forgotten) error {
 	var ids []string
 	for id := range s.placed {
 		ids = append(ids, id)

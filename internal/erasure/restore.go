@@ -20,7 +20,7 @@ type Replayed struct {
 	Held     int64 // legal holds that a restored backup had forgotten, put back
 	Released int64 // legal holds that it had brought back, released again
 	Erased   int64 // tenants that it had brought back
-	Delayed  int64 // of these, those whose values could not be deleted yet: the sweep goes on
+	Delayed  int64 // of these, those whose values could not be deleted yet: the sweep continues
 }
 
 // Refused is a ledger that does not fit the database. Nothing may be served: a tenant
@@ -33,7 +33,7 @@ func (r *Refused) Error() string { return r.Why }
 // Open ties the database to its ledger. create makes a ledger where neither side
 // knows of one; a database that knows its ledger takes no other one. One that knows
 // none is new, and so must be the ledger: else one of them is of another time or
-// place, and only a person can say that they belong together (adopt).
+// place, and only a person can confirm that they belong together (adopt).
 func Open(ctx context.Context, s *erasures.Store, open, create func() (ledger.Ledger, error), adopt *lifecycle.Access) (ledger.Ledger, error) {
 	bound, err1 := s.Bound(ctx)
 	used, err2 := s.Used(ctx)
@@ -63,7 +63,7 @@ func Open(ctx context.Context, s *erasures.Store, open, create func() (ledger.Le
 		return nil, fmt.Errorf("opening the erasure ledger: %w", err)
 	}
 	head, err := l.Head(ctx)
-	if err == nil && bound == "" && head.Seq > 0 { // who made it just now may have gone on
+	if err == nil && bound == "" && head.Seq > 0 { // the process that made it just now may have appended lines
 		bound, err = s.Bound(ctx)
 	}
 	switch {
@@ -169,13 +169,13 @@ func (e *Eraser) lost(ctx context.Context, all bool, r *Replayed) (forgotten, er
 		err = judge()
 	}
 	if err == nil {
-		err = held.judge(ctx, e, &f)
+		err = held.compare(ctx, e, &f)
 	}
 	return f, err
 }
 
-// CameBack counts the live tenants that the ledger says were erased, and the legal
-// holds on a tenant that is here which only the ledger knows: a backup was restored,
+// CameBack counts the live tenants that the ledger records as erased, and the legal
+// holds on stored tenants that only the ledger knows: a backup was restored,
 // and nothing may be served before a replay.
 func (e *Eraser) CameBack(ctx context.Context) (tenants, held int64, err error) {
 	if err := e.Compare(ctx); err != nil {

@@ -40,7 +40,7 @@ func (s *Service) Run(ctx context.Context, requestID string) error {
 	return errors.Join(append(failed, err, ctx.Err())...)
 }
 
-// expected reports whether an error only says that a request has to wait.
+// expected reports whether an error only means that a request has to wait.
 func expected(err error) bool {
 	return errors.Is(err, ErrRemains) || errors.Is(err, ErrWaits) || errors.Is(err, lifecycle.OnHold)
 }
@@ -79,7 +79,7 @@ func (s *Service) advance(ctx context.Context, a lifecycle.Access, id string, p 
 			return r, err
 		}
 		before := r.State
-		if r, err = s.c.Requests.Move(ctx, a, id, s.settle); err == nil && r.State == before {
+		if r, err = s.c.Requests.Move(ctx, a, id, s.classify); err == nil && r.State == before {
 			r, err = s.act(ctx, a, r, p)
 		}
 		if err != nil || r.State == before {
@@ -90,9 +90,9 @@ func (s *Service) advance(ctx context.Context, a lifecycle.Access, id string, p 
 	return r, err
 }
 
-// settle makes the moves that need nothing but a look: a hold comes or goes, the
-// erasure was begun by another trigger, a time has come.
-func (s *Service) settle(r *requests.Request, f requests.Facts) error {
+// classify makes the moves that follow from the facts alone: a hold was placed or ended,
+// another trigger began the erasure, a time has come.
+func (s *Service) classify(r *requests.Request, f requests.Facts) error {
 	held := func() {
 		from := r.State
 		if from == lifecycle.RequestFailed {
@@ -208,7 +208,7 @@ func (s *Service) finish(ctx context.Context, a lifecycle.Access, r requests.Req
 		return r, err
 	}
 	var cause error
-	// What is verified and only waits for the end service needs no sweep to say so.
+	// A verified erasure that only waits for the end service needs no sweep.
 	if e.CertificateID == "" && (e.VerifiedAt.IsZero() || !e.AwaitsRecipient) {
 		var run string
 		if run, cause = p.sweep(ctx, a, s.c.Erasures); cause == nil {
@@ -253,8 +253,8 @@ func (e Erasure) note(r *requests.Request) {
 	}
 }
 
-// move applies a change when the request is still where it was seen; else somebody
-// else moved it, and there is nothing left to do.
+// move applies a change when the request is still in the state in which it was seen;
+// otherwise another process moved it, and there is nothing left to do.
 func (s *Service) move(ctx context.Context, a lifecycle.Access, seen requests.Request, change func(*requests.Request, requests.Facts)) (requests.Request, error) {
 	return s.c.Requests.Move(ctx, a, seen.ID, func(r *requests.Request, f requests.Facts) error {
 		if r.State == seen.State {

@@ -52,8 +52,8 @@ func (e *Eraser) Sweep(ctx context.Context, a lifecycle.Access) (string, error) 
 	return run.ID, err
 }
 
-// Finish implements Erasures. The sweep has finished what it could; what is left says
-// here why.
+// Finish implements Erasures. The sweep has finished what it could; for what is left the
+// error is the reason.
 func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, erasureID, run string) error {
 	id, err := uuid.Parse(erasureID)
 	if err != nil {
@@ -63,7 +63,7 @@ func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, erasureID, run 
 	switch err = e.Eraser.Finish(ctx, a, id, run); {
 	case errors.As(err, &left):
 		return fmt.Errorf("%w: %w", ErrRemains, err)
-	case errors.Is(err, erasure.ErrAwaitsRecipient): // its state says so
+	case errors.Is(err, erasure.ErrAwaitsRecipient): // its state shows that
 		return nil
 	}
 	return err
@@ -94,7 +94,7 @@ func (e *Eraser) erasure(x erasures.Erasure) Erasure {
 }
 
 // NothingHeld implements Erasures. It rests on a clean sweep for orphans: rows of a
-// tenant that nobody knows any more would be held after all.
+// tenant that is not registered any more would still be stored data.
 func (e *Eraser) NothingHeld(ctx context.Context, a lifecycle.Access, r requests.Request) (string, error) {
 	n := erasure.Nothing{RequestID: r.ID, RequestedAt: r.SubmittedTime}
 	for _, d := range r.SubjectDigests {

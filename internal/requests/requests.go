@@ -1,12 +1,12 @@
-// Package deletion carries a customer's request that its data be deleted from the
-// ticket to the certificate: somebody enters it, a second person approves it, after a
-// cooling-off the one erasure is ordered, verified and certified.
+// Package requests carries a customer's request that its data be deleted from the
+// ticket to the certificate: one person enters it, a second one approves it, and after a
+// cooling-off the erasure is ordered, verified and certified.
 //
 // A request is a row of states (store/requests). People move it by Request, Identify,
 // Approve, Deny, Cancel, Hold and Release; everything else is done by Advance, which a
 // job calls every minute and every act of a person at its end. Each move is one
-// transaction, and each step between two of them can be taken again: a crash anywhere
-// is made up by the next pass.
+// transaction, and each step between two of them can be repeated: after a crash anywhere
+// the next pass continues.
 //
 // It deletes nothing itself and knows no SQL.
 package requests
@@ -30,16 +30,16 @@ import (
 
 // Erasures is the one erasure, whatever its trigger.
 type Erasures interface {
-	// Erase begins a tenant's erasure for a request, or takes up the one under way,
-	// and goes on until its values are gone; one that is done is a success. An
-	// on-hold error says that a legal hold keeps the values. The id may come with an
-	// error, when the erasure has begun and waits.
+	// Erase begins a tenant's erasure for a request, or continues the one under way,
+	// until its values are deleted; one that is done is a success. An on-hold error means
+	// that a legal hold keeps the values. The id may come with an error, when the erasure
+	// has begun and waits.
 	Erase(ctx context.Context, a lifecycle.Access, tenant lifecycle.TenantID, o Order) (erasureID string, err error)
-	// Finish verifies and certifies what is deleted. ErrRemains says that rows were
-	// found, ErrWaits that it cannot be told yet; both are looked at again at the next call.
+	// Finish verifies and certifies what is deleted. ErrRemains means that rows were
+	// found, ErrWaits that it cannot be determined yet; the next call checks both again.
 	// It rests on a sweep's run that began after the deletion.
 	Finish(ctx context.Context, a lifecycle.Access, erasureID, run string) error
-	// Sweep runs one pass of the sweep that counts, for all erasures. ErrWaits says
+	// Sweep runs one pass of the sweep that counts, for all erasures. ErrWaits means
 	// that one is running now.
 	Sweep(ctx context.Context, a lifecycle.Access) (run string, err error)
 	// Get returns an erasure, Of that of a tenant; both can be not-found.
@@ -71,7 +71,7 @@ type Order struct {
 // Erasure is how far an erasure has come; a zero time is a step not taken.
 type Erasure struct {
 	ID                string
-	DeletedAt         time.Time // gone from live stores
+	DeletedAt         time.Time // when it was deleted from live stores
 	VerifiedAt        time.Time
 	BackupsClearAfter time.Time
 	CertificateID     string
@@ -178,7 +178,7 @@ func (s *Service) oneInstallation(ctx context.Context, subject tenants.Subject) 
 // longAgo is how old a customer's request may be when it is entered.
 const longAgo = 366 * 24 * time.Hour
 
-// Identify says that the customer itself asked, where the policy wants that said in a
+// Identify confirms that the customer itself asked, where the policy requires that as a
 // step of its own.
 func (s *Service) Identify(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
 	return s.decide(ctx, a, id, func(r *requests.Request, f requests.Facts) error {
@@ -253,7 +253,7 @@ func (s *Service) Hold(ctx context.Context, a lifecycle.Access, id string, groun
 	return s.soon(ctx, machine(a, r), r)
 }
 
-// Release ends every hold that keeps the tenant of a request; the request goes on
+// Release ends every hold that keeps the tenant of a request; the request continues
 // where it was.
 func (s *Service) Release(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
 	r, err := s.c.Requests.Get(ctx, id)
@@ -293,8 +293,8 @@ func (s *Service) decide(ctx context.Context, a lifecycle.Access, id string, jud
 	return s.soon(ctx, machine(a, r), r)
 }
 
-// soon goes on with a request at once. What fails is the job's to repeat: the
-// person's own act is done.
+// soon advances a request at once. The job retries what fails: the person's own act is
+// done.
 func (s *Service) soon(ctx context.Context, a lifecycle.Access, r requests.Request) (requests.Request, error) {
 	if err := s.c.After(r.State); err != nil {
 		return r, err
@@ -328,14 +328,14 @@ func onTicket(a lifecycle.Access, r requests.Request) lifecycle.Access {
 	return a
 }
 
-// machine is the service itself, acting for a request. Who set it in motion stands in
-// the moves before.
+// machine is the access of the service itself, acting for a request. The earlier moves
+// record who set it in motion.
 func machine(a lifecycle.Access, r requests.Request) lifecycle.Access {
 	return lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "deletion requests", Role: lifecycle.RoleScheduler},
 		Reason: lifecycle.Reason{Code: lifecycle.CustomerRequestFulfilment, Ref: r.Ticket}, RequestID: a.RequestID, CorrelationID: r.ID}
 }
 
-// conflict says why a request in its state cannot do what was asked.
+// conflict returns why a request in its state cannot do what was asked.
 func (s *Service) conflict(r requests.Request, rule string) error {
 	return lifecycle.Fail(lifecycle.RequestConflict, fmt.Sprintf("%s; this one is %s.", rule, r.State), lifecycle.Existing(r.ID))
 }

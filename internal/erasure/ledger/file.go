@@ -78,7 +78,7 @@ func OpenFile(path string) (*File, error) {
 	}
 	l := &File{path: path, f: f}
 	err = l.locked(context.Background(), func() error {
-		if err := l.settle(); err != nil { // a full disk: what is there can be read, and Append will say so
+		if err := l.sync(); err != nil { // a full disk: the ledger can be read, and Append fails
 			l.notes = append(l.notes, "the ledger's head could not be written: "+err.Error())
 		}
 		return nil
@@ -90,7 +90,7 @@ func OpenFile(path string) (*File, error) {
 	return l, nil
 }
 
-// regular says in words what is wrong with the file.
+// regular returns an error that describes what is wrong with the file, or nil.
 func regular(path string) error {
 	st, err := os.Lstat(path)
 	switch {
@@ -112,13 +112,14 @@ func regular(path string) error {
 }
 
 func removed(path string) error {
-	return fmt.Errorf("%w at %s, although one was there: its head %s is. It was removed, or its volume is not mounted; put it back", ErrMissing, path, headPath(path))
+	return fmt.Errorf("%w at %s, although one was there: its head %s is. It was removed, or its volume is not mounted; put it back",
+		ErrMissing, path, headPath(path))
 }
 
 // Name implements Ledger.
 func (*File) Name() string { return "file" }
 
-// Notes says what was repaired since the ledger was opened, for the operator.
+// Notes returns what was repaired since the ledger was opened, for the operator.
 func (l *File) Notes() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -151,7 +152,7 @@ func (l *File) Append(ctx context.Context, e Entry) (h Head, err error) {
 	err = l.locked(ctx, func() error {
 		// What was written before and not acknowledged, by us or by a process that
 		// crashed, is made durable first: it may be this very erasure.
-		if err := l.settle(); err != nil {
+		if err := l.sync(); err != nil {
 			return err
 		}
 		if seq, ok := l.chain.known[e.key()]; ok {
@@ -162,7 +163,7 @@ func (l *File) Append(ctx context.Context, e Entry) (h Head, err error) {
 			return err
 		}
 		h = l.chain.head(l.chain.last())
-		return l.settle()
+		return l.sync()
 	})
 	if err != nil {
 		return Head{}, err
@@ -171,8 +172,8 @@ func (l *File) Append(ctx context.Context, e Entry) (h Head, err error) {
 }
 
 // write adds the line in one write. A crash in the middle of it leaves a torn line
-// that no head counts, which the next to lock the file takes away; a crash after it
-// leaves a whole line, which counts although nobody was told.
+// that no head counts, and the next process that locks the file truncates it; a crash
+// after it leaves a whole line, which counts although no caller got an answer.
 func (l *File) write(e Entry) error {
 	raw, err := l.chain.next(e)
 	if err != nil {
@@ -183,13 +184,13 @@ func (l *File) write(e Entry) error {
 		err = l.f.Sync()
 	}
 	if err != nil {
-		_ = l.f.Truncate(l.end()) // if this fails too, the torn line is taken away later
+		_ = l.f.Truncate(l.end()) // if this fails too, the torn line is truncated later
 		return unavailable("writing to the ledger", err)
 	}
 	return l.take(raw)
 }
 
-// take adds a whole line that stands at the end of what is known.
+// take adds a whole line at the end of the known ones.
 func (l *File) take(raw []byte) error {
 	if _, err := l.chain.add(raw); err != nil {
 		return err
@@ -268,8 +269,8 @@ func flock(ctx context.Context, f *os.File) error {
 	}
 }
 
-// inPlace refuses a file that is no longer the one at its path: what would be
-// appended to it, nobody would find.
+// inPlace refuses a file that is no longer the one at its path, because no later reader
+// would find a line appended to it.
 func (l *File) inPlace() error {
 	if err := regular(l.path); err != nil {
 		return err
@@ -401,8 +402,8 @@ func (l *File) readHead() (*Head, error) {
 	return &Head{h.LedgerID, h.Seq, h.Hash}, nil
 }
 
-// settle makes everything that was read durable and counts it in the head.
-func (l *File) settle() error {
+// sync makes everything that was read durable and counts it in the head.
+func (l *File) sync() error {
 	counted, err := l.readHead()
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// HTTPConfig says where a ledger over HTTP lies.
+// HTTPConfig is the place of a ledger over HTTP.
 type HTTPConfig struct {
 	// URL is the base below which each line is an object named by its number in 12
 	// digits. https, or http on this machine.
@@ -27,7 +27,7 @@ type HTTPConfig struct {
 }
 
 // HTTP is a ledger whose lines are objects of a store that honours
-// "If-None-Match: *" (RFC 9110 §13.1.2): whoever writes a number first has it, and no
+// "If-None-Match: *" (RFC 9110 §13.1.2): the first writer of a number owns it, and no
 // line is ever written twice. A line that was never known to this process and was
 // removed from the end is not noticed here; the database knows the hashes of its own.
 type HTTP struct {

@@ -29,7 +29,7 @@ type Entry struct {
 }
 
 // Hold is a legal hold that was placed or released at the entry's time. Its expiry has
-// no line of its own: the end stands in both.
+// no line of its own: both lines contain the end.
 type Hold struct {
 	ID     string // UUID
 	Step   Step
@@ -60,8 +60,8 @@ type Ledger interface {
 	Head(ctx context.Context) (Head, error)
 	// Append adds an entry (its Seq, Prev and Hash are given by the ledger). It is
 	// durable when the error is nil, and may or may not be there otherwise: append it
-	// again. An erasure, or a step of a hold, that is there already is returned as it
-	// stands.
+	// again. An erasure, or a step of a hold, that exists already is returned
+	// unchanged.
 	Append(ctx context.Context, e Entry) (Head, error)
 	// Lacks returns those of the entries that are not there.
 	Lacks(ctx context.Context, all []Entry) ([]Entry, error)

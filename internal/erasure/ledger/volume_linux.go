@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// SameVolume reports whether a ledger at path lies, or would lie, on the volume of
+// SameVolume reports whether a ledger at path is, or would be, on the volume of
 // the database's directory, with which it would be lost or restored.
 func SameVolume(path, dataDir string) (bool, error) {
 	a, err := device(path)

@@ -4,7 +4,7 @@ package ledger
 
 import "errors"
 
-// SameVolume cannot tell on this system.
+// SameVolume fails: this system offers no way to compare volumes.
 func SameVolume(_, _ string) (bool, error) {
-	return false, errors.New("whether the ledger lies on the database's volume cannot be told on this system")
+	return false, errors.New("whether the ledger is on the database's volume cannot be determined on this system")
 }
