@@ -74,7 +74,7 @@ var (
 		Registry: 50_000, Children: 500_000, Limit: 15 * time.Minute}
 	// smoke shows that every measurement can be made. Its figures mean nothing.
 	smoke = plan{Rounds: 1, Length: time.Second, Events: 3_000, Sizes: []int64{1_000, 3_000},
-		Registry: 500, Children: 5_000, Limit: 5 * time.Minute}
+		Registry: 500, Children: 4_000, Limit: 5 * time.Minute}
 )
 
 func main() {

@@ -13,7 +13,7 @@ import (
 // certificate that verifies offline.
 func TestDeletionRequestsAndHoldsAtTheCommandLine(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := usedMachine(t)
 	m.env = append(m.env, "TRAKR_DEV_SKIP_PROOF=true")
 	_, _ = m.serve()
 

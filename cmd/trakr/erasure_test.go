@@ -51,7 +51,7 @@ func (m *machine) ledgerLines() []string {
 // certificate, which verifies.
 func TestKilledBetweenAnyTwoStepsAnErasureIsFinished(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := usedMachine(t)
 	for i, step := range erasure.Steps() {
 		t.Run(step, func(t *testing.T) {
 			m.t = t

@@ -168,7 +168,7 @@ const killRounds = 20
 
 func TestKilledUnderLoadEveryValueThatLeftHasItsEvent(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := usedMachine(t)
 	service, out := m.serve()
 	p := newTour(m, 8)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -213,7 +213,7 @@ func tail(s string) string { return s[max(0, len(s)-3000):] }
 // TestAStoppedDatabaseIsRefusedInTime freezes the database instead of killing it,
 // which no connection notices, for longer than the time budget of a read.
 func TestAFrozenDatabaseIsRefusedInTimeAndComesBack(t *testing.T) {
-	m := newMachine(t)
+	m := usedMachine(t)
 	_, _ = m.serve()
 	p := newTour(m, 4)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -114,7 +114,7 @@ func (m *machine) with(env ...string) *machine {
 // whoever asks with whatever environment.
 func TestTheServiceThatRunsIsJudgedAndNotWhoeverAsks(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := usedMachine(t)
 	service, _ := m.serve()
 	var shown struct{ Services []instances.Instance }
 	m.jsonOf(&shown, "keys", "show", "--json")
@@ -217,7 +217,7 @@ func (m *machine) byTCP() *url.URL {
 // A database that is reached by TCP is where the policy says only when its host shows it.
 func TestADatabaseByTCPIsNotInNewYorkForThat(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := usedMachine(t)
 	at := m.byTCP()
 	// The URL leaves out the host, and PostgreSQL's own variables fill it in.
 	host, port, err := net.SplitHostPort(at.Host)

@@ -292,7 +292,7 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 
 // A second signal does not wait for what the first one waits for.
 func TestASecondSignalEndsAtOnce(t *testing.T) {
-	m := newMachine(t)
+	m := usedMachine(t)
 	service, out := m.serve()
 	frozen := family(t, m.postmaster())
 	defer func() {

@@ -217,7 +217,7 @@ func (v *vaultOfTenants) sealed(keys *keyring.Keyring) (values, closed int) {
 // through. No read and no install fails.
 func TestKeysAreRotatedUnderLoadAndKilledAtEveryStep(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := usedMachine(t)
 	m.env = append(m.env, "TRAKR_DEV_SKIP_PROOF=true")
 	service, out := m.serve()
 	leaver := m.customer("leaver")

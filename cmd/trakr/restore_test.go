@@ -24,7 +24,7 @@ import (
 // what the law keeps of one is still there. Without the whole ledger nothing starts.
 func TestARestoredDumpIsErasedAgainBeforeAnythingIsServed(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := usedMachine(t)
 	m.env = append(m.env, "TRAKR_DEV_SKIP_PROOF=true")
 	c, _ := m.serve()
 	held, gone := m.customer("held-marker"), m.customer("gone-marker")

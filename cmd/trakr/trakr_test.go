@@ -55,6 +55,18 @@ func newMachine(t *testing.T) *machine {
 	return m
 }
 
+// usedMachine is a machine whose private PostgreSQL was started before, so that a
+// start need not make it.
+func usedMachine(t *testing.T) *machine {
+	t.Helper()
+	m := newMachine(t)
+	if err := os.Mkdir(filepath.Join(m.dir, "data"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	storetest.CopyCluster(t, filepath.Join(m.dir, "data/postgres"))
+	return m
+}
+
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -13,7 +13,7 @@ import (
 // has neither database nor settings.
 func TestAReviewerChecksAnExportOffline(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t)
+	m := usedMachine(t)
 	path := func(name string) string { return filepath.Join(m.dir, name) }
 	m.trakr(exitClean, "token", "create", "--role", "reviewer", "--label", "a", "--json") // an event, without a running service
 	for format, name := range map[string]string{"ndjson": "a.ndjson", "csv": "a.csv", "ocsf": "a.ocsf.gz"} {

@@ -151,8 +151,9 @@ func startIn(ctx context.Context, dir string) (*devpg.Server, error) {
 }
 
 // CopyCluster puts a migrated cluster into dir, which must not exist, for a test
-// that starts its own server there. It is as a service leaves it that was started
-// once and stopped.
+// that starts a server of its own there, as if one had been started and stopped
+// before. The server does not flush to disk: a killed process loses nothing by that,
+// only a power failure would.
 func CopyCluster(t testing.TB, dir string) {
 	t.Helper()
 	from, err := prepared()
@@ -160,6 +161,14 @@ func CopyCluster(t testing.TB, dir string) {
 		err = copyTree(from, dir)
 	}
 	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "cluster", "postgresql.auto.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString("fsync = off\nfull_page_writes = off\n")
+	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
