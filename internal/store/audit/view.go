@@ -29,8 +29,8 @@ type View struct {
 // View returns the event in the published form.
 func (e Event) View() View {
 	return View{e.EventID.String(), jsonTime(e.OccurredAt), jsonTime(e.RecordedAt), tenantText(e.TenantID), string(e.ActorType),
-		e.ActorID, string(e.Action), string(e.Outcome), e.StatusDetail, string(e.ReasonCode), e.ReasonRef, fieldNames(e.FieldNames), e.DroppedNames, e.SubjectDigest,
-		e.Recipient, e.RequestID, e.TraceID, e.CorrelationID, e.SchemaVersion, e.LogIndex}
+		e.ActorID, string(e.Action), string(e.Outcome), e.StatusDetail, string(e.ReasonCode), e.ReasonRef,
+		fieldNames(e.FieldNames), e.DroppedNames, e.SubjectDigest, e.Recipient, e.RequestID, e.TraceID, e.CorrelationID, e.SchemaVersion, e.LogIndex}
 }
 
 // MarshalJSON implements json.Marshaler.
