@@ -17,6 +17,7 @@ import (
 	"trakr/internal/store/holds"
 	"trakr/internal/store/requests"
 	"trakr/internal/store/tenants"
+	"trakr/internal/view"
 )
 
 func (a *cli) deletionCommand() *cobra.Command {
@@ -110,7 +111,7 @@ func (a *cli) deletionList() *cobra.Command {
 				return err
 			}
 			if a.json {
-				err = a.printJSON(map[string]any{"requests": list})
+				err = a.printJSON(map[string]any{"requests": view.NewListedRequests(list)})
 			} else {
 				err = a.table("REQUEST\tSTATE\tTICKET\tTENANT\tRECEIVED\tDUE\tOVERDUE", func(line func(...any)) {
 					for _, r := range list {
@@ -248,7 +249,7 @@ func (a *cli) printDeletion(ctx context.Context, s *app.App, r requests.Request,
 		return err
 	}
 	if a.json {
-		return a.printJSON(shown)
+		return a.printJSON(view.NewRequestDetail(shown))
 	}
 	if err := a.printRequest(shown); err != nil {
 		return err
@@ -357,7 +358,7 @@ func (a *cli) holdCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"holds": list})
+				return a.printJSON(map[string]any{"holds": view.NewHolds(list)})
 			}
 			return a.holdTable(list)
 		}),
@@ -385,7 +386,7 @@ func (a *cli) holdCommand() *cobra.Command {
 
 func (a *cli) printHolds(h holds.Hold) error {
 	if a.json {
-		return a.printJSON(h)
+		return a.printJSON(view.NewHold(h))
 	}
 	return a.holdTable([]holds.Hold{h})
 }

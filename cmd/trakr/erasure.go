@@ -12,8 +12,7 @@ import (
 	"trakr/internal/app"
 	"trakr/internal/lifecycle"
 	"trakr/internal/proof/certificate"
-	"trakr/internal/store/erasures"
-	"trakr/policy"
+	"trakr/internal/view"
 )
 
 // erasureCommand shows erasures, whatever their trigger, and their certificates.
@@ -27,17 +26,16 @@ func (a *cli) erasureCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			shown := make([]view.Erasure, 0, len(all))
+			for _, x := range all {
+				shown = append(shown, view.NewErasure(x, s.Policy.BackupWindow().Duration()))
+			}
 			if a.json {
-				out := make([]erasureJSON, 0, len(all))
-				for _, x := range all {
-					out = append(out, newErasureJSON(s.Policy, x))
-				}
-				return a.printJSON(map[string]any{"erasures": out})
+				return a.printJSON(map[string]any{"erasures": shown})
 			}
 			return a.table("ERASURE\tTENANT\tTRIGGER\tBEGUN\tGONE FROM LIVE\tGONE FROM BACKUPS\tSTATE", func(line func(...any)) {
-				for _, x := range all {
-					j := newErasureJSON(s.Policy, x)
-					line(x.ID, x.Tenant, x.Trigger, x.BegunAt, orDash(j.DeletedLiveAt), orDash(j.BackupsClearAfter), j.State)
+				for _, x := range shown {
+					line(x.ErasureID, x.TenantID, x.Trigger, x.BegunAt, orDash(x.DeletedLiveAt), orDash(x.BackupsClearAfter), x.State)
 				}
 			})
 		}),
@@ -74,33 +72,6 @@ func (a *cli) erasureCommand() *cobra.Command {
 	c := &cobra.Command{Use: "erasure", Short: "See erasures and write their certificates", Example: "  trakr erasure list"}
 	c.AddCommand(list, cert)
 	return c
-}
-
-type erasureJSON struct {
-	ErasureID         string     `json:"erasure_id"`
-	TenantID          string     `json:"tenant_id"`
-	Trigger           string     `json:"trigger"`
-	State             string     `json:"state"`
-	RequestedAt       time.Time  `json:"requested_at"`
-	BegunAt           time.Time  `json:"begun_at"`
-	DeletedLiveAt     *time.Time `json:"deleted_live_at,omitempty"`
-	BackupsClearAfter *time.Time `json:"backups_clear_after,omitempty"`
-	VerifiedAt        *time.Time `json:"verified_at,omitempty"`
-	CertificateID     string     `json:"certificate_id,omitempty"`
-}
-
-func newErasureJSON(p *policy.Policy, x erasures.Erasure) erasureJSON {
-	j := erasureJSON{ErasureID: x.ID.String(), TenantID: x.Tenant.String(), Trigger: string(x.Trigger), State: string(x.State()),
-		RequestedAt: x.RequestedAt,
-		BegunAt:     x.BegunAt, CertificateID: x.CertificateID}
-	if !x.DeletedAt.IsZero() {
-		clear := x.DeletedAt.Add(p.BackupWindow().Duration())
-		j.DeletedLiveAt, j.BackupsClearAfter = &x.DeletedAt, &clear
-	}
-	if !x.VerifiedAt.IsZero() {
-		j.VerifiedAt = &x.VerifiedAt
-	}
-	return j
 }
 
 func orDash(t *time.Time) string {

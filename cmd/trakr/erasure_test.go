@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"trakr/internal/erasure"
+	"trakr/internal/view"
 )
 
 // killAfter ends this process, as a power failure would, as soon as the step of an erasure
@@ -22,9 +23,9 @@ func killAfter(step string) {
 }
 
 // erasures lists what the command shows, newest first.
-func (m *machine) erasures() []erasureJSON {
+func (m *machine) erasures() []view.Erasure {
 	m.t.Helper()
-	var list struct{ Erasures []erasureJSON }
+	var list struct{ Erasures []view.Erasure }
 	m.jsonOf(&list, "erasure", "list", "--json")
 	return list.Erasures
 }

@@ -20,6 +20,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/audit"
 	"trakr/internal/store/tenants"
+	"trakr/internal/view"
 	"trakr/reports"
 )
 
@@ -403,7 +404,7 @@ func (a *cli) secretFlag(v string) (string, error) {
 
 func (a *cli) printTenant(t tenants.Tenant) error {
 	if a.json {
-		return a.printJSON(t)
+		return a.printJSON(view.NewTenant(t))
 	}
 	return a.table("TENANT\tSTATE\tINGRESS\tINSTALLED\tERASED", func(line func(...any)) {
 		erased := any("-")

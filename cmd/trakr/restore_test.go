@@ -152,7 +152,7 @@ func (m *machine) erasedAgain(want map[string]string) map[string]string {
 	ids := map[string]string{}
 	for _, x := range m.erasures() {
 		ids[x.TenantID] = x.ErasureID
-		if x.Trigger != "restore_replay" || x.State != want[x.TenantID] {
+		if x.Trigger != "restore_replay" || string(x.State) != want[x.TenantID] {
 			m.t.Errorf("%+v, want %s", x, want[x.TenantID])
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"trakr/internal/lifecycle"
 	"trakr/internal/store/findings"
 	"trakr/internal/sweep"
+	"trakr/internal/view"
 )
 
 func (a *cli) sweepCommand() *cobra.Command {
@@ -92,7 +93,7 @@ func checkSamePolicy(ctx context.Context, s *app.App) error {
 // printRun prints one sweep as other programs or people read it.
 func (a *cli) printRun(r findings.Run) error {
 	if a.json {
-		return a.printJSON(r)
+		return a.printJSON(view.NewSweepRun(r))
 	}
 	if err := a.table("TABLE\tCOLUMN\tROWS\tJUDGEMENT", func(line func(...any)) {
 		for _, c := range r.Checks {
@@ -144,7 +145,7 @@ func (a *cli) sweepListCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"runs": runs, "findings": open})
+				return a.printJSON(map[string]any{"runs": view.NewSweepRuns(runs), "findings": view.NewFindings(open)})
 			}
 			if err := a.table("RUN\tKIND\tBY\tSTARTED\tRESULT\tCHECKS", func(line func(...any)) {
 				for _, r := range runs {
@@ -192,7 +193,7 @@ func (a *cli) findingCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"findings": list})
+				return a.printJSON(map[string]any{"findings": view.NewFindings(list)})
 			}
 			return a.printFindings(list)
 		}),
@@ -208,10 +209,7 @@ func (a *cli) findingCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.printJSON(struct {
-					findings.Finding
-					Events []findings.Event `json:"events"`
-				}{f, life})
+				return a.printJSON(view.NewFindingDetail(f, life))
 			}
 			if err := a.printFindings([]findings.Finding{f}); err != nil {
 				return err
@@ -241,7 +239,7 @@ func (a *cli) findingCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.printJSON(f)
+				return a.printJSON(view.NewFinding(f))
 			}
 			return a.printFindings([]findings.Finding{f})
 		}),
