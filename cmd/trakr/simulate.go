@@ -171,7 +171,7 @@ func (a *cli) receiverCommand() *cobra.Command {
 			stop, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
 			err = srv.Shutdown(stop)
-			received := r.Told()
+			received := r.Received()
 			if a.json {
 				return errors.Join(err, a.printJSON(received))
 			}

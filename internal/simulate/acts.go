@@ -23,8 +23,8 @@ type service struct {
 	http          *http.Client
 }
 
-// answer is what came back. A note tells what was wrong with an answer that had
-// the right status.
+// answer is what came back. A note names what was wrong with an answer that had the
+// right status.
 type answer struct {
 	status int
 	err    error
@@ -149,7 +149,8 @@ func (s *simulation) read(ctx context.Context, w *workspace) answer {
 		Fields  map[string]*string `json:"fields"`
 		EventID string             `json:"event_id"`
 	}
-	a := s.service.post(ctx, "/v1/tenants/"+w.tenant+"/reads", map[string]any{"fields": []string{"client_key", "principal_uuid"}, "reason": operation}, &got)
+	in := map[string]any{"fields": []string{"client_key", "principal_uuid"}, "reason": operation}
+	a := s.service.post(ctx, "/v1/tenants/"+w.tenant+"/reads", in, &got)
 	if a.err == nil && a.status == http.StatusOK {
 		key, id := got.Fields["client_key"], got.Fields["principal_uuid"]
 		if len(got.Fields) != 2 || key == nil || *key != w.clientKey(s.service.appKey) || id == nil || *id != w.uuid || got.EventID == "" {
@@ -273,7 +274,8 @@ func (s *simulation) forge(ctx context.Context, i int, all []*workspace) answer 
 			return uninstall
 		}},
 		{"uninstall of a tenant never installed", func() delivery {
-			return delivery{path: uninstall.path, body: attacker.payload("uninstalled", app, ""), token: mint(claims(attacker, uninstall.path), attacker.secret)}
+			token := mint(claims(attacker, uninstall.path), attacker.secret)
+			return delivery{path: uninstall.path, body: attacker.payload("uninstalled", app, ""), token: token}
 		}},
 		{"install with a secret Bitbucket does not know", func() delivery {
 			return delivery{path: install.path, body: attacker.payload("installed", app, attacker.secret)}

@@ -26,15 +26,15 @@ type api struct {
 	mu      sync.Mutex
 	secrets map[string]string // by workspace uuid
 	given   map[string]string // access tokens; whose they are, by workspace uuid
-	said    map[string]said
+	fixed   map[string]fixed
 }
 
 func newAPI(appKey, base string) *api {
-	return &api{appKey: appKey, base: base, secrets: map[string]string{}, given: map[string]string{}, said: map[string]said{}}
+	return &api{appKey: appKey, base: base, secrets: map[string]string{}, given: map[string]string{}, fixed: map[string]fixed{}}
 }
 
-// said is what the API says about a workspace whatever it knows.
-type said struct {
+// fixed is the API's answer about a workspace, whatever it knows.
+type fixed struct {
 	status int
 	until  time.Time // zero: for ever
 }
@@ -44,7 +44,8 @@ func startAPI(ctx context.Context, addr, appKey string) (*api, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("the simulated Bitbucket API cannot listen on %s (is another simulation running?); choose another with --api and TRAKR_BITBUCKET_API_URL", addr)
+		return nil, fmt.Errorf("the simulated Bitbucket API cannot listen on %s (is another simulation running?); "+
+			"choose another address with --api and TRAKR_BITBUCKET_API_URL", addr)
 	}
 	a := newAPI(appKey, "http://"+addr)
 	a.server = &http.Server{Handler: a, ReadHeaderTimeout: 5 * time.Second}
@@ -73,11 +74,11 @@ func (a *api) forget(w *workspace) {
 func (a *api) say(w *workspace, x Answer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := said{status: x.Status}
+	s := fixed{status: x.Status}
 	if x.For > 0 {
 		s.until = time.Now().Add(x.For)
 	}
-	a.said[w.uuid] = s
+	a.fixed[w.uuid] = s
 }
 
 // ServeHTTP implements http.Handler.
@@ -90,11 +91,11 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id, rest, closed := strings.Cut(id, "}")
 	a.mu.Lock()
 	secret, known := a.secrets[id]
-	told, other := a.said[id]
+	answer, other := a.fixed[id]
 	a.mu.Unlock()
 	switch {
-	case other && (told.until.IsZero() || time.Now().Before(told.until)):
-		w.WriteHeader(told.status)
+	case other && (answer.until.IsZero() || time.Now().Before(answer.until)):
+		w.WriteHeader(answer.status)
 	case !ok || !closed || rest != "/hooks" || !known:
 		w.WriteHeader(http.StatusNotFound)
 	case a.allowed(r, id, secret):
@@ -146,7 +147,7 @@ func (a *api) exchange(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"access_token": token, "token_type": "bearer", "scopes": "webhook", "expires_in": 7200})
 }
 
-// subject is the workspace that a token says it is about, before anything is proven.
+// subject is the workspace that a token claims to be about, before anything is proven.
 func (a *api) subject(r *http.Request) string {
 	parts := strings.Split(strings.TrimPrefix(r.Header.Get("Authorization"), "JWT "), ".")
 	if len(parts) != 3 {

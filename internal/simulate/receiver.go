@@ -24,7 +24,7 @@ type Receiver struct {
 	mu    sync.Mutex
 	seen  map[string]bool    // ids of events taken
 	held  map[string]Holding // by tenant id
-	last  map[string]string  // by tenant id: the newest event's sequence, also of those gone
+	last  map[string]string  // by tenant id: the newest event's sequence, also of erased tenants
 	taken int                // events taken, repeats not counted
 	again int                // repeats
 }
@@ -63,8 +63,8 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// take judges an event and acts on it once. Whoever repeats one is told that it was
-// taken: the answer to the first may have been lost.
+// take checks an event and acts on it once. A repeated one is acknowledged again: the
+// answer to the first may have been lost.
 func (r *Receiver) take(h http.Header, body []byte) int {
 	id := h.Get("Webhook-Id")
 	if !r.key.Verify(id, h.Get("Webhook-Timestamp"), h.Get("Webhook-Signature"), body, r.now()) {
@@ -104,7 +104,7 @@ func (r *Receiver) take(h http.Header, body []byte) int {
 	return http.StatusNoContent
 }
 
-// answer says what is held of a tenant.
+// answer returns what the receiver has of a tenant.
 func (r *Receiver) answer(w http.ResponseWriter, body []byte) {
 	var q struct {
 		TenantID  string `json:"tenant_id"`
@@ -131,20 +131,20 @@ func (r *Receiver) Holds(tenantID, clientKey string) []Holding {
 	return out
 }
 
-// Told is what the receiver was told so far.
-type Told struct {
+// Received counts what the receiver took so far.
+type Received struct {
 	Taken    int `json:"taken"`
 	Repeated int `json:"repeated"`
 	Held     int `json:"held"` // tenants
 }
 
-// Told counts it.
-func (r *Receiver) Told() Told {
+// Received returns the counts so far.
+func (r *Receiver) Received() Received {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return Told{r.taken, r.again, len(r.held)}
+	return Received{r.taken, r.again, len(r.held)}
 }
 
-// DevEndSecret signs what `serve --dev` tells the simulator. It is public, and taken
-// from nobody else.
+// DevEndSecret signs what `serve --dev` sends to the simulator. It is public, and no
+// other receiver accepts it.
 const DevEndSecret = "whsec_dHJha3ItZGV2ZWxvcG1lbnQtb25seS1ub3Qtc2VjcmV0"

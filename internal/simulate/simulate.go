@@ -28,7 +28,7 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// Config says what to play.
+// Config is the story to play.
 type Config struct {
 	Target      string           // public address of the service
 	Admin       string           // private address, for reads
@@ -43,14 +43,14 @@ type Config struct {
 	Forgeries   int // callbacks that must be refused
 	Drops       int // uninstalls never delivered
 	Answers     []Answer
-	Stay        time.Duration // how long the API goes on answering after the story, so that a sweep can ask
-	Staying     func(Summary) // told of the summary before
+	Stay        time.Duration // how long the API keeps answering after the story, so that a sweep can ask
+	Staying     func(Summary) // called with the summary before
 	Concurrency int
 	Progress    io.Writer
 	Terminal    bool // draw a progress bar
 }
 
-// Answer is what the API says about one workspace after the story, whatever it knows.
+// Answer is the API's answer about one workspace after the story, whatever it knows.
 type Answer struct {
 	Workspace int // from 1, in the order of the installs
 	Status    int
@@ -63,7 +63,8 @@ var answerForm = regexp.MustCompile(`^([0-9]{1,6})=([1-5][0-9]{2})(?:@(.+))?$`)
 func ParseAnswer(s string) (Answer, error) {
 	m := answerForm.FindStringSubmatch(s)
 	if m == nil {
-		return Answer{}, lifecycle.Fail(lifecycle.RequestInvalid, "--answer is WORKSPACE=STATUS or WORKSPACE=STATUS@DURATION, such as 3=500 or 2=404@24h.")
+		return Answer{}, lifecycle.Fail(lifecycle.RequestInvalid,
+			"--answer is WORKSPACE=STATUS or WORKSPACE=STATUS@DURATION, such as 3=500 or 2=404@24h.")
 	}
 	var a Answer
 	var err1, err2, err3 error
@@ -88,7 +89,8 @@ func (c Config) check() error {
 		}
 		ip, err := netip.ParseAddr(u.Hostname())
 		if u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback()) {
-			return lifecycle.Fail(lifecycle.RequestInvalid, name+" must be on this machine: the simulation forges callbacks and makes load.")
+			return lifecycle.Fail(lifecycle.RequestInvalid,
+				name+" must be on this machine: the simulation forges callbacks and makes load.")
 		}
 	}
 	for _, n := range []int{c.Installs, c.Uninstalls, c.Reads, c.Tokens, c.Repeats, c.Replays, c.Forgeries, c.Drops} {
@@ -146,7 +148,8 @@ func (s Summary) WriteTable(w io.Writer) {
 		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%.1f\t%.1f\t\n", x.Name, x.Expected, x.Sent, x.Accepted, x.Refused, x.Failed, x.P50, x.P95)
 	}
 	_ = t.Flush() // to a terminal or a buffer
-	fmt.Fprintf(w, "\n%d workspaces live, %d uninstalled, %d whose uninstall was never delivered; %.1f s\n", s.Live, s.Uninstalled, s.Dropped, s.Seconds)
+	fmt.Fprintf(w, "\n%d workspaces live, %d uninstalled, %d whose uninstall was never delivered; %.1f s\n",
+		s.Live, s.Uninstalled, s.Dropped, s.Seconds)
 	if s.OK() {
 		fmt.Fprintln(w, "Everything was accepted and refused as it should be.")
 	}
@@ -188,7 +191,8 @@ func Run(ctx context.Context, c Config) (Summary, error) {
 	defer s.api.stop()
 	if c.Terminal {
 		total := c.Installs + c.Repeats + c.Reads + c.Tokens + 2*c.Replays + c.Forgeries + 2*c.Uninstalls
-		s.bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(c.Progress), progressbar.OptionClearOnFinish(), progressbar.OptionShowCount())
+		s.bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(c.Progress),
+			progressbar.OptionClearOnFinish(), progressbar.OptionShowCount())
 	}
 	err = s.story(ctx)
 	for _, x := range s.sum.Steps {
@@ -310,10 +314,10 @@ func (x *Step) quantiles() {
 	x.P50, x.P95 = at(.5), at(.95)
 }
 
-// errNoService tells how to start what is missing.
+// errNoService names the command that starts what is missing.
 func errNoService(target string) error {
 	return errors.New("no service answers at " + target + "; start it first: make run")
 }
 
-// randomName is a slug nobody has.
+// randomName returns a slug that no workspace has.
 func randomName() string { return fmt.Sprintf("ws-%016x", rand.Uint64()) }

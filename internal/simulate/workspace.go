@@ -54,7 +54,7 @@ func (w *workspace) clientKey(app string) string {
 	return clientKeyPrefix + w.uuid + "}/" + app
 }
 
-// delivery is one callback as it goes over the wire.
+// delivery is one callback on the wire.
 type delivery struct {
 	path, token string
 	body        []byte
@@ -63,11 +63,18 @@ type delivery struct {
 // payload has the captured form, with all the surplus Bitbucket sends.
 func (w *workspace) payload(event, app, secret string) []byte {
 	link := func(path string) map[string]string { return map[string]string{"href": "https://bitbucket.org/" + path} }
-	principal := map[string]any{"type": "team", "uuid": "{" + w.uuid + "}", "username": w.username, "display_name": "Invented " + w.username,
+	principal := map[string]any{
+		"type": "team", "uuid": "{" + w.uuid + "}", "username": w.username, "display_name": "Invented " + w.username,
 		"is_active": true, "has_2fa_enabled": nil, "created_on": "2020-01-02T03:04:05.678901+00:00", "properties": map[string]any{},
-		"links": map[string]any{"self": link("2.0/teams/" + w.username), "html": link(w.username), "avatar": link("account/" + w.username + "/avatar/")}}
-	m := map[string]any{"productType": "bitbucket", "eventType": event, "key": app, "baseUrl": "https://bitbucket.org", "baseApiUrl": "https://api.bitbucket.org",
-		"clientKey": w.clientKey(app), "publicKey": "MIGfMA0invented", "principal": principal, "user": principal}
+		"links": map[string]any{
+			"self": link("2.0/teams/" + w.username), "html": link(w.username), "avatar": link("account/" + w.username + "/avatar/"),
+		},
+	}
+	m := map[string]any{
+		"productType": "bitbucket", "eventType": event, "key": app,
+		"baseUrl": "https://bitbucket.org", "baseApiUrl": "https://api.bitbucket.org",
+		"clientKey": w.clientKey(app), "publicKey": "MIGfMA0invented", "principal": principal, "user": principal,
+	}
 	if event == "installed" {
 		m["sharedSecret"] = secret
 		m["actor"] = map[string]any{"type": "user", "uuid": uuid.NewString(), "account_id": "5b0000000000000000000001"}
@@ -81,8 +88,10 @@ func (w *workspace) payload(event, app, secret string) []byte {
 
 // tokenClaims are a callback's, as captured: aud = iss = clientKey, an hour long.
 func tokenClaims(clientKey, path, base string, now time.Time) connect.Claims {
-	return connect.Claims{Issuer: lifecycle.NewSecret(clientKey), Audience: lifecycle.NewSecret(clientKey), IssuedAt: now, ExpiresAt: now.Add(time.Hour),
-		QSH: connect.QSH(http.MethodPost, base+path, base)}
+	return connect.Claims{
+		Issuer: lifecycle.NewSecret(clientKey), Audience: lifecycle.NewSecret(clientKey),
+		IssuedAt: now, ExpiresAt: now.Add(time.Hour), QSH: connect.QSH(http.MethodPost, base+path, base),
+	}
 }
 
 func mint(c connect.Claims, secret string) string {
@@ -102,8 +111,9 @@ func handMade(alg string, c connect.Claims, secret string) string {
 		}
 		return base64.RawURLEncoding.EncodeToString(b)
 	}
-	signed := segment(map[string]string{"alg": alg, "typ": "JWT"}) + "." + segment(map[string]any{"iss": c.Issuer.Reveal(), "aud": c.Issuer.Reveal(),
-		"iat": c.IssuedAt.Unix(), "exp": c.ExpiresAt.Unix(), "qsh": c.QSH})
+	signed := segment(map[string]string{"alg": alg, "typ": "JWT"}) + "." + segment(map[string]any{
+		"iss": c.Issuer.Reveal(), "aud": c.Issuer.Reveal(), "iat": c.IssuedAt.Unix(), "exp": c.ExpiresAt.Unix(), "qsh": c.QSH,
+	})
 	if alg == "none" {
 		return signed + "."
 	}

@@ -444,7 +444,7 @@ func TestABusyEndServiceIsLeftAloneAsLongAsItAsks(t *testing.T) {
 	h.set(func(h *house) { h.status = 0 })
 	h.Clock.Add(2 * time.Minute)
 	h.once()
-	if got := h.receiver.Told(); got.Held != 2 {
+	if got := h.receiver.Received(); got.Held != 2 {
 		t.Errorf("%+v", got)
 	}
 }
@@ -485,7 +485,7 @@ func TestALostAnswerSendsTheSameAgain(t *testing.T) {
 	if len(got) != 3 || got[0].id != got[1].id || !bytes.Equal(got[0].body, got[1].body) || got[2].id != due[0].ID.String() || !bytes.Equal(got[2].body, opened.Bytes()) {
 		t.Errorf("%d requests, or other bytes", len(got))
 	}
-	if told := h.receiver.Told(); told.Taken != 2 || told.Repeated != 1 {
+	if told := h.receiver.Received(); told.Taken != 2 || told.Repeated != 1 {
 		t.Errorf("%+v", told)
 	}
 }
@@ -532,7 +532,7 @@ func TestWithoutAnAuditNothingLeaves(t *testing.T) {
 		t.Fatalf("%s, %v", r, err)
 	}
 	h.once()
-	if got := h.receiver.Told(); got.Taken != 1 {
+	if got := h.receiver.Received(); got.Taken != 1 {
 		t.Errorf("%+v", got)
 	}
 }
