@@ -60,5 +60,5 @@ func frameworkFault(status int, errs []error) error {
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the client has gone: nobody is left to tell
+	_ = json.NewEncoder(w).Encode(v) // the client disconnected
 }

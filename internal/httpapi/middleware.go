@@ -19,13 +19,13 @@ const (
 )
 
 // requestID returns the id this service gave the request; a client's own is not
-// taken, since it would stand in the audit.
+// accepted, since it would be recorded in the audit.
 func requestID(ctx context.Context) string {
 	id, _ := ctx.Value(keyRequestID).(string)
 	return id
 }
 
-// withRequestID gives every request an id and says it in the answer.
+// withRequestID gives every request an id and returns it in the answer.
 func withRequestID(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, err := uuid.NewV7()

@@ -98,6 +98,6 @@ func writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	if r.Method != http.MethodHead {
-		_ = json.NewEncoder(w).Encode(p) // the client has gone: nobody is left to tell
+		_ = json.NewEncoder(w).Encode(p) // the client disconnected
 	}
 }

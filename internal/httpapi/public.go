@@ -34,7 +34,7 @@ type Public struct {
 	Observe   func(route func(*http.Request) string) func(http.Handler) http.Handler // telemetry's middleware
 }
 
-// Route is one route and who may use it. Guard says what stands in front of it:
+// Route is one route and who may use it. Guard is what protects it:
 // "public" (nothing, on purpose), "signature" (a verified callback) or "token"
 // (a bearer token with one of the roles).
 type Route struct {
@@ -148,7 +148,7 @@ func (t *table) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	writeProblem(w, r, lifecycle.Fail(lifecycle.MethodNotAllowed, "This address takes another method; see the Allow header."))
 }
 
-// securityText tells researchers whom to write to (RFC 9116). It never expires while
+// securityText names the security contact for researchers (RFC 9116). It never expires while
 // the service runs.
 func (p Public) securityText(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

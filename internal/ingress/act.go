@@ -57,7 +57,7 @@ func (d *delivery) stored() tenants.Delivery {
 // secret, and a new tenant is created.
 //
 // A sender who can make the platform's API fail, or who measures how long a call
-// to it takes, can tell the two branches apart: a live tenant is refused with 401
+// to it takes, can distinguish the two branches: a live tenant is refused with 401
 // at once, an unknown one only after the platform was asked, and with 503 when it
 // does not answer. Both are required (401 is mandatory for a live tenant; an outage
 // of the platform refuses nothing), and asking the platform about every forgery

@@ -21,7 +21,7 @@ func (d *delivery) notProven(reason string) error {
 }
 
 // deny records the refusal and returns it. Beyond the source's limit a summary
-// stands in for the refusals of one tenant in one minute: the first is recorded,
+// replaces the refusals of one tenant in one minute: the first is recorded,
 // with the number of those left out since the summary before.
 func (g *Gate) deny(ctx context.Context, d *delivery, id lifecycle.TenantID, reason string) error {
 	denial := tenants.Denial{Action: d.action, Tenant: id, Subject: d.clientKey(), Detail: reason}

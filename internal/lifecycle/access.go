@@ -5,8 +5,7 @@ import (
 	"strings"
 )
 
-// ActorType says what kind of party acts. The set is closed (names.md of the
-// audit event: actor_type).
+// ActorType is the kind of caller in an audit event. The set is closed.
 type ActorType string
 
 // The actor types.
@@ -16,7 +15,7 @@ const (
 	ActorStaff     ActorType = "staff"     // a person: support, reviewer
 	ActorScheduler ActorType = "scheduler" // our own cron
 	ActorOperator  ActorType = "operator"  // the person who runs the service
-	ActorAnonymous ActorType = "anonymous" // a party that did not prove who it is
+	ActorAnonymous ActorType = "anonymous" // a caller that did not prove its identity
 )
 
 // Person reports whether a human acts, who must then name a ticket.
@@ -42,7 +41,7 @@ func Roles() []Role { return append(TokenRoles(), RoleIngress, RoleScheduler) }
 // TokenRoles lists the roles an API token can carry.
 func TokenRoles() []Role { return []Role{RoleService, RoleSupport, RoleReviewer, RoleOperator} }
 
-// ActorType returns the kind of party that acts in role r.
+// ActorType returns the kind of caller that acts in role r.
 func (r Role) ActorType() ActorType {
 	switch r {
 	case RoleService:
@@ -67,7 +66,7 @@ type Caller struct {
 	Role Role
 }
 
-// ReasonCode says why, in the words of Google's Access Transparency log.
+// ReasonCode is why a caller acts, in the terms of Google's Access Transparency log.
 type ReasonCode string
 
 // The reason codes.
@@ -108,7 +107,7 @@ type Access struct {
 	CorrelationID string // erasure, sweep run or deletion request this act belongs to
 }
 
-// Check refuses an access to tenant values that does not say who and why: no
+// Check refuses an access to tenant values without a caller or a reason: no
 // code, or a person without a ticket, is reason-required.
 func (a Access) Check() error {
 	if err := a.CheckReason(); err != nil {
@@ -146,7 +145,7 @@ func listCodes() string {
 	return strings.Join(all, ", ")
 }
 
-// Recordable returns the part of the reason that may stand in the audit even
+// Recordable returns the part of the reason that may be recorded in the audit even
 // when the access is refused: a known code and a reference in the right form.
 // What a caller wrote otherwise could be anything, a customer's name included.
 func (a Access) Recordable() Reason {

@@ -41,7 +41,7 @@ const (
 func (k Kind) Error() string { return string(k) }
 
 // Pointer names a place in the request (RFC 6901 JSON Pointer) and what is
-// wrong there, never the value that stood there.
+// wrong there, never the value there.
 type Pointer struct {
 	Pointer string `json:"pointer" doc:"place in the request, RFC 6901"`
 	Detail  string `json:"detail" doc:"what is wrong there"`
@@ -55,7 +55,7 @@ type Fault struct {
 	Pointers   []Pointer
 	RetryAfter time.Duration
 	Reason     string // closed-set cause for the audit event's status_detail, e.g. "expired"
-	Existing   string // id of the deletion request that stands in the way
+	Existing   string // id of the deletion request that conflicts
 	cause      error
 }
 
@@ -91,7 +91,7 @@ func After(d time.Duration) Option { return func(f *Fault) { f.RetryAfter = d } 
 // Because sets the closed-set cause that the audit event carries.
 func Because(reason string) Option { return func(f *Fault) { f.Reason = reason } }
 
-// Existing names the deletion request that stands in the way.
+// Existing names the deletion request that conflicts.
 func Existing(requestID string) Option { return func(f *Fault) { f.Existing = requestID } }
 
 // Cause keeps err for the log. Its text must hold no tenant value.

@@ -6,7 +6,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// TenantID is our own random identifier of a tenant (UUIDv4). It says nothing
+// TenantID is our own random identifier of a tenant (UUIDv4). It discloses nothing
 // about the customer and is the only tenant identifier that may appear in
 // logs, spans, audit events and reports. It is never the clientKey.
 type TenantID uuid.UUID
