@@ -220,9 +220,15 @@ func (p *LivenessPass) one(ctx context.Context, o Order, t liveness.State, got *
 	ended := ctx.Err()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	q := liveness.Asked{Recipient: p.bitbucket.Host(), Detail: answer.Detail(),
-		Answered: answer.Answer != bitbucket.CannotTell, Alive: answer.Answer == bitbucket.Alive}
-	if err := p.store.Note(ctx, o.Access, t.ID, q, o.Now, o.DryRun); err != nil {
+	q := liveness.Asked{
+		Tenant: t.ID, At: o.Now, Recipient: p.bitbucket.Host(), Detail: answer.Detail(),
+		Answered: answer.Answer != bitbucket.CannotTell, Alive: answer.Answer == bitbucket.Alive,
+	}
+	note := p.store.Note
+	if o.DryRun {
+		note = p.store.NoteDry
+	}
+	if err := note(ctx, o.Access, q); err != nil {
 		return err
 	}
 	got.add(t, answer)

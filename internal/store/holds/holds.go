@@ -1,13 +1,13 @@
-// Package holds keeps legal holds: while one is active, no erasure deletes anything
-// of its tenant. A hold names a ground out of a closed set, a ticket, a person and an
+// Package holds stores legal holds: while one is active, no erasure deletes anything
+// of its tenant. A hold has a ground out of a closed set, a ticket, a person and an
 // end, and no text. It is placed and released in one transaction with its audit event.
 //
-// Whoever deletes asks Active in the deleting transaction, after locking the tenant's
-// row in the registry. Place locks the same row, so that a hold either comes before
-// the deletion or is refused after it.
+// A deletion calls Active in its transaction, after locking the tenant's row in the
+// registry. Place locks the same row, so that a hold either comes before the deletion or
+// is refused after it.
 //
-// A backup does not know the holds placed after it. So each step of a hold is also
-// noted outside the database, and whoever restores one puts back what it forgot.
+// A backup does not contain the holds placed after it. So each step of a hold is also
+// noted outside the database, and a replay after a restore puts back what is missing.
 package holds
 
 import (
@@ -45,6 +45,8 @@ func Grounds() []Ground {
 
 // Hold is one legal hold.
 type Hold struct {
+	bun.BaseModel `bun:"table:trakr.legal_holds,alias:h" json:"-"`
+
 	ID         string     `json:"hold_id" bun:"hold_id"`
 	TenantID   string     `json:"tenant_id" bun:"tenant_id"`
 	Ground     Ground     `json:"ground" bun:"ground"`
@@ -59,8 +61,6 @@ type Hold struct {
 // Active reports whether the hold keeps its tenant's data at that time.
 func (h Hold) Active(now time.Time) bool { return h.ReleasedAt == nil && now.Before(h.Until) }
 
-const columns = `hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until, released_at, released_by`
-
 // Outside remembers holds where no backup of the database reaches: the erasure ledger.
 type Outside interface {
 	// Note makes the placing of a hold durable, or its release when it is released.
@@ -68,7 +68,7 @@ type Outside interface {
 	Note(ctx context.Context, h Hold) error
 }
 
-// Store keeps the holds of one database.
+// Store stores the holds of one database.
 type Store struct {
 	db      *store.DB
 	log     *audit.Log
@@ -76,7 +76,7 @@ type Store struct {
 	longest time.Duration
 }
 
-// New returns the store of db; the policy says how long a hold may last.
+// New returns the store of db; the policy bounds how long a hold may last.
 func New(db *store.DB, log *audit.Log, p *policy.Policy, outside Outside) (*Store, error) {
 	if db == nil || log == nil || p == nil || outside == nil {
 		return nil, errors.New("holds need a database, an audit log, a policy, and a ledger outside the database")
@@ -84,12 +84,12 @@ func New(db *store.DB, log *audit.Log, p *policy.Policy, outside Outside) (*Stor
 	return &Store{db, log, outside, p.LegalHolds.Longest.Duration()}, nil
 }
 
-// Active returns the hold that keeps a tenant's data longest at that time, and
-// whether there is one. tx is the transaction of whoever is about to delete.
+// Active returns the hold that keeps a tenant's data longest at that time, and whether
+// there is one. tx is the transaction that is about to delete.
 func Active(ctx context.Context, tx bun.IDB, tenant lifecycle.TenantID, now time.Time) (Hold, bool, error) {
 	var h Hold
-	err := pg.Map(tx.NewRaw(`SELECT `+columns+` FROM trakr.legal_holds WHERE tenant_id = ? AND released_at IS NULL AND until > ?
-		ORDER BY until DESC, hold_id LIMIT 1`, tenant.String(), now.UTC()).Scan(ctx, &h))
+	err := pg.Map(tx.NewSelect().Model(&h).Where("tenant_id = ?", tenant.String()).Where("released_at IS NULL").
+		Where("until > ?", now.UTC()).Order("until DESC", "hold_id").Limit(1).Scan(ctx))
 	if errors.Is(err, pg.ErrNoRows) {
 		return Hold{}, false, nil
 	}
@@ -99,10 +99,10 @@ func Active(ctx context.Context, tx bun.IDB, tenant lifecycle.TenantID, now time
 	return h.utc(), true, nil
 }
 
-// Refusal is the on-hold fault that tells until when a tenant's data stays.
+// Refusal returns the on-hold fault, with the end of the hold.
 func (h Hold) Refusal() error {
-	return lifecycle.Fail(lifecycle.OnHold, "A legal hold ("+string(h.Ground)+") keeps this tenant's data until "+h.Until.Format(time.RFC3339)+
-		"; release it first: trakr hold release "+h.ID)
+	return lifecycle.Fail(lifecycle.OnHold, "A legal hold ("+string(h.Ground)+") keeps this tenant's data until "+
+		h.Until.Format(time.RFC3339)+"; release it first: trakr hold release "+h.ID)
 }
 
 // Order is a hold to be placed.
@@ -112,15 +112,15 @@ type Order struct {
 	Until  time.Time
 }
 
-// Place holds a tenant's data back from deletion. The tenant may be live, or its
-// erasure may have begun and not yet have deleted; an erased one is tenant-erased.
-// It takes a person, who names a ticket.
+// Place keeps a tenant's data from deletion. The tenant may be live, or its erasure may
+// have begun and not yet have deleted; an erased one is tenant-erased. The caller is a
+// person, who names a ticket.
 //
 // The note outside is the last thing before the commit. When it fails, nothing was
-// placed and the caller is told so. A crash, or a failure, between it and the commit
-// leaves a hold that is known outside alone: nobody was told that it stands, and the
+// placed and Place returns store-unavailable. A crash, or a failure, between it and the
+// commit leaves a hold that is known only outside: no caller was promised it, and the
 // next replay of the ledger puts it back, so that it keeps data rather than loses it.
-// The row that is locked all the while keeps that replay from coming in between.
+// The lock on the tenant's row keeps that replay from coming in between.
 func (s *Store) Place(ctx context.Context, a lifecycle.Access, o Order) (Hold, error) {
 	now := s.log.Now().UTC().Truncate(time.Microsecond)
 	e := audit.New(ctx, now, a, audit.HoldPlace, audit.Success)
@@ -130,38 +130,41 @@ func (s *Store) Place(ctx context.Context, a lifecycle.Access, o Order) (Hold, e
 	}
 	switch longest := now.Add(s.longest); {
 	case !slices.Contains(Grounds(), o.Ground):
-		return Hold{}, lifecycle.Fail(lifecycle.RequestInvalid, "A hold's ground is one of legal_obligation, legal_claim, authority_order, restriction.", lifecycle.At("/ground", "unknown ground"))
+		return Hold{}, lifecycle.Fail(lifecycle.RequestInvalid,
+			"A hold's ground is one of legal_obligation, legal_claim, authority_order, restriction.",
+			lifecycle.At("/ground", "unknown ground"))
 	case !o.Until.After(now) || o.Until.After(longest):
-		return Hold{}, lifecycle.Fail(lifecycle.RequestInvalid, "A hold ends in the future, and by the policy before "+longest.Format(time.RFC3339)+"; place another when it must last longer.", lifecycle.At("/until", "out of range"))
+		return Hold{}, lifecycle.Fail(lifecycle.RequestInvalid, "A hold ends in the future, and by the policy before "+
+			longest.Format(time.RFC3339)+"; place another when it must last longer.", lifecycle.At("/until", "out of range"))
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return Hold{}, fmt.Errorf("placing a hold: %w", err)
 	}
-	h := Hold{ID: id.String(), TenantID: o.Tenant.String(), Ground: o.Ground, Ref: a.Reason.Ref, PlacedBy: a.Caller.ID, PlacedAt: now,
-		Until: o.Until.UTC().Truncate(time.Microsecond)}
+	h := Hold{
+		ID: id.String(), TenantID: o.Tenant.String(), Ground: o.Ground, Ref: a.Reason.Ref, PlacedBy: a.Caller.ID, PlacedAt: now,
+		Until: o.Until.UTC().Truncate(time.Microsecond),
+	}
 	e.CorrelationID, e.StatusDetail = h.ID, string(h.Ground)
 	err = pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		var row struct{ State string }
-		err := pg.Map(tx.NewRaw(`SELECT state FROM trakr.tenants WHERE tenant_id = ? FOR UPDATE`, h.TenantID).Scan(ctx, &row))
+		state, err := lockTenant(ctx, tx, h.TenantID)
 		switch {
 		case errors.Is(err, pg.ErrNoRows):
 			return lifecycle.Fail(lifecycle.TenantUnknown, "There is no tenant with this id.")
 		case err != nil:
 			return err
-		case row.State == string(lifecycle.Erased):
+		case state == lifecycle.Erased:
 			return lifecycle.Fail(lifecycle.TenantErased, "This tenant is erased; there is nothing left to hold.")
 		}
 		if err := audit.Append(ctx, tx, e); err != nil {
 			return err
 		}
-		_, err = tx.NewRaw(`INSERT INTO trakr.legal_holds (hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-			h.ID, h.TenantID, string(h.Ground), h.Ref, h.PlacedBy, h.PlacedAt, h.Until).Exec(ctx)
-		if err != nil {
+		if err := insert(ctx, tx, h); err != nil {
 			return err
 		}
 		if err := s.outside.Note(ctx, h); err != nil {
-			return lifecycle.Fail(lifecycle.StoreUnavailable, "The erasure ledger, which keeps holds from being forgotten with a backup, cannot be written; the hold was not placed. Try again, or see why: trakr doctor.",
+			return lifecycle.Fail(lifecycle.StoreUnavailable, "The erasure ledger, which keeps holds from being forgotten with a backup, "+
+				"cannot be written; the hold was not placed. Try again, or see why: trakr doctor.",
 				lifecycle.After(10*time.Second), lifecycle.Cause(err))
 		}
 		return nil
@@ -175,8 +178,20 @@ func (s *Store) Place(ctx context.Context, a lifecycle.Access, o Order) (Hold, e
 	return h, nil
 }
 
-// Release ends a hold before its time; an erasure that waited for it goes on. One
-// that was released before stays so.
+// lockTenant locks a tenant's row in the registry and returns its state.
+func lockTenant(ctx context.Context, tx bun.Tx, tenant string) (lifecycle.TenantState, error) {
+	var row struct{ State lifecycle.TenantState }
+	err := tx.NewSelect().Table("trakr.tenants").Column("state").Where("tenant_id = ?", tenant).For("UPDATE").Scan(ctx, &row)
+	return row.State, pg.Map(err)
+}
+
+func insert(ctx context.Context, tx bun.Tx, h Hold) error {
+	_, err := tx.NewInsert().Model(&h).Column("hold_id", "tenant_id", "ground", "reason_ref", "placed_by", "placed_at", "until").Exec(ctx)
+	return err
+}
+
+// Release ends a hold before its time; an erasure that waited for it continues. A hold
+// that was released before stays as it is.
 //
 // Its note outside follows the commit. A crash, or a failure, in between leaves a hold
 // that is released here and not outside: a backup restored in that time would put it
@@ -198,11 +213,11 @@ func (s *Store) Release(ctx context.Context, a lifecycle.Access, id string) (Hol
 	return h, nil
 }
 
-// end ends a hold in the name of who stands in the event.
+// end ends a hold in the name of the event's actor.
 func (s *Store) end(ctx context.Context, e audit.Event, id string, now time.Time) (h Hold, err error) {
 	e.CorrelationID = id
 	err = pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		err := pg.Map(tx.NewRaw(`SELECT `+columns+` FROM trakr.legal_holds WHERE hold_id = ? FOR UPDATE`, id).Scan(ctx, &h))
+		err := pg.Map(tx.NewSelect().Model(&h).Where("hold_id = ?", id).For("UPDATE").Scan(ctx))
 		if errors.Is(err, pg.ErrNoRows) {
 			return unknown()
 		}
@@ -217,7 +232,8 @@ func (s *Store) end(ctx context.Context, e audit.Event, id string, now time.Time
 			return err
 		}
 		h.ReleasedAt, h.ReleasedBy = &now, e.ActorID
-		res, err := tx.NewRaw(`UPDATE trakr.legal_holds SET released_at = ?, released_by = ? WHERE hold_id = ? AND released_at IS NULL`, now, e.ActorID, id).Exec(ctx)
+		res, err := tx.NewUpdate().Model((*Hold)(nil)).Set("released_at = ?", now).Set("released_by = ?", e.ActorID).
+			Where("hold_id = ?", id).Where("released_at IS NULL").Exec(ctx)
 		if err != nil {
 			return err
 		}
@@ -236,11 +252,15 @@ func (s *Store) end(ctx context.Context, e audit.Event, id string, now time.Time
 // zero; with activeAt those alone that keep data at that time.
 func (s *Store) List(ctx context.Context, tenant lifecycle.TenantID, activeAt time.Time) ([]Hold, error) {
 	out := []Hold{}
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.legal_holds
-		WHERE (?0 OR tenant_id = ?1) AND (?2 OR (released_at IS NULL AND until > ?3)) ORDER BY placed_at DESC, hold_id LIMIT 1000`,
-		tenant.IsZero(), tenant.String(), activeAt.IsZero(), activeAt.UTC()).Scan(ctx, &out))
-	if err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("listing holds: %w", err)
+	q := pg.Bun(s.db).NewSelect().Model(&out)
+	if !tenant.IsZero() {
+		q = q.Where("tenant_id = ?", tenant.String())
+	}
+	if !activeAt.IsZero() {
+		q = q.Where("released_at IS NULL").Where("until > ?", activeAt.UTC())
+	}
+	if err := q.Order("placed_at DESC", "hold_id").Limit(1000).Scan(ctx); err != nil {
+		return nil, fmt.Errorf("listing holds: %w", pg.Map(err))
 	}
 	for i := range out {
 		out[i] = out[i].utc()
@@ -248,8 +268,8 @@ func (s *Store) List(ctx context.Context, tenant lifecycle.TenantID, activeAt ti
 	return out, nil
 }
 
-// AtRestore is who placed or released a hold when it was the erasure ledger that knew
-// of it: a restored backup had forgotten. The ticket is then the ledger's line.
+// AtRestore is the actor that placed or released a hold which only the erasure ledger
+// knew after a backup was restored. The ticket is then the ledger's line.
 const AtRestore = "ledger-at-restore"
 
 func atRestore(a lifecycle.Access, line int64) lifecycle.Access {
@@ -258,8 +278,8 @@ func atRestore(a lifecycle.Access, line int64) lifecycle.Access {
 }
 
 // PutBack places a hold that is known outside, with its own id, beginning and end, and
-// says whether it was missing. Of a tenant that is erased or was never here, there is
-// nothing to hold. line is its line of the ledger.
+// reports whether it was missing. For a tenant that is erased or unknown it does nothing.
+// line is its line of the ledger.
 func (s *Store) PutBack(ctx context.Context, a lifecycle.Access, h Hold, line int64) (missing bool, err error) {
 	a = atRestore(a, line)
 	e := audit.New(ctx, s.log.Now(), a, audit.HoldPlace, audit.Success)
@@ -268,26 +288,25 @@ func (s *Store) PutBack(ctx context.Context, a lifecycle.Access, h Hold, line in
 		return false, err
 	}
 	err = pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		// Whoever places it just now holds this lock until it stands.
-		var row struct{ State string }
-		err := pg.Map(tx.NewRaw(`SELECT state FROM trakr.tenants WHERE tenant_id = ? FOR UPDATE`, h.TenantID).Scan(ctx, &row))
-		if errors.Is(err, pg.ErrNoRows) || err == nil && row.State == string(lifecycle.Erased) {
+		// A Place of this hold at the same time has the lock until its commit.
+		state, err := lockTenant(ctx, tx, h.TenantID)
+		if errors.Is(err, pg.ErrNoRows) || err == nil && state == lifecycle.Erased {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		var known struct{ Holds int64 }
-		if err := tx.NewRaw(`SELECT count(*) AS holds FROM trakr.legal_holds WHERE hold_id = ?`, h.ID).Scan(ctx, &known); err != nil || known.Holds > 0 {
+		if known, err := tx.NewSelect().Model((*Hold)(nil)).Where("hold_id = ?", h.ID).Exists(ctx); err != nil || known {
 			return err
 		}
 		if err := audit.Append(ctx, tx, e); err != nil {
 			return err
 		}
 		missing = true
-		_, err = tx.NewRaw(`INSERT INTO trakr.legal_holds (hold_id, tenant_id, ground, reason_ref, placed_by, placed_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-			h.ID, h.TenantID, string(h.Ground), a.Reason.Ref, a.Caller.ID, h.PlacedAt.UTC(), h.Until.UTC()).Exec(ctx)
-		return err
+		return insert(ctx, tx, Hold{
+			ID: h.ID, TenantID: h.TenantID, Ground: h.Ground, Ref: a.Reason.Ref, PlacedBy: a.Caller.ID,
+			PlacedAt: h.PlacedAt.UTC(), Until: h.Until.UTC(),
+		})
 	})
 	if err != nil {
 		return false, fmt.Errorf("putting a hold back: %w", err)
@@ -309,9 +328,8 @@ func (s *Store) Known(ctx context.Context, ids []string) (map[string]Hold, error
 		return out, nil
 	}
 	var rows []Hold
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.legal_holds WHERE hold_id IN (?)`, bun.List(ids)).Scan(ctx, &rows))
-	if err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("reading which holds are known: %w", err)
+	if err := pg.Bun(s.db).NewSelect().Model(&rows).Where("hold_id IN (?)", bun.List(ids)).Scan(ctx); err != nil {
+		return nil, fmt.Errorf("reading which holds are known: %w", pg.Map(err))
 	}
 	for _, h := range rows {
 		out[h.ID] = h.utc()
@@ -321,9 +339,9 @@ func (s *Store) Known(ctx context.Context, ids []string) (map[string]Hold, error
 
 // Unexpired lists every hold that ends after that time, released ones too.
 func (s *Store) Unexpired(ctx context.Context, at time.Time) (out []Hold, err error) {
-	err = pg.Map(pg.Bun(s.db).NewRaw(`SELECT `+columns+` FROM trakr.legal_holds WHERE until > ? ORDER BY placed_at, hold_id`, at.UTC()).Scan(ctx, &out))
-	if err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("listing holds: %w", err)
+	err = pg.Bun(s.db).NewSelect().Model(&out).Where("until > ?", at.UTC()).Order("placed_at", "hold_id").Scan(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing holds: %w", pg.Map(err))
 	}
 	for i := range out {
 		out[i] = out[i].utc()
@@ -340,7 +358,8 @@ func (h Hold) utc() Hold {
 	return h
 }
 
-// person refuses who is none: a hold is answered for by somebody, with a ticket.
+// person refuses a caller that is not a person: someone must be responsible for a hold,
+// with a ticket.
 func person(a lifecycle.Access) error {
 	if err := a.Check(); err != nil {
 		return err

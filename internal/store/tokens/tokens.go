@@ -1,4 +1,4 @@
-// Package tokens keeps the bearer tokens of the API: an opaque id, a role, an
+// Package tokens stores the bearer tokens of the API: an opaque id, a role, an
 // expiry, and the SHA-256 of the token. The token itself is shown once, at its
 // creation, and stored nowhere.
 package tokens
@@ -26,8 +26,10 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// Token is what is kept of a token.
+// Token is what is stored of a token.
 type Token struct {
+	bun.BaseModel `bun:"table:trakr.api_tokens,alias:t" json:"-"`
+
 	ID        string         `json:"id" bun:"id"`
 	Role      lifecycle.Role `json:"role" bun:"role"`
 	Label     string         `json:"label" bun:"label"`
@@ -37,7 +39,7 @@ type Token struct {
 	RevokedAt *time.Time     `json:"revoked_at,omitempty" bun:"revoked_at"`
 }
 
-// Caller is who a request with this token comes from.
+// Caller returns the caller of a request with this token.
 func (t Token) Caller() lifecycle.Caller {
 	return lifecycle.Caller{Type: t.Role.ActorType(), ID: "token:" + t.ID, Role: t.Role}
 }
@@ -46,7 +48,7 @@ func (t Token) Caller() lifecycle.Caller {
 // looked at again.
 const MaxLifetime = 366 * 24 * time.Hour
 
-// Store keeps tokens in one database.
+// Store stores tokens in one database.
 type Store struct {
 	db  *store.DB
 	now func() time.Time
@@ -55,14 +57,14 @@ type Store struct {
 	known map[[sha256.Size]byte]known // by the hash of the whole token
 }
 
-// known is a token that the database vouched for a moment ago.
+// known is a token that was read from the database a moment ago.
 type known struct {
 	token Token
 	asked time.Time
 }
 
-// trustFor is how long the database's word on a token is taken without asking
-// again: a token that is revoked elsewhere is refused this much later at most.
+// trustFor is how long a token that was read is accepted without reading it again: a
+// token that is revoked elsewhere is refused this much later at most.
 // Without it every request would pay for a second query.
 const (
 	trustFor = time.Second
@@ -80,20 +82,25 @@ const prefix = "trakr_" // lets secret scanners recognise a leaked token
 // addresses out of it.
 var labelForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
-// Create makes a token and returns it with its plain text, the only time that
-// is seen. The creation is audited in the same transaction.
-func (s *Store) Create(ctx context.Context, a lifecycle.Access, role lifecycle.Role, label string, ttl time.Duration) (lifecycle.Secret, Token, error) {
+// Create makes a token and returns it with its plain text, the only time that it is
+// returned. The creation is audited in the same transaction.
+func (s *Store) Create(
+	ctx context.Context, a lifecycle.Access, role lifecycle.Role, label string, ttl time.Duration,
+) (lifecycle.Secret, Token, error) {
 	var none lifecycle.Secret
 	if err := a.CheckReason(); err != nil {
 		return none, Token{}, err
 	}
 	switch {
 	case !slices.Contains(lifecycle.TokenRoles(), role):
-		return none, Token{}, lifecycle.Fail(lifecycle.RequestInvalid, "The role is one of service, support, reviewer, operator.", lifecycle.At("/role", "unknown role"))
+		return none, Token{}, lifecycle.Fail(lifecycle.RequestInvalid,
+			"The role is one of service, support, reviewer, operator.", lifecycle.At("/role", "unknown role"))
 	case !labelForm.MatchString(label):
-		return none, Token{}, lifecycle.Fail(lifecycle.RequestInvalid, "The label is 1 to 64 of a-z 0-9 . _ - and names a use, not a person.", lifecycle.At("/label", "not in this form"))
+		return none, Token{}, lifecycle.Fail(lifecycle.RequestInvalid,
+			"The label is 1 to 64 of a-z 0-9 . _ - and names a use, not a person.", lifecycle.At("/label", "not in this form"))
 	case ttl < time.Minute || ttl > MaxLifetime:
-		return none, Token{}, lifecycle.Fail(lifecycle.RequestInvalid, "A token lives between one minute and 366 days.", lifecycle.At("/expires_in", "out of range"))
+		return none, Token{}, lifecycle.Fail(lifecycle.RequestInvalid,
+			"A token lives between one minute and 366 days.", lifecycle.At("/expires_in", "out of range"))
 	}
 	var raw [4 + 32]byte
 	if _, err := rand.Read(raw[:]); err != nil {
@@ -107,9 +114,7 @@ func (s *Store) Create(ctx context.Context, a lifecycle.Access, role lifecycle.R
 	e := audit.New(ctx, now, a, audit.TokenCreate, audit.Success)
 	e.StatusDetail, e.CorrelationID = string(role), "token:"+id
 	err := pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		_, err := tx.NewRaw(`INSERT INTO trakr.api_tokens (id, secret_hash, role, label, created_by, created_at, expires_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?)`, t.ID, sum[:], string(role), label, t.CreatedBy, t.CreatedAt, t.ExpiresAt).Exec(ctx)
-		if err != nil {
+		if _, err := tx.NewInsert().Model(&t).Value("secret_hash", "?", sum[:]).Exec(ctx); err != nil {
 			return err
 		}
 		return audit.Append(ctx, tx, e)
@@ -125,8 +130,10 @@ func errToken(why string) error {
 		"A valid bearer token is needed: Authorization: Bearer trakr_… (make one with: trakr token create).", lifecycle.Because(why))
 }
 
-// Authenticate returns the token whose plain text this is. An unknown, revoked
-// and expired token are told apart only in the log.
+const selectToken = `SELECT id, role, label, created_by, created_at, expires_at, revoked_at, secret_hash FROM trakr.api_tokens WHERE id = ?`
+
+// Authenticate returns the token whose plain text this is. Only the log distinguishes
+// an unknown, a revoked and an expired token.
 func (s *Store) Authenticate(ctx context.Context, plain lifecycle.Secret) (Token, error) {
 	id, _, ok := strings.Cut(strings.TrimPrefix(plain.Reveal(), prefix), "_")
 	if !ok || len(id) != 8 || len(plain.Reveal()) > 128 {
@@ -141,8 +148,7 @@ func (s *Store) Authenticate(ctx context.Context, plain lifecycle.Secret) (Token
 		Token
 		SecretHash []byte `bun:"secret_hash"`
 	}
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT id, role, label, created_by, created_at, expires_at, revoked_at, secret_hash
-		FROM trakr.api_tokens WHERE id = ?`, id).Scan(ctx, &row))
+	err := pg.Map(pg.Bun(s.db).NewRaw(selectToken, id).Scan(ctx, &row))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
 		return Token{}, fmt.Errorf("checking a token: %w", err)
 	}
@@ -186,10 +192,8 @@ func (s *Store) forget() {
 // List returns every token, newest first, at most 1000.
 func (s *Store) List(ctx context.Context) ([]Token, error) {
 	out := []Token{}
-	err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT id, role, label, created_by, created_at, expires_at, revoked_at
-		FROM trakr.api_tokens ORDER BY created_at DESC, id LIMIT 1000`).Scan(ctx, &out))
-	if err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, fmt.Errorf("listing tokens: %w", err)
+	if err := pg.Bun(s.db).NewSelect().Model(&out).Order("created_at DESC", "id").Limit(1000).Scan(ctx); err != nil {
+		return nil, fmt.Errorf("listing tokens: %w", pg.Map(err))
 	}
 	return out, nil
 }
@@ -205,7 +209,7 @@ func (s *Store) Revoke(ctx context.Context, a lifecycle.Access, id string) error
 	e.CorrelationID = "token:" + id
 	defer s.forget()
 	return pg.InTx(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
-		res, err := tx.NewRaw(`UPDATE trakr.api_tokens SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?`, now, id).Exec(ctx)
+		res, err := tx.NewUpdate().Model((*Token)(nil)).Set("revoked_at = coalesce(revoked_at, ?)", now).Where("id = ?", id).Exec(ctx)
 		if err != nil {
 			return err
 		}
