@@ -176,7 +176,11 @@ func (a *admin) route(r *http.Request) string {
 // everyRouteHasRoles compares what the API serves with what was declared.
 func (a *admin) everyRouteHasRoles() error {
 	for path, item := range a.api.OpenAPI().Paths {
-		for method, op := range map[string]*huma.Operation{http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPut: item.Put, http.MethodDelete: item.Delete, http.MethodPatch: item.Patch} {
+		operations := map[string]*huma.Operation{
+			http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPut: item.Put,
+			http.MethodDelete: item.Delete, http.MethodPatch: item.Patch,
+		}
+		for method, op := range operations {
 			if op == nil {
 				continue
 			}

@@ -66,7 +66,8 @@ func (f AuditFilter) filter() (audit.Filter, error) {
 	}
 	if f.EventID != "" {
 		if _, err := uuid.Parse(f.EventID); err != nil || len(f.EventID) != 36 {
-			return out, lifecycle.Fail(lifecycle.RequestInvalid, "An event is named by its event_id, a UUID.", lifecycle.At("/event_id", "not a uuid"))
+			return out, lifecycle.Fail(lifecycle.RequestInvalid, "An event is named by its event_id, a UUID.",
+				lifecycle.At("/event_id", "not a uuid"))
 		}
 	}
 	if f.TenantID != "" {

@@ -20,7 +20,8 @@ type Bitbucket interface {
 // bitbucketRoutes issue tokens and never the secret that signs them.
 func (a *admin) bitbucketRoutes() {
 	add(a, operation{
-		method: http.MethodPost, path: "/v1/tenants/{id}/bitbucket-token", tag: tagBitbucket, roles: []lifecycle.Role{lifecycle.RoleService},
+		method: http.MethodPost, path: "/v1/tenants/{id}/bitbucket-token", tag: tagBitbucket,
+		roles:   []lifecycle.Role{lifecycle.RoleService},
 		summary: "Get a token to call Bitbucket for a tenant",
 		detail:  "The shared secret stays in the service. The use of it is audited before the answer is sent.",
 		fails: []lifecycle.Kind{
@@ -34,9 +35,9 @@ type bitbucketTokenInput struct {
 	TenantPath
 
 	Body struct {
-		Kind   string `json:"kind" enum:"jwt,access_token" doc:"jwt: signed for one request, valid for three minutes (Authorization: JWT …); access_token: Bitbucket's own, by exchange (Authorization: Bearer …)"`
+		Kind   string `json:"kind" enum:"jwt,access_token" doc:"jwt: for one request; access_token: Bitbucket's, by exchange"`
 		Method string `json:"method,omitempty" enum:"GET,HEAD,POST,PUT,PATCH,DELETE" doc:"jwt: method of the request"`
-		Path   string `json:"path,omitempty" maxLength:"2048" doc:"jwt: path of the request as it is sent, percent-encoded, e.g. /2.0/repositories"`
+		Path   string `json:"path,omitempty" maxLength:"2048" doc:"jwt: path as it is sent, percent-encoded, e.g. /2.0/repositories"`
 		Query  string `json:"query,omitempty" maxLength:"4096" doc:"jwt: query of the request as it is sent, without the question mark"`
 		Reason reason `json:"reason,omitempty" doc:"why Bitbucket is called"`
 	}
@@ -64,10 +65,13 @@ func (a *admin) bitbucketToken(ctx context.Context, in *bitbucketTokenInput) (*b
 }
 
 // exchange gets Bitbucket's access token.
-func (a *admin) exchange(ctx context.Context, who lifecycle.Access, id lifecycle.TenantID, in *bitbucketTokenInput) (*body[bitbucketToken], error) {
+func (a *admin) exchange(
+	ctx context.Context, who lifecycle.Access, id lifecycle.TenantID, in *bitbucketTokenInput,
+) (*body[bitbucketToken], error) {
 	if in.Body.Method != "" || in.Body.Path != "" || in.Body.Query != "" {
 		return nil, lifecycle.Fail(lifecycle.RequestInvalid,
-			"An access token is for every request its scopes allow: leave method, path and query out.", lifecycle.At("/kind", "takes no request"))
+			"An access token is for every request its scopes allow: leave method, path and query out.",
+			lifecycle.At("/kind", "takes no request"))
 	}
 	with, err := a.Door.Signing(ctx, who, id, a.Bitbucket.TokenHost())
 	if err != nil {
@@ -83,10 +87,13 @@ func (a *admin) exchange(ctx context.Context, who lifecycle.Access, id lifecycle
 }
 
 // mint signs a token for one request.
-func (a *admin) mint(ctx context.Context, who lifecycle.Access, id lifecycle.TenantID, in *bitbucketTokenInput) (*body[bitbucketToken], error) {
+func (a *admin) mint(
+	ctx context.Context, who lifecycle.Access, id lifecycle.TenantID, in *bitbucketTokenInput,
+) (*body[bitbucketToken], error) {
 	b := in.Body
 	if b.Method == "" {
-		return nil, lifecycle.Fail(lifecycle.RequestInvalid, "A token is for one request: name its method and its path.", lifecycle.At("/method", "missing"))
+		return nil, lifecycle.Fail(lifecycle.RequestInvalid, "A token is for one request: name its method and its path.",
+			lifecycle.At("/method", "missing"))
 	}
 	if err := bitbucket.CheckTarget(b.Path, b.Query); err != nil {
 		return nil, err

@@ -61,7 +61,8 @@ func (a *admin) stepRoutes() {
 		do            func(context.Context, lifecycle.Access, string) (requests.Request, error)
 	}{
 		{"identify", "Confirm that the customer asked, where the policy requires that as a separate step", handlers, a.Deletions.Identify},
-		{"approve", "Approve a request that another person entered; it is carried out after the cooling-off", handlers, a.Deletions.Approve},
+		{"approve", "Approve a request that another person entered; it is carried out after the cooling-off",
+			handlers, a.Deletions.Approve},
 		{"cancel", "Withdraw a request before its erasure begins", handlers, a.Deletions.Cancel},
 		{"release", "Release every legal hold on the request's tenant; the request continues", releasers, a.Deletions.Release},
 	} {
@@ -158,9 +159,9 @@ func (a *admin) listRequests(ctx context.Context, in *requestsInput) (*body[requ
 
 type enterInput struct {
 	Body struct {
-		ClientKey     string    `json:"client_key,omitempty" doc:"Bitbucket's name for the installation; give this or workspace_uuid" maxLength:"512"`
+		ClientKey     string    `json:"client_key,omitempty" doc:"the client key; give this or workspace_uuid" maxLength:"512"`
 		WorkspaceUUID string    `json:"workspace_uuid,omitempty" doc:"the workspace's UUID; give this or client_key" maxLength:"38"`
-		SubmittedTime time.Time `json:"submitted_time,omitzero" doc:"when the customer asked, RFC 3339; default now. The due time counts from here"`
+		SubmittedTime time.Time `json:"submitted_time,omitzero" doc:"when the customer asked, RFC 3339; default now"`
 		Reason        reason    `json:"reason" doc:"its ref is the customer's ticket"`
 	}
 }

@@ -41,7 +41,7 @@ func (a *admin) erasureRoutes() {
 // foundErasure is an erasure in the states of a deletion request.
 type foundErasure struct {
 	ErasureID   string          `json:"erasure_id" doc:"a UUID"`
-	State       string          `json:"state" enum:"in_progress,verifying,awaiting_recipient,completed" doc:"as a deletion request would show it"`
+	State       string          `json:"state" enum:"in_progress,verifying,awaiting_recipient,completed" doc:"as in a deletion request"`
 	Certificate json.RawMessage `json:"certificate,omitempty" doc:"the certificate of deletion, once the erasure is completed"`
 }
 
@@ -92,7 +92,8 @@ func (a *admin) erasureCertificate(ctx context.Context, in *erasureCertificateIn
 	}
 	f, err := certificate.ParseFormat(in.Format)
 	if err != nil {
-		return nil, lifecycle.Fail(lifecycle.RequestInvalid, "The format is one of json, html, pdf.", lifecycle.At("/format", "unknown format"))
+		return nil, lifecycle.Fail(lifecycle.RequestInvalid, "The format is one of json, html, pdf.",
+			lifecycle.At("/format", "unknown format"))
 	}
 	b, err := a.Certifier.Hand(ctx, access(ctx, in.reason(), lifecycle.ReviewerExport), id, f)
 	if err != nil {

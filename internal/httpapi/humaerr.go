@@ -27,6 +27,9 @@ func init() {
 	}
 }
 
+// asPointer turns the framework's name of a place into a JSON Pointer (RFC 6901).
+var asPointer = strings.NewReplacer("body.", "", "query.", "", "path.", "", "header.", "", "[", "/", "]", "", ".", "/")
+
 // frameworkFault names the places and what is expected there, and repeats
 // neither values nor keys that were submitted.
 func frameworkFault(status int, errs []error) error {
@@ -36,7 +39,7 @@ func frameworkFault(status int, errs []error) error {
 		if !errors.As(err, &d) {
 			continue
 		}
-		place := "/" + strings.NewReplacer("body.", "", "query.", "", "path.", "", "header.", "", "[", "/", "]", "", ".", "/").Replace(d.Location)
+		place := "/" + asPointer.Replace(d.Location)
 		if d.Location == "body" {
 			place = ""
 		}

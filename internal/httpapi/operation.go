@@ -68,7 +68,9 @@ func (op operation) responses(input reflect.Type) map[string]*huma.Response {
 		slices.Sort(kinds)
 		r := &huma.Response{
 			Description: "Problem of type " + strings.Join(slices.Compact(kinds), ", ") + ".",
-			Content:     map[string]*huma.MediaType{"application/problem+json": {Schema: &huma.Schema{Ref: "#/components/schemas/Problem"}}},
+			Content: map[string]*huma.MediaType{
+				"application/problem+json": {Schema: &huma.Schema{Ref: "#/components/schemas/Problem"}},
+			},
 		}
 		if status == http.StatusServiceUnavailable {
 			r.Headers = map[string]*huma.Param{"Retry-After": {
@@ -221,8 +223,8 @@ func (q ReasonQuery) reason() reason { return reason{q.ReasonCode, q.ReasonRef} 
 
 // lookupBody names a tenant by what a customer knows.
 type lookupBody struct {
-	ClientKey     string `json:"client_key,omitempty" doc:"Bitbucket's name for the installation; give this or workspace_uuid" maxLength:"512"`
-	WorkspaceUUID string `json:"workspace_uuid,omitempty" doc:"the workspace's UUID, with or without braces; give this or client_key" maxLength:"38"`
+	ClientKey     string `json:"client_key,omitempty" doc:"the client key; give this or workspace_uuid" maxLength:"512"`
+	WorkspaceUUID string `json:"workspace_uuid,omitempty" doc:"the workspace's UUID; give this or client_key" maxLength:"38"`
 	Reason        reason `json:"reason,omitempty" doc:"why the tenant is looked up"`
 }
 

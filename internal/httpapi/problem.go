@@ -21,7 +21,7 @@ type Problem struct {
 	Detail    string              `json:"detail,omitempty" doc:"the cause and the way out; never a submitted value"`
 	RequestID string              `json:"request_id,omitempty" doc:"the request's id in the log and the audit"`
 	Errors    []lifecycle.Pointer `json:"errors,omitempty" doc:"places in the request, RFC 6901"`
-	Existing  string              `json:"existing_request_id,omitempty" doc:"of a request-conflict: the deletion request that is already open"`
+	Existing  string              `json:"existing_request_id,omitempty" doc:"of a request-conflict: the open deletion request"`
 
 	retryAfter int // seconds
 }

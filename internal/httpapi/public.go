@@ -157,7 +157,8 @@ func (p Public) securityText(w http.ResponseWriter, _ *http.Request) {
 		contact = "mailto:" + contact
 	}
 	fmt.Fprintf(w, "Contact: %s\nExpires: %s\nPreferred-Languages: en\nCanonical: %s\nPolicy: %s\n", contact,
-		p.Now().UTC().AddDate(0, 6, 0).Truncate(24*time.Hour).Format(time.RFC3339), p.BaseURL+SecurityTextPath, p.Policy.Marketplace.SecurityPolicies)
+		p.Now().UTC().AddDate(0, 6, 0).Truncate(24*time.Hour).Format(time.RFC3339), p.BaseURL+SecurityTextPath,
+		p.Policy.Marketplace.SecurityPolicies)
 }
 
 // statement shows the security statement where that is switched on.

@@ -41,7 +41,7 @@ type reportInput struct {
 	ReasonQuery
 
 	Kind   string    `path:"kind"`
-	Format string    `query:"format" enum:"html,json,csv,md" default:"html" doc:"statement: html, md or json; marketplace: json; the others: html, json or csv"`
+	Format string    `query:"format" enum:"html,json,csv,md" default:"html" doc:"md only of statement; marketplace has json only"`
 	AsOf   time.Time `query:"as_of" doc:"the moment that the report describes, RFC 3339; default now"`
 }
 

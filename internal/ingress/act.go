@@ -114,7 +114,8 @@ func (g *Gate) uninstall(ctx context.Context, d *delivery) (tenants.Result, erro
 	}
 	v := d.stored()
 	v.Version = t.Version
-	out, err := g.eraser.Erase(ctx, d.proven(), t.ID, erasure.Order{Trigger: lifecycle.TriggerUninstall, RequestedAt: d.received, Delivery: v})
+	order := erasure.Order{Trigger: lifecycle.TriggerUninstall, RequestedAt: d.received, Delivery: v}
+	out, err := g.eraser.Erase(ctx, d.proven(), t.ID, order)
 	switch {
 	case err != nil:
 		return "", err

@@ -199,7 +199,8 @@ func (g *Gate) Handle(ctx context.Context, m Message) (result tenants.Result, er
 			return result, err
 		}
 	}
-	return "", lifecycle.Fail(lifecycle.StoreUnavailable, "Other callbacks of this installation were quicker each time; nothing was changed. Try again.",
+	return "", lifecycle.Fail(lifecycle.StoreUnavailable,
+		"Other callbacks of this installation were quicker each time; nothing was changed. Try again.",
 		lifecycle.After(time.Second), lifecycle.Cause(err))
 }
 

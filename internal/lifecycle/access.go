@@ -132,7 +132,8 @@ func (a Access) CheckReason() error {
 	case !known:
 		return Fail(ReasonRequired, "A reason code is needed: "+listCodes()+".", At("/reason/code", "unknown or missing code"))
 	case a.Reason.Ref != "" && !refForm.MatchString(a.Reason.Ref):
-		return Fail(ReasonRequired, "A reason's ref is a ticket such as SUP-1234: at most 64 characters, no spaces, no @.", At("/reason/ref", "not a ticket reference"))
+		return Fail(ReasonRequired, "A reason's ref is a ticket such as SUP-1234: at most 64 characters, no spaces, no @.",
+			At("/reason/ref", "not a ticket reference"))
 	}
 	return nil
 }

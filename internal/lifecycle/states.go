@@ -72,7 +72,8 @@ func RequestStates() []RequestState {
 // Open reports whether a step of the request is still to come. The predicate of
 // the database's index of open requests is the same.
 func (s RequestState) Open() bool {
-	return !slices.Contains([]RequestState{RequestCompleted, RequestCompletedNothingHeld, RequestDenied, RequestCancelled, RequestDuplicate}, s)
+	ended := []RequestState{RequestCompleted, RequestCompletedNothingHeld, RequestDenied, RequestCancelled, RequestDuplicate}
+	return !slices.Contains(ended, s)
 }
 
 // Trigger is why a tenant was erased, in the terms of the certificate. The

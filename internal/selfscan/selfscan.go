@@ -164,10 +164,12 @@ func (s *scan) probe() {
 		claims := s.claims(path)
 		post("no token", "")
 		post("alg none", unsigned(`{"alg":"none","typ":"JWT"}`, claims))
-		post("RS256", unsigned(`{"alg":"RS256","typ":"JWT","kid":"selfscan"}`, claims)+base64.RawURLEncoding.EncodeToString(make([]byte, 256)))
+		post("RS256", unsigned(`{"alg":"RS256","typ":"JWT","kid":"selfscan"}`, claims)+
+			base64.RawURLEncoding.EncodeToString(make([]byte, 256)))
 		post("HS256 by a secret of the forger's", signed(claims))
 		s.forged = append(s.forged, s.ask(s.Public, question{
-			what: "a token in the query to " + path, method: http.MethodPost, path: path + "?jwt=" + url.QueryEscape(signed(claims)), body: body,
+			what: "a token in the query to " + path, method: http.MethodPost,
+			path: path + "?jwt=" + url.QueryEscape(signed(claims)), body: body,
 		}))
 	}
 }

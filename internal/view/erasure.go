@@ -19,7 +19,7 @@ type Erasure struct {
 	BackupsClearAfter *time.Time             `json:"backups_clear_after,omitempty" doc:"after this time no backup contains the rows"`
 	VerifiedAt        *time.Time             `json:"verified_at,omitempty" doc:"when a count of the tenant's rows returned zero"`
 	CertificateID     string                 `json:"certificate_id,omitempty" doc:"of the certificate of deletion, once it is issued"`
-	AcknowledgedAt    *time.Time             `json:"acknowledged_at,omitempty" doc:"when the end service acknowledged its deletion, where it was notified"`
+	AcknowledgedAt    *time.Time             `json:"acknowledged_at,omitempty" doc:"when the end service acknowledged"`
 }
 
 // NewErasure returns the model of x. The backup window is the policy's: how long

@@ -12,7 +12,7 @@ import (
 type Request struct {
 	RequestID              string                  `json:"request_id" doc:"a UUID"`
 	State                  lifecycle.RequestState  `json:"state" doc:"how far the request has come"`
-	TenantID               *string                 `json:"tenant_id,omitempty" doc:"the random id of the tenant; absent when no tenant was known"`
+	TenantID               *string                 `json:"tenant_id,omitempty" doc:"random id of the tenant; absent when none was known"`
 	Ticket                 string                  `json:"ticket" doc:"the customer's ticket"`
 	RequestedBy            string                  `json:"requested_by" doc:"opaque id of the person or service that entered it"`
 	ApprovedBy             *string                 `json:"approved_by,omitempty" doc:"opaque id of the person who approved it"`

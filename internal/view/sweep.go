@@ -25,10 +25,10 @@ type SweepCheck struct {
 	Store           string               `json:"store" doc:"name of the store in the policy"`
 	Table           string               `json:"table" doc:"name of the table"`
 	Column          string               `json:"column" doc:"name of the column; empty for a table that no policy declares"`
-	Disposition     findings.Disposition `json:"disposition" doc:"how the rows were treated; unjudged: they could not be checked, and ground explains why"`
-	Ground          string               `json:"ground,omitempty" doc:"why the rows are retained, were not searched or could not be checked"`
+	Disposition     findings.Disposition `json:"disposition" doc:"how the rows were treated; unjudged: not checked, see ground"`
+	Ground          string               `json:"ground,omitempty" doc:"why rows are retained, not searched or not checked"`
 	Rows            int64                `json:"count" doc:"rows that match"`
-	PredicateDigest string               `json:"predicate_digest" doc:"hex SHA-256 of the SQL that counted; empty when nothing could be counted"`
+	PredicateDigest string               `json:"predicate_digest" doc:"hex SHA-256 of the SQL that counted; may be empty"`
 	CheckedAt       time.Time            `json:"checked_at" doc:"when it was counted"`
 	Duration        time.Duration        `json:"duration_ns" doc:"how long the count took, in nanoseconds; 0 when it was not measured"`
 	Severity        findings.Severity    `json:"severity,omitempty" doc:"of the finding, when it is one"`

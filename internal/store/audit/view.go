@@ -11,7 +11,7 @@ type View struct {
 	ActorType     string   `json:"actor_type" doc:"kind of caller, e.g. bitbucket, service or staff"`
 	ActorID       string   `json:"actor_id" doc:"opaque"`
 	Action        string   `json:"action" doc:"what was done, e.g. tenant.read"`
-	Outcome       string   `json:"outcome" enum:"success,denied,failure" doc:"denied: a rule refused it; failure: it could not be completed"`
+	Outcome       string   `json:"outcome" enum:"success,denied,failure" doc:"denied: a rule refused it; failure: it was not completed"`
 	StatusDetail  string   `json:"status_detail,omitempty" doc:"why denied, or what was found"`
 	ReasonCode    string   `json:"reason_code" doc:"why it was done"`
 	ReasonRef     string   `json:"reason_ref,omitempty" doc:"ticket"`
@@ -30,7 +30,8 @@ type View struct {
 func (e Event) View() View {
 	return View{e.EventID.String(), jsonTime(e.OccurredAt), jsonTime(e.RecordedAt), tenantText(e.TenantID), string(e.ActorType),
 		e.ActorID, string(e.Action), string(e.Outcome), e.StatusDetail, string(e.ReasonCode), e.ReasonRef,
-		fieldNames(e.FieldNames), e.DroppedNames, e.SubjectDigest, e.Recipient, e.RequestID, e.TraceID, e.CorrelationID, e.SchemaVersion, e.LogIndex}
+		fieldNames(e.FieldNames), e.DroppedNames, e.SubjectDigest, e.Recipient,
+		e.RequestID, e.TraceID, e.CorrelationID, e.SchemaVersion, e.LogIndex}
 }
 
 // MarshalJSON implements json.Marshaler.

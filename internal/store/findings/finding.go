@@ -64,7 +64,8 @@ func (f Finding) State() string {
 // joinLastResult joins a finding (f) with its result (x) in the newest pass that looked at
 // it, whose ground is the finding's.
 const joinLastResult = `LEFT JOIN trakr.sweep_results AS x ON x.store = f.store AND x.table_name = f.table_name
-	AND x.column_name = f.column_name AND x.run_id = (SELECT r.run_id FROM trakr.sweep_runs AS r WHERE r.kind = f.kind AND r.result <> 'failed' AND NOT r.dry_run
+	AND x.column_name = f.column_name AND x.run_id = (SELECT r.run_id FROM trakr.sweep_runs AS r
+		WHERE r.kind = f.kind AND r.result <> 'failed' AND NOT r.dry_run
 		AND (f.resolved_at IS NULL OR r.finished_at < f.resolved_at) ORDER BY r.started_at DESC, r.run_id DESC LIMIT 1)`
 
 // selectFindings begins a query for findings with all their columns. into is a *Finding or
