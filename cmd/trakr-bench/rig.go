@@ -152,7 +152,7 @@ func install(ctx context.Context, door *tenants.Door) ([]lifecycle.TenantID, err
 			lifecycle.PrincipalUUID: lifecycle.NewSecret(name),
 			lifecycle.Username:      lifecycle.NewSecret("workspace-" + name[:8]),
 			lifecycle.AvatarURL:     lifecycle.NewSecret("https://bitbucket.org/workspaces/" + name[:8] + "/avatar/"),
-		}, tenants.Delivery{ReceivedAt: time.Now()})
+		}, tenants.Delivery{Ingress: lifecycle.Connect, ReceivedAt: time.Now()})
 		if err != nil {
 			return nil, err
 		}

@@ -57,7 +57,7 @@ type closedSet struct {
 var closedSets = []closedSet{
 	closedSetOf(lifecycle.Fields()),
 	closedSetOf(lifecycle.TenantStates()),
-	closedSetOf([]lifecycle.Ingress{lifecycle.Connect}),
+	closedSetOf(lifecycle.Ingresses()),
 	closedSetOf(lifecycle.Triggers()),
 	closedSetOf(lifecycle.ErasureStates()),
 	closedSetOf(lifecycle.RequestStates()),

@@ -16,7 +16,7 @@ import (
 // delivery is one callback while it is handled.
 type delivery struct {
 	Claim
-	form     Form
+	form     opened
 	action   audit.Action
 	received time.Time
 	request  string
@@ -36,7 +36,7 @@ func (d *delivery) proven() lifecycle.Access { return d.access(lifecycle.ActorBi
 
 func (d *delivery) access(sender lifecycle.ActorType) lifecycle.Access {
 	return lifecycle.Access{
-		Caller:    lifecycle.Caller{Type: sender, ID: "connect", Role: lifecycle.RoleIngress},
+		Caller:    lifecycle.Caller{Type: sender, ID: string(d.form.ingress), Role: lifecycle.RoleIngress},
 		Reason:    lifecycle.Reason{Code: lifecycle.ServiceOperation},
 		RequestID: d.request,
 	}
@@ -45,7 +45,7 @@ func (d *delivery) access(sender lifecycle.ActorType) lifecycle.Access {
 // stored is what is passed to the door for a proven callback. The names of dropped
 // keys are recorded only here: before the proof they are an unknown sender's text.
 func (d *delivery) stored() tenants.Delivery {
-	v := tenants.Delivery{ReceivedAt: d.received, Dropped: d.Dropped}
+	v := tenants.Delivery{Ingress: d.form.ingress, ReceivedAt: d.received, Dropped: d.Dropped}
 	if d.Token != nil {
 		v.TokenHash, v.IssuedAt, v.Remember = d.Token.Hash, d.Token.IssuedAt, d.Token.ExpiresAt.Add(connect.Leeway)
 	}

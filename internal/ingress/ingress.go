@@ -25,7 +25,7 @@
 // A replay is recorded once for each token.
 //
 // Status codes, headers and the limit of a body are httpapi's. To add a wire form,
-// implement Form in a new file and add it to forms.
+// see "Add an ingress" in internal/README.md.
 package ingress
 
 import (
@@ -107,13 +107,20 @@ type Token struct {
 
 // form is one entry of forms.
 type form struct {
+	ingress   lifecycle.Ingress // stored with each tenant, and the caller in the audit
 	callbacks []Callback
 	open      func(Config) Form
 }
 
+// opened is a wire form that works with one Gate's Config.
+type opened struct {
+	Form
+	ingress lifecycle.Ingress
+}
+
 // forms is the one list of the wire forms.
 var forms = []form{
-	{connectCallbacks, newConnect},
+	{lifecycle.Connect, connectCallbacks, newConnect},
 }
 
 // Callbacks lists the callbacks of every wire form.
@@ -140,7 +147,7 @@ type Gate struct {
 	door    *tenants.Door
 	eraser  *erasure.Eraser
 	now     func() time.Time
-	forms   map[string]Form // by the callback's path
+	forms   map[string]opened // by the callback's path
 	limiter *failureLimiter
 	rounds  *rounds
 	tallies *tallies
@@ -152,13 +159,13 @@ func New(c Config) (*Gate, error) {
 		return nil, errors.New("the ingress needs a policy, a door, an eraser and a clock")
 	}
 	g := &Gate{
-		door: c.Door, eraser: c.Eraser, now: c.Now, forms: map[string]Form{},
+		door: c.Door, eraser: c.Eraser, now: c.Now, forms: map[string]opened{},
 		limiter: newFailureLimiter(c.Now), rounds: newRounds(), tallies: newTallies(c.Now),
 	}
 	for _, f := range forms {
-		opened := f.open(c)
+		o := opened{f.open(c), f.ingress}
 		for _, callback := range f.callbacks {
-			g.forms[callback.Path] = opened
+			g.forms[callback.Path] = o
 		}
 	}
 	return g, nil

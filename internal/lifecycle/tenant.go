@@ -53,3 +53,6 @@ type Ingress string
 const (
 	Connect Ingress = "connect"
 )
+
+// Ingresses lists every ingress. The database's constraints have the same list.
+func Ingresses() []Ingress { return []Ingress{Connect} }

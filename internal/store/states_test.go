@@ -21,6 +21,8 @@ func TestEachClosedSetOfValuesIsTheSameInGoAndInTheDatabase(t *testing.T) {
 	quoted := regexp.MustCompile(`'([a-z_]+)'::text`)
 	for constraint, want := range map[string][]string{
 		"tenants_state_known":            words(lifecycle.TenantStates()),
+		"tenants_ingress_known":          words(lifecycle.Ingresses()),
+		"erasures_ingress_known":         words(lifecycle.Ingresses()),
 		"erasures_trigger_known":         words(lifecycle.Triggers()),
 		"deletion_requests_state_known":  words(lifecycle.RequestStates()),
 		"deletion_requests_ground_known": words(requests.Grounds()),

@@ -284,7 +284,8 @@ func Values(marker string) lifecycle.Values {
 
 // Delivery is a signed callback of now, unique to the name.
 func (e *Env) Delivery(name string) tenants.Delivery {
-	d := tenants.Delivery{IssuedAt: e.Clock.Now(), Remember: e.Clock.Now().Add(time.Hour), ReceivedAt: e.Clock.Now()}
+	now := e.Clock.Now()
+	d := tenants.Delivery{Ingress: lifecycle.Connect, IssuedAt: now, Remember: now.Add(time.Hour), ReceivedAt: now}
 	copy(d.TokenHash[:], name+strings.Repeat(".", 32))
 	return d
 }

@@ -458,7 +458,7 @@ func TestWhatActedBeforeAnErasureIsKnownAfterIt(t *testing.T) {
 	if _, got, err := e.Door.Install(t.Context(), storetest.Ingress(), storetest.Values("another"), old); err != nil || got != tenants.Applied {
 		t.Errorf("another client key's install: %s, %v", got, err)
 	}
-	unsigned := tenants.Delivery{ReceivedAt: e.Clock.Now()}
+	unsigned := tenants.Delivery{Ingress: lifecycle.Connect, ReceivedAt: e.Clock.Now()}
 	again, got, err := e.Door.Install(t.Context(), storetest.Ingress(), values, unsigned)
 	if err != nil || got != tenants.Applied {
 		t.Fatalf("an unsigned first install: %s, %v", got, err)

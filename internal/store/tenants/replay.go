@@ -22,9 +22,10 @@ import (
 // secret itself decides: what verifies under it was made afterwards, so the iat has
 // Slack and only one that no clock explains is refused.
 type Delivery struct {
-	TokenHash  [32]byte  // SHA-256 of the compact token; zero when the install was unsigned
-	IssuedAt   time.Time // the token's iat; zero when unsigned
-	Remember   time.Time // until when the token could be presented again (exp + leeway)
+	Ingress    lifecycle.Ingress // by which it came; an install stores it
+	TokenHash  [32]byte          // SHA-256 of the compact token; zero when the install was unsigned
+	IssuedAt   time.Time         // the token's iat; zero when unsigned
+	Remember   time.Time         // until when the token could be presented again (exp + leeway)
 	ReceivedAt time.Time
 	Dropped    []string // names of payload keys seen and not kept
 

@@ -88,7 +88,7 @@ func (d *Door) install(ctx context.Context, a lifecycle.Access, values lifecycle
 		if err != nil {
 			return err
 		}
-		row := tenantRow{TenantID: id.String(), Ingress: string(lifecycle.Connect), State: string(lifecycle.Live),
+		row := tenantRow{TenantID: id.String(), Ingress: string(v.Ingress), State: string(lifecycle.Live),
 			SubjectDigest: digests[0], PrincipalDigest: principal, InstalledAt: v.ReceivedAt, UpdatedAt: v.ReceivedAt}
 		var floor time.Time
 		switch {
