@@ -43,6 +43,7 @@ import (
 	"trakr/internal/store/storetest"
 	"trakr/internal/store/tenants"
 	"trakr/internal/sweep"
+	"trakr/internal/sweep/sweeptest"
 	"trakr/policy"
 	"trakr/reports"
 )
@@ -130,11 +131,11 @@ func newReality(t *testing.T) *reality {
 	w.rig, w.findings, w.census, w.beats = erasuretest.New(t, e), findings.New(e.DB), census.New(e.DB), heartbeats.New(e.DB)
 	w.outbox = must(outbox.New(e.DB, e.Log, e.Keys)).(*outbox.Store)
 	w.seq = must(e.Log.NewSequencer()).(*audit.Sequencer)
-	runner := must(sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler),
+	runner := must(sweep.New(e.DB, e.Policy, e.Clock.Now, slog.New(slog.DiscardHandler), sweeptest.Fill(e.Policy,
 		sweep.NewOrphans(w.census, e.Policy), sweep.NewErasures(w.rig.Eraser, e.Policy, w.outbox),
 		sweep.NewLiveness(liveness.New(e.DB), e.Policy, e.Door, client, w), sweep.NewRetention(retention.New(e.DB), e.Policy, e.Door),
 		flushing{sweep.NewIntegrity(e.DB, e.Log, w.findings, w.kept), t}, sweep.NewMinimisation(w.census, e.Policy),
-		sweep.NewDrift(e.Policy, w.running))).(*sweep.Runner)
+		sweep.NewDrift(e.Policy, w.running))...)).(*sweep.Runner)
 	w.reporter = &evidence.Reporter{Policy: e.Policy, Inventory: facts.New(e.DB), Sweeps: runner, Now: e.Clock.Now, Version: "test", Heartbeats: w.beats, SwitchedOff: e.Door.CountSwitchedOff, Running: instances.New(e.DB).List,
 		Statement: must(policy.LoadStatement("", reports.Checks())).(*policy.SecurityStatement)}
 	w.deletions = must(deletionrequests.New(deletionrequests.Config{Requests: must(requests.New(e.DB, e.Log)).(*requests.Store), Holds: w.rig.Config.Holds, Door: e.Door, Census: w.census, Policy: e.Policy,

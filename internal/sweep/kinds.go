@@ -27,8 +27,7 @@ const (
 )
 
 // kinds is the one list of sweeps. The runner, the command line, the API and the tests of
-// the policy derive theirs from it. To add a sweep, write its pass in a file of its own,
-// add one entry here, and give it a schedule in the policy.
+// the policy derive theirs from it. To add a sweep, see "Add a sweep" in internal/README.md.
 var kinds = []struct {
 	name  string
 	about string

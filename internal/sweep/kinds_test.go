@@ -1,7 +1,9 @@
 package sweep_test
 
 import (
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"trakr/internal/sweep"
@@ -20,6 +22,21 @@ func TestThePolicyHasTheKindsOfSweepThatThereAre(t *testing.T) {
 		}
 		if about := sweep.About(k); about == "" || len(about) > 85 {
 			t.Errorf("%s: %q has %d characters", k, about, len(about))
+		}
+	}
+}
+
+// The operator's pages have one row for each kind.
+func TestTheOperatorsPagesHaveEachKindOfSweep(t *testing.T) {
+	for _, page := range []string{"../../deploy/README.md", "../../deploy/runbooks/finding-open.md"} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range sweep.Kinds() {
+			if n := strings.Count(string(text), "\n| `"+k+"` |"); n != 1 {
+				t.Errorf("%s has %d rows for the sweep %s, want one", page, n, k)
+			}
 		}
 	}
 }
