@@ -54,17 +54,20 @@ func (p *Policy) CustomerColumns() []CustomerColumn {
 // PersonalDataDuty returns whether Atlassian's duty to report accounts whose personal data
 // an app stores applies, and how it is met, or why it does not apply.
 func (p *Policy) PersonalDataDuty() (applies bool, text string) {
-	var kept []string
+	var kept, off []string
 	for _, f := range lifecycle.FieldSpecs() {
-		if f.Personal && p.Keeps(f.Name) {
+		switch {
+		case f.Personal && p.Keeps(f.Name):
 			kept = append(kept, string(f.Name))
+		case f.Personal:
+			off = append(off, string(f.Name))
 		}
 	}
 	for _, c := range p.CustomerColumns() {
 		kept = append(kept, c.Phrase())
 	}
 	if kept == nil {
-		return false, "Not applicable: the policy switches username and avatar_url off, " +
+		return false, "Not applicable: the policy switches " + And(off) + " off, " +
 			"so no field that can name or show a person is stored."
 	}
 	return true, "Applies while " + And(kept) + " can name or show a person. " + p.PersonalData.MetBy

@@ -89,7 +89,7 @@ type FieldRule struct {
 	Purpose    string                  `yaml:"purpose"`
 	Store      string                  `yaml:"store"`
 	Retention  string                  `yaml:"retention"`  // class of Retention
-	Off        bool                    `yaml:"off"`        // not stored at all; for username and avatar_url only
+	Off        bool                    `yaml:"off"`        // not stored at all; for a field whose spec is Optional
 	Egress     []lifecycle.Destination `yaml:"egress"`     // where its value may be sent; empty: nowhere
 	Credential bool                    `yaml:"credential"` // never released by an API
 	Readers    []lifecycle.Role        `yaml:"readers"`

@@ -270,16 +270,22 @@ func Service() lifecycle.Access {
 		Reason: lifecycle.Reason{Code: lifecycle.ServiceOperation}, RequestID: "req-test"}
 }
 
-// Values are made-up values of one tenant, each holding the marker.
+// Values are made-up values of one tenant, one for each field. All but the UUID contain
+// the marker.
 func Values(marker string) lifecycle.Values {
 	id := lifecycle.NewTenantID().String()
-	return lifecycle.Values{
+	values := lifecycle.Values{
 		lifecycle.ClientKey:     lifecycle.NewSecret("ari:cloud:bitbucket::app/{" + id + "}/trakr-" + marker),
 		lifecycle.SharedSecret:  lifecycle.NewSecret("secret-" + marker),
 		lifecycle.PrincipalUUID: lifecycle.NewSecret(id),
-		lifecycle.Username:      lifecycle.NewSecret("user-" + marker),
 		lifecycle.AvatarURL:     lifecycle.NewSecret("https://bitbucket.org/account/" + marker + "/avatar/"),
 	}
+	for _, f := range lifecycle.Fields() {
+		if _, given := values[f]; !given {
+			values[f] = lifecycle.NewSecret(string(f) + "-" + marker)
+		}
+	}
+	return values
 }
 
 // Delivery is a signed callback of now, unique to the name.

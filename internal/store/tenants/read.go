@@ -132,8 +132,8 @@ func (d *Door) mayRead(a lifecycle.Access, fields []lifecycle.Field) error {
 		return err
 	}
 	if len(fields) == 0 || len(fields) > MaxFields {
-		return lifecycle.Fail(lifecycle.RequestInvalid, "A read names one to five fields.",
-			lifecycle.At("/fields", "one to five field names"))
+		return lifecycle.Fail(lifecycle.RequestInvalid, fmt.Sprintf("A read names 1 to %d fields.", MaxFields),
+			lifecycle.At("/fields", fmt.Sprintf("1 to %d field names", MaxFields)))
 	}
 	var at []lifecycle.Option
 	for i, f := range fields {

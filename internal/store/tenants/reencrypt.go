@@ -169,16 +169,8 @@ func (d *Door) reencryptBatch(ctx context.Context, a lifecycle.Access, active ke
 	return out, nil
 }
 
-const (
-	// recordAndFetch records one event per element and returns the values of its tenant.
-	recordAndFetch = `SELECT ord, ` + valueColumns + ` FROM door.reseal($1)`
-
-	// writeBack takes the tenants and one list for each of valueColumns.
-	writeBack = `UPDATE trakr.tenant_fields AS f SET client_key = v.client_key, shared_secret = v.shared_secret,
-			principal_uuid = v.principal_uuid, username = v.username, avatar_url = v.avatar_url
-		FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[]) AS v (tenant_id, ` + valueColumns + `)
-		WHERE f.tenant_id = v.tenant_id`
-)
+// recordAndFetch records one event per element and returns the values of its tenant.
+const recordAndFetch = `SELECT ord, ` + valueColumns + ` FROM door.reseal($1)`
 
 // reencrypt records the events, decrypts, encrypts and writes back.
 func (d *Door) reencrypt(ctx context.Context, tx pgx.Tx, tenants []lifecycle.TenantID, records [][]byte, out *Reencrypted) error {
@@ -215,7 +207,11 @@ func (d *Door) reencrypt(ctx context.Context, tx pgx.Tx, tenants []lifecycle.Ten
 		}
 		return audit.Unavailable(err)
 	}
-	tag, err := tx.Exec(ctx, writeBack, texts(ids), columns[0], columns[1], columns[2], columns[3], columns[4])
+	args := []any{texts(ids)}
+	for _, c := range columns {
+		args = append(args, c)
+	}
+	tag, err := tx.Exec(ctx, writeBack, args...)
 	if err != nil {
 		return err
 	}

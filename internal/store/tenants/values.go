@@ -43,6 +43,13 @@ func newValuesRow(id lifecycle.TenantID, v encrypted, at time.Time) valuesRow {
 		Username: v[3], AvatarURL: v[4], WrittenAt: at}
 }
 
+// writeBack replaces the values of tenants. It takes the tenants and one list for each of
+// valueColumns.
+const writeBack = `UPDATE trakr.tenant_fields AS f SET client_key = v.client_key, shared_secret = v.shared_secret,
+		principal_uuid = v.principal_uuid, username = v.username, avatar_url = v.avatar_url
+	FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[]) AS v (tenant_id, ` + valueColumns + `)
+	WHERE f.tenant_id = v.tenant_id`
+
 // names lists the fields that have a value.
 func (v encrypted) names() []lifecycle.Field {
 	var out []lifecycle.Field
