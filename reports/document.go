@@ -53,19 +53,26 @@ type Column struct {
 	Numeric bool
 }
 
-// kinds are the reports, in the order of Kinds.
+// documentFormats are those in which a Document is rendered.
+var documentFormats = []Format{HTML, JSON, CSV}
+
+// kinds is the one list of the reports, in the order of Kinds. To add a report, see "Add a
+// report" in internal/README.md.
 var kinds = []struct {
-	name  string
-	build builder
+	name    string
+	formats []Format
+	build   builder
 }{
-	{"location", document(Location)},
-	{"retention", document(Retention)},
-	{"requests", document(Requests)},
-	{"attestation", document(Attestation)},
-	{"statement", func(p *policy.Policy, s *policy.SecurityStatement, f Facts, version string) Report {
+	{"location", documentFormats, document(Location)},
+	{"retention", documentFormats, document(Retention)},
+	{"requests", documentFormats, document(Requests)},
+	{"attestation", documentFormats, document(Attestation)},
+	{"statement", []Format{HTML, Markdown, JSON}, func(p *policy.Policy, s *policy.SecurityStatement, f Facts, version string) Report {
 		return SecurityStatementOf(p, s, f, version)
 	}},
-	{"marketplace", func(p *policy.Policy, _ *policy.SecurityStatement, f Facts, _ string) Report { return SheetOf(p, f) }},
+	{"marketplace", []Format{JSON}, func(p *policy.Policy, _ *policy.SecurityStatement, f Facts, _ string) Report {
+		return SheetOf(p, f)
+	}},
 }
 
 type builder func(p *policy.Policy, s *policy.SecurityStatement, f Facts, version string) Report

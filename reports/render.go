@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"html/template"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,13 +31,12 @@ func Formats() []Format { return []Format{HTML, JSON, CSV, Markdown} }
 
 // FormatsOf returns the formats of one kind of report.
 func FormatsOf(kind string) []Format {
-	switch kind {
-	case "statement":
-		return []Format{HTML, Markdown, JSON}
-	case "marketplace":
-		return []Format{JSON}
+	for _, k := range kinds {
+		if k.name == kind {
+			return slices.Clone(k.formats)
+		}
 	}
-	return []Format{HTML, JSON, CSV}
+	return nil
 }
 
 // ParseFormat returns the format with this name.
