@@ -197,7 +197,7 @@ func TestAnOperatorsDay(t *testing.T) {
 	if s := m.trakr(exitClean, "sweep", "run", "orphans"); !strings.Contains(s, "clean") || !strings.Contains(s, "trakr.tenant_fields") {
 		t.Error(s)
 	}
-	for kind, says := range map[string]string{"retention": "within the period", "integrity": "control: triggers", "minimisation": "not searched: sealed; judged before it was stored"} {
+	for kind, says := range map[string]string{"retention": "within the period", "integrity": "control: triggers", "minimisation": "not searched: encrypted; checked before it was stored"} {
 		if s := m.trakr(exitClean, "sweep", "run", kind); !strings.Contains(s, kind+" sweep") ||
 			!strings.Contains(strings.Join(strings.Fields(s), " "), says) { // the table may have wrapped it
 			t.Errorf("%s:\n%s", kind, s)

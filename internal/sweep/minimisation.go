@@ -46,7 +46,7 @@ const maxNewKeys = 100
 
 // Look implements Pass.
 func (p *MinimisationPass) Look(ctx context.Context, o Order) (Found, error) {
-	found, err := p.census.Shapes(ctx, drift.Declared(p.policy), o.Now, !o.DryRun)
+	found, err := p.census.Shapes(ctx, census.ShapeSearch{Declared: drift.Declared(p.policy), Now: o.Now, DryRun: o.DryRun})
 	if err != nil {
 		return Found{}, err
 	}

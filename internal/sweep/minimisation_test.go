@@ -175,7 +175,7 @@ func TestWhatIsSealedIsNotSaidToBeSearched(t *testing.T) {
 	not := func(when string, r findings.Run) {
 		t.Helper()
 		for _, at := range columns {
-			if c := checkColumn(r, at[0], at[1]); c.Disposition != findings.NotSearched || c.Rows != 0 || c.PredicateDigest != "" || c.Ground != "sealed; judged before it was stored" {
+			if c := checkColumn(r, at[0], at[1]); c.Disposition != findings.NotSearched || c.Rows != 0 || c.PredicateDigest != "" || c.Ground != "encrypted; checked before it was stored" {
 				t.Errorf("%s: %v: %+v", when, at, c)
 			}
 		}

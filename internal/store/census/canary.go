@@ -12,20 +12,20 @@ import (
 	"trakr/internal/store/internal/pg"
 )
 
-// The canary is a row of a tenant that never was, in a table of its own. Each pass
-// of the orphan sweep must count it through the same SQL as every other table: a
-// sweep that does not see it would not see anybody's row.
+// The canary is a row of a tenant that never existed, in a table of its own. Each pass
+// of the orphan sweep must count it through the same SQL as every other table: a sweep
+// that does not see the canary would not see a real orphan either.
 const (
 	canaryTable  = "trakr.sweep_canaries"
 	canaryColumn = "tenant_id"
 
-	// CanaryEvery is how often the service plants a fresh one.
+	// CanaryEvery is how often the service plants a new canary.
 	CanaryEvery = 10 * time.Minute
 	// CanarySpec is the same as a cron expression.
 	CanarySpec = "*/10 * * * *"
 )
 
-// PlantCanary plants a fresh canary and removes those before it.
+// PlantCanary plants a new canary and removes the older ones.
 func (s *Store) PlantCanary(ctx context.Context) error {
 	var row struct{ At time.Time }
 	if err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT door.plant_canary() AS at`).Scan(ctx, &row)); err != nil {
@@ -34,13 +34,15 @@ func (s *Store) PlantCanary(ctx context.Context) error {
 	return nil
 }
 
-// watch judges what the pass saw of the canary. One that is missing, stale or not
-// to be judged makes the pass blind; one that was seen is no finding.
-func watch(ctx context.Context, tx bun.Tx, checks []findings.Check, at time.Time) []findings.Check {
+// checkCanary checks that the pass saw the canary. A canary that is missing, stale or
+// uncountable makes the pass blind; one that was seen is no finding.
+func checkCanary(ctx context.Context, tx bun.Tx, checks []findings.Check, at time.Time) []findings.Check {
 	i := slices.IndexFunc(checks, func(c findings.Check) bool { return c.Table == canaryTable && c.Column == canaryColumn })
 	if i < 0 {
-		return append(checks, findings.Check{Store: "database", Table: canaryTable, Column: canaryColumn, Disposition: findings.Unjudged, CheckedAt: at,
-			Ground: "the canary has no place: the catalog shows no such table, so the sweep cannot prove that it sees"})
+		return append(checks, findings.Check{
+			Store: "database", Table: canaryTable, Column: canaryColumn, Disposition: findings.Unjudged, CheckedAt: at,
+			Ground: "the canary's table is missing from the catalog, so the sweep cannot prove that it sees",
+		})
 	}
 	c := &checks[i]
 	blind := func(why string) {
@@ -69,5 +71,5 @@ func watch(ctx context.Context, tx bun.Tx, checks []findings.Check, at time.Time
 	return checks
 }
 
-// short writes a length of time as people do.
+// short formats a duration of whole minutes for people.
 func short(d time.Duration) string { return fmt.Sprintf("%d minutes", int(d.Minutes())) }

@@ -6,9 +6,9 @@
 // (Tenant), values shaped like an e-mail address or a telephone number (Shapes), and the
 // columns themselves (Catalog). A count that cannot be made is Unjudged and never zero.
 //
-// The package changes nothing but its own bookkeeping: the canary, which proves that
-// Orphans sees, and up to where Shapes has searched the audit. What it counts is stored
-// by package findings.
+// The package writes only its own bookkeeping: the canary, which proves that Orphans sees
+// every row, and the position up to which Shapes has searched the audit. Package findings
+// stores the counts.
 package census
 
 import "trakr/internal/store"

@@ -32,11 +32,12 @@ const catalogQuery = `SELECT schema_name, table_name, column_name, carries, kind
 //
 //   - in a declared table, of the columns that carry a tenant;
 //   - in a table or column that no policy declares, of every column that could,
-//     whatever its name. Being there is a finding by itself, because nobody has
-//     said what it holds.
+//     whatever its name. Its existence is a finding by itself, because the policy does
+//     not declare what it contains.
 //
-// What cannot be judged does not hide the rest. The sweep's own orphan, the canary,
-// must be among what it sees; otherwise its table is not judged, whatever was found.
+// A column that cannot be counted does not hide the others. The count must include the
+// sweep's own orphan, the canary; otherwise the canary's table is Unjudged, whatever else
+// was found.
 func (s *Store) Orphans(ctx context.Context, declared drift.Declarations) (checks []findings.Check, snapshotAt time.Time, err error) {
 	err = pg.InSnapshot(ctx, s.db, func(ctx context.Context, tx bun.Tx) error {
 		var clock struct{ Now time.Time }
@@ -60,7 +61,7 @@ func (s *Store) Orphans(ctx context.Context, declared drift.Declarations) (check
 			}
 			last = table
 			begin := time.Now()
-			if check, ok := c.judge(ctx, tx, d, snapshotAt); ok {
+			if check, ok := c.count(ctx, tx, d, snapshotAt); ok {
 				check.Duration = time.Since(begin)
 				checks = append(checks, check)
 			}
@@ -69,7 +70,7 @@ func (s *Store) Orphans(ctx context.Context, declared drift.Declarations) (check
 			}
 		}
 		if len(columns) > 0 {
-			checks = watch(ctx, tx, checks, snapshotAt)
+			checks = checkCanary(ctx, tx, checks, snapshotAt)
 		}
 		return nil
 	})
@@ -82,10 +83,12 @@ func (s *Store) Orphans(ctx context.Context, declared drift.Declarations) (check
 	return checks, snapshotAt, nil
 }
 
-// undeclaredTable is the finding that the column's table is there at all.
+// undeclaredTable returns the finding that the column's table exists.
 func (c column) undeclaredTable(ctx context.Context, tx bun.Tx, at time.Time) findings.Check {
-	check := findings.Check{Store: "database", Table: policy.TableName(c.Schema, c.Table), Disposition: findings.Unjudged, Undeclared: true,
-		Ground: drift.UndeclaredTable, CheckedAt: at}
+	check := findings.Check{
+		Store: "database", Table: policy.TableName(c.Schema, c.Table), Disposition: findings.Unjudged, Undeclared: true,
+		Ground: drift.UndeclaredTable, CheckedAt: at,
+	}
 	var row struct{ Rows int64 }
 	err := tx.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
 		return tx.NewRaw(`SELECT rows FROM door.measure(?, ?, '', ?)`, c.Schema, c.Table, at).Scan(ctx, &row)
@@ -98,10 +101,15 @@ func (c column) undeclaredTable(ctx context.Context, tx bun.Tx, at time.Time) fi
 	return check
 }
 
-// judge counts one column, or says why it cannot; false when there is nothing to
-// count.
-func (c column) judge(ctx context.Context, tx bun.Tx, d drift.Table, at time.Time) (findings.Check, bool) {
-	check := findings.Check{Store: d.Store, Table: policy.TableName(c.Schema, c.Table), Column: c.Name, Disposition: findings.Checked, CheckedAt: at}
+const selectOrphans = `SELECT predicate, rows, coalesce(filled, 0) AS filled FROM door.count_orphans(?, ?, ?)`
+
+// count counts the orphans of one column. The check is Unjudged, with the reason as its
+// ground, when they cannot be counted; the boolean is false when the column needs no check.
+func (c column) count(ctx context.Context, tx bun.Tx, d drift.Table, at time.Time) (findings.Check, bool) {
+	check := findings.Check{
+		Store: d.Store, Table: policy.TableName(c.Schema, c.Table), Column: c.Name,
+		Disposition: findings.Checked, CheckedAt: at,
+	}
 	listed := d.Has(c.Name)
 	check.Undeclared = d.Declared && !listed
 	switch {
@@ -128,7 +136,7 @@ func (c column) judge(ctx context.Context, tx bun.Tx, d drift.Table, at time.Tim
 	}
 	// A savepoint, so that one table's error does not end the snapshot.
 	err := tx.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
-		return tx.NewRaw(`SELECT predicate, rows, coalesce(filled, 0) AS filled FROM door.count_orphans(?, ?, ?)`, c.Schema, c.Table, c.Name).Scan(ctx, &row)
+		return tx.NewRaw(selectOrphans, c.Schema, c.Table, c.Name).Scan(ctx, &row)
 	})
 	if err != nil {
 		unjudged("the count failed: SQLSTATE " + pg.State(pg.Map(err)))
@@ -137,7 +145,7 @@ func (c column) judge(ctx context.Context, tx bun.Tx, d drift.Table, at time.Tim
 	check.PredicateDigest, check.Rows = findings.Digest(row.Predicate), row.Rows
 	comparable := c.Kind == "uuid" || c.Kind == "text"
 	switch {
-	case row.Rows > 0: // found: there is nothing left to doubt
+	case row.Rows > 0: // an orphan was found, whatever the column's type
 	case check.Undeclared:
 		unjudged(drift.UndeclaredColumn)
 		check.Rows = row.Filled

@@ -17,20 +17,25 @@ import (
 	"trakr/policy"
 )
 
-// Bounds of the search for shapes: one statement, and one part of the audit.
+// Bounds of the search for shapes.
 const (
-	shapeTimeout  = "60s"
-	eventsAtOnce  = 20000
-	auditTable    = "trakr.audit_events"
-	shapeEmail    = "an e-mail address"
-	shapePhone    = "a telephone number"
-	sealedGround  = "sealed; judged before it was stored"
-	shapesAllSeen = "no value is shaped like " + shapeEmail + " or " + shapePhone
+	shapeTimeout = "60s" // of one statement
+	eventsAtOnce = 20000 // events of the audit in one statement
 )
 
-// sealed reports whether a column holds what the service sealed: no policy can say so
-// of another. What is found there in clear all the same is a finding.
-func sealed(table string, c column) bool {
+// Texts of a check's ground.
+const (
+	shapeEmail      = "an e-mail address"
+	shapePhone      = "a telephone number"
+	encryptedGround = "encrypted; checked before it was stored"
+	noShapeGround   = "no value is shaped like " + shapeEmail + " or " + shapePhone
+)
+
+const auditTable = "trakr.audit_events"
+
+// encrypted reports whether the service encrypts the values of a column; a policy cannot
+// declare that of a column. A clear value that is found there is a finding.
+func encrypted(table string, c column) bool {
 	switch {
 	case c.Kind != "opaque":
 		return false
@@ -40,8 +45,9 @@ func sealed(table string, c column) bool {
 	return table == "trakr.outbox_payloads" && c.Name == "sealed"
 }
 
-// shaped is what the database counted in one column.
-type shaped struct {
+// shapeCount is what the database counted in one column. Epoch, Xid and ID are the last
+// event that was searched; nil for other tables than the audit.
+type shapeCount struct {
 	Column    string `bun:"column_name"`
 	Predicate string
 	Emails    int64
@@ -52,14 +58,23 @@ type shaped struct {
 	ID        *int64 `bun:"id"`
 }
 
+// ShapeSearch is a search for shapes.
+type ShapeSearch struct {
+	Declared drift.Declarations
+	Now      time.Time
+	// DryRun leaves the stored position in the audit unchanged.
+	DryRun bool
+}
+
 // Searched is what a search for shapes found.
 type Searched struct {
 	Checks     []findings.Check
-	Keys       []PayloadKey // every name of a payload's member that any event bears and that was not kept
+	Keys       []PayloadKey // of all events
 	SnapshotAt time.Time
 }
 
-// PayloadKey is the name of a payload's member that was seen and not kept.
+// PayloadKey is the name of a payload's member that an event lists as received and not
+// kept.
 type PayloadKey struct {
 	Name        string
 	FirstSeenAt time.Time `bun:"first_seen_at"`
@@ -67,26 +82,26 @@ type PayloadKey struct {
 
 // search is one run of Shapes.
 type search struct {
-	store    *Store
-	declared drift.Declarations
-	now, at  time.Time
-	keep     bool
-	keys     map[string]time.Time // first seen
+	ShapeSearch
+	store *Store
+	at    time.Time            // of the database's clock
+	keys  map[string]time.Time // when each payload key was first seen
 }
 
-// Shapes searches every column that can hold text, in every table of the live
-// catalog, for values shaped like an e-mail address or a telephone number, and
-// names every table and column that no policy declares. The audit is searched from
-// where the last pass ended, in parts; ctx's end is where it stops, and the next
-// pass goes on. What the service sealed is not searched, and not said to be; a large
-// object is found whatever is in it. Nothing of a value comes back. keep is false in a dry run: the
-// place where the search ended is not noted then.
-func (s *Store) Shapes(ctx context.Context, declared drift.Declarations, now time.Time, keep bool) (Searched, error) {
+// Shapes searches every column that can contain text, in every table of the live
+// catalog, for values shaped like an e-mail address or a telephone number, and returns
+// every table and column that no policy declares. No part of a value is returned.
+//
+// The audit is searched in parts, from where the last pass ended until shortly before
+// ctx's deadline; the next pass continues there. Columns that the service encrypts are not
+// searched and are reported as NotSearched. Every large object is a finding, whatever it
+// contains.
+func (s *Store) Shapes(ctx context.Context, o ShapeSearch) (Searched, error) {
 	var clock struct{ Now time.Time }
 	if err := pg.Map(pg.Bun(s.db).NewRaw(`SELECT clock_timestamp() AS now`).Scan(ctx, &clock)); err != nil {
 		return Searched{}, fmt.Errorf("searching for shapes: %w", err)
 	}
-	x := search{store: s, declared: declared, now: now, at: clock.Now.UTC(), keep: keep, keys: map[string]time.Time{}}
+	x := search{ShapeSearch: o, store: s, at: clock.Now.UTC(), keys: map[string]time.Time{}}
 	out := Searched{SnapshotAt: x.at}
 	columns, err := s.catalog(ctx)
 	if err != nil {
@@ -109,12 +124,13 @@ func (s *Store) Shapes(ctx context.Context, declared drift.Declarations, now tim
 		return out, err
 	}
 	out.Checks = append(out.Checks, objects)
-	out.Keys, err = x.known(ctx)
+	out.Keys, err = x.payloadKeys(ctx)
 	return out, err
 }
 
-// largeObjects counts what lies beside all tables. Nothing of ours makes one, no role
-// but a superuser's may search them, and whoever may log in may make them.
+// largeObjects counts PostgreSQL's large objects, which belong to no table. The service
+// makes none, only a superuser may search them all, and every role that may log in may make
+// them.
 func (s *Store) largeObjects(ctx context.Context) (findings.Check, error) {
 	const count = `SELECT count(*) AS n, clock_timestamp() AS now FROM pg_catalog.pg_largeobject_metadata`
 	var row struct {
@@ -125,16 +141,19 @@ func (s *Store) largeObjects(ctx context.Context) (findings.Check, error) {
 	if err := pg.Map(pg.Bun(s.db).NewRaw(count).Scan(ctx, &row)); err != nil {
 		return findings.Check{}, fmt.Errorf("counting large objects: %w", err)
 	}
-	c := findings.Check{Store: "database", Table: "pg_catalog.pg_largeobject_metadata", Disposition: findings.Checked, Rows: row.N, PredicateDigest: findings.Digest(count),
-		CheckedAt: row.Now.UTC(), Duration: time.Since(begin), Ground: "there is no large object"}
+	c := findings.Check{
+		Store: "database", Table: "pg_catalog.pg_largeobject_metadata", Disposition: findings.Checked,
+		Rows: row.N, PredicateDigest: findings.Digest(count), CheckedAt: row.Now.UTC(), Duration: time.Since(begin),
+		Ground: "there is no large object",
+	}
 	if row.N > 0 {
-		c.Ground = "large objects are no table's, and nobody can say what is in them: look who owns them, then lo_unlink them"
+		c.Ground = "large objects belong to no table, and their content is unknown: find out who owns them, then lo_unlink them"
 	}
 	return c, nil
 }
 
-// known adds the names that earlier passes saw.
-func (x *search) known(ctx context.Context) ([]PayloadKey, error) {
+// payloadKeys returns the names that this pass and earlier ones saw.
+func (x *search) payloadKeys(ctx context.Context) ([]PayloadKey, error) {
 	var out []PayloadKey
 	err := pg.Map(pg.Bun(x.store.db).NewRaw(`SELECT name, first_seen_at FROM trakr.payload_keys_seen ORDER BY name`).Scan(ctx, &out))
 	if err != nil && !errors.Is(err, pg.ErrNoRows) {
@@ -175,45 +194,54 @@ func (s *Store) catalog(ctx context.Context) ([]column, error) {
 	return out, nil
 }
 
-// table judges one table.
+// table searches one table.
 func (x *search) table(ctx context.Context, columns []column) ([]findings.Check, error) {
 	first, at := columns[0], x.at
 	table := policy.TableName(first.Schema, first.Table)
-	d := x.declared.Table(table)
+	d := x.Declared.Table(table)
 	var checks []findings.Check
 	if !d.Declared {
-		checks = append(checks, findings.Check{Store: d.Store, Table: table, Disposition: findings.Unjudged, Undeclared: true, Ground: drift.UndeclaredTable, CheckedAt: at})
+		checks = append(checks, findings.Check{
+			Store: d.Store, Table: table, Disposition: findings.Unjudged, Undeclared: true,
+			Ground: drift.UndeclaredTable, CheckedAt: at,
+		})
 	}
 	begin := time.Now()
-	found, unjudged, err := x.count(ctx, first, table)
+	found, why, err := x.count(ctx, first, table)
 	took := time.Since(begin) // all columns are searched at once
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range columns {
-		check := findings.Check{Store: d.Store, Table: table, Column: c.Name, Disposition: findings.Checked, CheckedAt: at, Duration: took}
+		check := findings.Check{
+			Store: d.Store, Table: table, Column: c.Name, Disposition: findings.Checked, CheckedAt: at, Duration: took,
+		}
 		check.Undeclared = d.Declared && !d.Has(c.Name)
+		unjudged := func(why string) { check.Disposition, check.Ground = findings.Unjudged, why }
 		searched := c.Kind == "text" || c.Kind == "opaque"
-		i := slices.IndexFunc(found, func(x shaped) bool { return x.Column == c.Name })
+		i := slices.IndexFunc(found, func(x shapeCount) bool { return x.Column == c.Name })
 		switch {
 		case !searched && !check.Undeclared:
 			continue
-		case !searched: // only its being there is to be said
-		case sealed(table, c) && (i < 0 || found[i].Emails+found[i].Phones == 0):
-			check.Disposition, check.Ground = findings.NotSearched, sealedGround
+		case !searched: // its existence is the finding
+		case encrypted(table, c) && (i < 0 || found[i].Emails+found[i].Phones == 0):
+			check.Disposition, check.Ground = findings.NotSearched, encryptedGround
 		case !c.Readable:
-			check.Disposition, check.Ground = findings.Unjudged, "the role that counts may not read the table: GRANT SELECT on it TO trakr_sweep"
+			unjudged("the role that counts may not read the table: GRANT SELECT on it TO trakr_sweep")
 		case c.Filtered:
-			check.Disposition, check.Ground = findings.Unjudged, "row-level security hides rows from the role that counts, trakr_sweep"
-		case unjudged != "" && (i < 0 || found[i].Emails+found[i].Phones == 0):
-			check.Disposition, check.Ground = findings.Unjudged, unjudged
+			unjudged("row-level security hides rows from the role that counts, trakr_sweep")
+		case why != "" && (i < 0 || found[i].Emails+found[i].Phones == 0):
+			unjudged(why)
 		case i < 0:
-			check.Disposition, check.Ground = findings.Unjudged, "the database did not search this column"
+			unjudged("the database did not search this column")
 		default:
-			found[i].into(&check)
+			found[i].record(&check)
 		}
 		if check.Undeclared {
-			check.Ground = drift.UndeclaredColumn + after("; ", check.Ground)
+			if check.Ground != "" {
+				check.Ground = "; " + check.Ground
+			}
+			check.Ground = drift.UndeclaredColumn + check.Ground
 			if check.Rows == 0 {
 				check.Disposition = findings.Unjudged
 			}
@@ -223,24 +251,18 @@ func (x *search) table(ctx context.Context, columns []column) ([]findings.Check,
 	return checks, nil
 }
 
-func after(joint, s string) string {
-	if s == "" {
-		return ""
-	}
-	return joint + s
-}
-
-// into stores what was counted in a column in its check.
-func (x shaped) into(c *findings.Check) {
+// record stores a column's counts in its check.
+func (x shapeCount) record(c *findings.Check) {
 	c.PredicateDigest, c.Rows = findings.Digest(x.Predicate), max(x.Emails, x.Phones)
-	c.Ground = fmt.Sprintf("%s in %d rows", shapesAllSeen, x.Scanned)
+	c.Ground = fmt.Sprintf("%s in %d rows", noShapeGround, x.Scanned)
 	if c.Rows > 0 {
-		c.Ground = fmt.Sprintf("of %d rows, values shaped like %s in %d, like %s in %d", x.Scanned, shapeEmail, x.Emails, shapePhone, x.Phones)
+		c.Ground = fmt.Sprintf("of %d rows, values shaped like %s in %d, like %s in %d",
+			x.Scanned, shapeEmail, x.Emails, shapePhone, x.Phones)
 	}
 }
 
-// count searches one table; unjudged says why that did not come to its end.
-func (x *search) count(ctx context.Context, c column, table string) (found []shaped, unjudged string, err error) {
+// count searches one table; why is the reason when the search is not complete.
+func (x *search) count(ctx context.Context, c column, table string) (found []shapeCount, why string, err error) {
 	if !c.Readable || c.Filtered {
 		return nil, "", nil
 	}
@@ -251,7 +273,7 @@ func (x *search) count(ctx context.Context, c column, table string) (found []sha
 		return tx.NewRaw(`SELECT column_name, predicate, emails, phones, scanned, epoch, xid::text AS xid, id
 			FROM door.count_shaped(?, ?, NULL, NULL, NULL, NULL)`, c.Schema, c.Table).Scan(ctx, &found)
 	})
-	why, err := halted(ctx, err)
+	why, err = refusal(ctx, err)
 	return found, why, err
 }
 
@@ -269,8 +291,9 @@ func (s *Store) bounded(ctx context.Context, do func(ctx context.Context, tx bun
 	})
 }
 
-// halted says why a search was refused, when it was the database that refused it.
-func halted(ctx context.Context, err error) (why string, fatal error) {
+// refusal splits the error of a search: why is the reason when the database ended the
+// search of this table, fatal is every other error.
+func refusal(ctx context.Context, err error) (why string, fatal error) {
 	switch state := pg.State(err); {
 	case err == nil:
 		return "", nil
@@ -283,8 +306,9 @@ func halted(ctx context.Context, err error) (why string, fatal error) {
 	}
 }
 
-// scan is how far the audit was searched, for one column.
-type scan struct {
+// auditScan is the sum of all passes over the audit, for one column, and the last event
+// they searched.
+type auditScan struct {
 	Column                  string `bun:"column_name"`
 	Scanned, Emails, Phones int64
 	Epoch                   int32
@@ -292,37 +316,52 @@ type scan struct {
 	ID                      int64 `bun:"id"`
 }
 
-// countAudit goes on with the audit where the last pass ended: the counts are those
-// of all passes. When something was found it begins anew, so that what expired is
-// not accused for ever. A crash leaves the last part that was noted.
-func (x *search) countAudit(ctx context.Context) (found []shaped, unjudged string, err error) {
-	var kept []scan
-	if err := pg.Map(pg.Bun(x.store.db).NewRaw(`SELECT column_name, scanned, emails, phones, epoch, xid::text AS xid, id FROM trakr.shape_scans ORDER BY column_name`).Scan(ctx, &kept)); err != nil && !errors.Is(err, pg.ErrNoRows) {
-		return nil, "", err
+const selectScans = `SELECT column_name, scanned, emails, phones, epoch, xid::text AS xid, id
+	FROM trakr.shape_scans ORDER BY column_name`
+
+// lastScans returns the sums of the earlier passes by column, and the last event they
+// searched. Both are empty when an earlier pass found something: the search then begins
+// with the oldest event, because the event that was found may have expired since.
+func (x *search) lastScans(ctx context.Context) (sums map[string]auditScan, from auditScan, err error) {
+	var stored []auditScan
+	err = pg.Map(pg.Bun(x.store.db).NewRaw(selectScans).Scan(ctx, &stored))
+	if err != nil && !errors.Is(err, pg.ErrNoRows) {
+		return nil, from, err
 	}
-	sums, from := map[string]scan{}, scan{Xid: "0"}
-	for _, k := range kept {
+	sums, from = map[string]auditScan{}, auditScan{Xid: "0"}
+	if slices.ContainsFunc(stored, func(k auditScan) bool { return k.Emails+k.Phones > 0 }) {
+		return sums, from, nil
+	}
+	for _, k := range stored {
 		sums[k.Column] = k
 		from.Epoch, from.Xid, from.ID = k.Epoch, k.Xid, k.ID
 	}
-	if slices.ContainsFunc(kept, func(k scan) bool { return k.Emails+k.Phones > 0 }) {
-		sums, from = map[string]scan{}, scan{Xid: "0"}
+	return sums, from, nil
+}
+
+// countAudit continues the search of the audit after the last event of the earlier passes
+// (lastScans), and returns the counts of all passes. A crash keeps the last part that was
+// stored.
+func (x *search) countAudit(ctx context.Context) (found []shapeCount, why string, err error) {
+	sums, from, err := x.lastScans(ctx)
+	if err != nil {
+		return nil, "", err
 	}
 	for {
-		var part []shaped
+		var part []shapeCount
 		var keys []PayloadKey
 		err := x.store.bounded(ctx, func(ctx context.Context, tx bun.Tx) (err error) {
 			part, keys, err = countPart(ctx, tx, from)
 			return err
 		})
-		if unjudged, err = halted(ctx, err); err != nil {
+		if why, err = refusal(ctx, err); err != nil {
 			return nil, "", err
 		}
-		if unjudged == "" && len(part) == 0 {
-			unjudged = "the database did not search the audit"
+		if why == "" && len(part) == 0 {
+			why = "the database did not search the audit"
 		}
-		if unjudged != "" {
-			return found, unjudged, nil
+		if why != "" {
+			return found, why, nil
 		}
 		found = found[:0]
 		if p := part[0]; p.Epoch != nil && p.Xid != nil && p.ID != nil {
@@ -330,7 +369,11 @@ func (x *search) countAudit(ctx context.Context) (found []shaped, unjudged strin
 		}
 		for _, p := range part {
 			sum := sums[p.Column]
-			sum = scan{p.Column, sum.Scanned + p.Scanned, sum.Emails + p.Emails, sum.Phones + p.Phones, from.Epoch, from.Xid, from.ID}
+			sum = auditScan{
+				Column: p.Column, Scanned: sum.Scanned + p.Scanned,
+				Emails: sum.Emails + p.Emails, Phones: sum.Phones + p.Phones,
+				Epoch: from.Epoch, Xid: from.Xid, ID: from.ID,
+			}
 			sums[p.Column] = sum
 			p.Scanned, p.Emails, p.Phones = sum.Scanned, sum.Emails, sum.Phones
 			found = append(found, p)
@@ -340,8 +383,8 @@ func (x *search) countAudit(ctx context.Context) (found []shaped, unjudged strin
 				x.keys[k.Name] = k.FirstSeenAt
 			}
 		}
-		if x.keep && part[0].Scanned > 0 {
-			if err := x.note(ctx, sums, keys); err != nil {
+		if !x.DryRun && part[0].Scanned > 0 {
+			if err := x.save(ctx, sums, keys); err != nil {
 				return nil, "", err
 			}
 		}
@@ -349,14 +392,13 @@ func (x *search) countAudit(ctx context.Context) (found []shaped, unjudged strin
 			return found, "", nil
 		}
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < 2*time.Minute {
-			return found, fmt.Sprintf("%d events were searched in the time of this pass; the next one goes on", part[0].Scanned), nil
+			return found, fmt.Sprintf("%d events were searched in the time of this pass; the next pass continues", part[0].Scanned), nil
 		}
 	}
 }
 
-// countPart searches the next events, and lists the names of what was not kept of
-// payloads in the very same ones.
-func countPart(ctx context.Context, tx bun.Tx, from scan) (part []shaped, keys []PayloadKey, err error) {
+// countPart searches the next events, and lists the payload keys of the same events.
+func countPart(ctx context.Context, tx bun.Tx, from auditScan) (part []shapeCount, keys []PayloadKey, err error) {
 	err = tx.NewRaw(`SELECT column_name, predicate, emails, phones, scanned, epoch, xid::text AS xid, id
 		FROM door.count_shaped('trakr', 'audit_events', ?, ?::text::xid8, ?, ?)`, from.Epoch, from.Xid, from.ID, eventsAtOnce).Scan(ctx, &part)
 	if err != nil || len(part) == 0 || part[0].ID == nil {
@@ -372,20 +414,26 @@ func countPart(ctx context.Context, tx bun.Tx, from scan) (part []shaped, keys [
 	return part, keys, err
 }
 
-// note keeps how far the search came, and the names seen, together.
-func (x *search) note(ctx context.Context, sums map[string]scan, keys []PayloadKey) error {
+const (
+	upsertScan = `INSERT INTO trakr.shape_scans (column_name, scanned, emails, phones, epoch, xid, id, scanned_at)
+		VALUES (?, ?, ?, ?, ?, ?::text::xid8, ?, ?)
+		ON CONFLICT (column_name) DO UPDATE SET scanned = excluded.scanned, emails = excluded.emails, phones = excluded.phones,
+			epoch = excluded.epoch, xid = excluded.xid, id = excluded.id, scanned_at = excluded.scanned_at`
+	insertPayloadKey = `INSERT INTO trakr.payload_keys_seen (name, first_seen_at) VALUES (?, ?) ON CONFLICT DO NOTHING`
+)
+
+// save stores the sums and the payload keys in one transaction.
+func (x *search) save(ctx context.Context, sums map[string]auditScan, keys []PayloadKey) error {
 	return pg.InTx(ctx, x.store.db, func(ctx context.Context, tx bun.Tx) error {
 		for _, k := range sums {
-			_, err := tx.NewRaw(`INSERT INTO trakr.shape_scans (column_name, scanned, emails, phones, epoch, xid, id, scanned_at) VALUES (?, ?, ?, ?, ?, ?::text::xid8, ?, ?)
-				ON CONFLICT (column_name) DO UPDATE SET scanned = excluded.scanned, emails = excluded.emails, phones = excluded.phones,
-					epoch = excluded.epoch, xid = excluded.xid, id = excluded.id, scanned_at = excluded.scanned_at`,
-				k.Column, k.Scanned, k.Emails, k.Phones, k.Epoch, k.Xid, k.ID, x.now.UTC()).Exec(ctx)
+			_, err := tx.NewRaw(upsertScan,
+				k.Column, k.Scanned, k.Emails, k.Phones, k.Epoch, k.Xid, k.ID, x.Now.UTC()).Exec(ctx)
 			if err != nil {
 				return err
 			}
 		}
 		for _, k := range keys {
-			if _, err := tx.NewRaw(`INSERT INTO trakr.payload_keys_seen (name, first_seen_at) VALUES (?, ?) ON CONFLICT DO NOTHING`, k.Name, k.FirstSeenAt).Exec(ctx); err != nil {
+			if _, err := tx.NewRaw(insertPayloadKey, k.Name, k.FirstSeenAt).Exec(ctx); err != nil {
 				return err
 			}
 		}
