@@ -57,7 +57,7 @@ func (a *cli) erasureCommand() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			b, err := s.Eraser.Hand(ctx, why.access(), id, f)
+			b, err := s.Eraser.RenderCertificate(ctx, why.access(), id, f)
 			if err != nil {
 				return err
 			}

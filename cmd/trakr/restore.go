@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"trakr/internal/app"
+	"trakr/internal/erasure"
 	"trakr/internal/lifecycle"
 )
 
@@ -35,7 +36,7 @@ func (a *cli) restoreCommand() *cobra.Command {
 					return err
 				}
 			}
-			r, err := s.Eraser.Replay(ctx, access, true)
+			r, err := s.Eraser.Replay(ctx, access, erasure.AllLines)
 			if err != nil {
 				return err
 			}

@@ -54,14 +54,14 @@ func asLedger[L ledger.Ledger](l L, err error) (ledger.Ledger, error) {
 func compareLedger(ctx context.Context, use ledgerUse, e *erasure.Eraser, log *slog.Logger) (erasure.Replayed, error) {
 	switch use {
 	case ledgerReplayed:
-		r, err := e.Replay(ctx, StartAccess(), false)
+		r, err := e.Replay(ctx, StartAccess(), erasure.NewLines)
 		if err == nil && r.Erased+r.Held > 0 {
 			log.WarnContext(ctx, "a restored backup had brought erased tenants back, or had forgotten legal holds; "+
 				"they are erased again, and placed again", "tenants", r.Erased, "holds", r.Held)
 		}
 		return r, err
 	case ledgerCompared:
-		n, holds, err := e.CameBack(ctx)
+		n, holds, err := e.Resurrected(ctx)
 		if err == nil && n+holds > 0 {
 			err = fmt.Errorf("%d tenants that the erasure ledger knows as erased are live, and %d legal holds that it knows are missing: "+
 				"a backup was restored. Run: trakr restore replay", n, holds)

@@ -27,7 +27,8 @@ func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Era
 	if e.Awaits(x) {
 		return ErrAwaitsRecipient
 	}
-	events, err := e.evidence(ctx, x.Tenant, x.ID.String(), x.BegunAt, audit.ErasureBegin, audit.TenantErase, audit.ErasureVerify, audit.DeliveryAcknowledge)
+	events, err := e.evidence(ctx, x.Tenant, x.ID.String(), x.BegunAt,
+		audit.ErasureBegin, audit.TenantErase, audit.ErasureVerify, audit.DeliveryAcknowledge)
 	if err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func (e *Eraser) certify(ctx context.Context, a lifecycle.Access, x erasures.Era
 
 // ErrAwaitsRecipient means that an erasure is done and verified, and that its
 // certificate waits for the acknowledgement of a recipient of the tenant's data.
-var ErrAwaitsRecipient = errors.New("the end service has not acknowledged that it deleted what it was told")
+var ErrAwaitsRecipient = errors.New("the end service has not acknowledged that it deleted the data it received")
 
 // Awaits reports whether the certificate waits. Each erasure has one certificate, and
 // where the policy makes the acknowledgement a part of the erasure it contains its time.
@@ -79,23 +80,23 @@ func (e *Eraser) recipients(x erasures.Erasure) ([]certificate.Recipient, string
 	return []certificate.Recipient{{Name: name, AcknowledgedAt: certificate.At(x.Notice.AcknowledgedAt)}}, ""
 }
 
-// Nothing is a request under which nothing was ever held, or is held any more.
+// Nothing is a request about a name under which no data is stored, or no longer.
 type Nothing struct {
 	RequestID   string
 	Digests     []keyring.Digest // of the name the customer gave, newest key first
 	RequestedAt time.Time
-	SweepRun    string // the newest sweep that found no tenant's rows but those registered
+	SweepRun    string // the newest clean sweep for rows of tenants that are not registered
 }
 
-// ErrHeld means that something is held under the name after all.
-var ErrHeld = errors.New("a tenant is held under this name")
+// ErrHeld means that a tenant is stored under the name after all.
+var ErrHeld = errors.New("a tenant is stored under this name")
 
 // CertifyNothing lets the counting role look for the name that a request gave, and
-// issues a certificate that nothing is held under it. There is one for each request.
+// issues a certificate that no data is stored under it. There is one for each request.
 func (e *Eraser) CertifyNothing(ctx context.Context, a lifecycle.Access, n Nothing) (erasures.Certificate, error) {
 	request, err := uuid.Parse(n.RequestID)
 	if err != nil || len(n.Digests) == 0 {
-		return erasures.Certificate{}, errors.New("certifying that nothing is held needs a request and the digests of a name")
+		return erasures.Certificate{}, errors.New("certifying that no data is stored needs a request and the digests of a name")
 	}
 	done, err := e.c.Erasures.CertificateOf(ctx, request)
 	if !errors.Is(err, lifecycle.NotFound) {
@@ -109,20 +110,21 @@ func (e *Eraser) CertifyNothing(ctx context.Context, a lifecycle.Access, n Nothi
 		return erasures.Certificate{}, ErrHeld
 	}
 	events, err := e.evidence(ctx, lifecycle.TenantID{}, n.RequestID, n.RequestedAt, audit.ErasureVerify)
-	if err != nil && !errors.Is(err, audit.ErrNoCheckpoint) { // an empty log has none of it
+	if err != nil && !errors.Is(err, audit.ErrNoCheckpoint) { // an empty log has no such event
 		return erasures.Certificate{}, err
 	}
-	if len(events) == 0 { // not recorded yet, by an attempt that a crash cut off either
+	if len(events) == 0 { // no earlier attempt recorded it before a crash
 		if err := e.c.Erasures.VerifiedNothing(ctx, a, n.RequestID, n.Digests[0]); err != nil {
 			return erasures.Certificate{}, err
 		}
-		e.AwaitPlaces(ctx)
+		e.AwaitSequencing(ctx)
 		if events, err = e.evidence(ctx, lifecycle.TenantID{}, n.RequestID, n.RequestedAt, audit.ErasureVerify); err != nil {
 			return erasures.Certificate{}, err
 		}
 	}
 	c := e.blank(certificate.NothingHeld, events)
-	c.RequestID, c.Trigger, c.SubjectDigest, c.RequestedAt = n.RequestID, lifecycle.TriggerRequest, n.Digests[0].String(), certificate.At(n.RequestedAt)
+	c.RequestID, c.Trigger = n.RequestID, lifecycle.TriggerRequest
+	c.SubjectDigest, c.RequestedAt = n.Digests[0].String(), certificate.At(n.RequestedAt)
 	c.Stores = []certificate.Store{{Name: count.Store, Location: e.where(count.Store), Table: count.Table}}
 	c.Verification.PredicateDigest, c.Verification.SweepRunID = count.PredicateDigest, n.SweepRun
 	if len(events) > 0 {
@@ -133,9 +135,10 @@ func (e *Eraser) CertifyNothing(ctx context.Context, a lifecycle.Access, n Nothi
 	return e.issue(ctx, a, lifecycle.TenantID{}, c)
 }
 
-// Hand returns the certificate of an erasure, or of a request, in a form for its
-// reader (certificate.JSON, HTML or PDF), after it has recorded that it hands it out.
-func (e *Eraser) Hand(ctx context.Context, a lifecycle.Access, id uuid.UUID, f certificate.Format) ([]byte, error) {
+// RenderCertificate returns the certificate of an erasure, or of a request, in a format
+// (certificate.JSON, HTML or PDF), and records in the audit that it was issued to the
+// caller.
+func (e *Eraser) RenderCertificate(ctx context.Context, a lifecycle.Access, id uuid.UUID, f certificate.Format) ([]byte, error) {
 	if err := a.CheckReason(); err != nil {
 		return nil, err
 	}
@@ -162,9 +165,9 @@ func (e *Eraser) Hand(ctx context.Context, a lifecycle.Access, id uuid.UUID, f c
 	return out, e.c.Log.Record(ctx, ev)
 }
 
-// AwaitPlaces gives what was recorded just now its place in the log, or waits for the
-// process that does: a few passes of the sequencer at most.
-func (e *Eraser) AwaitPlaces(ctx context.Context) {
+// AwaitSequencing gives the events that were just recorded their positions in the log, or
+// waits for the process that does: a few passes of the sequencer at most.
+func (e *Eraser) AwaitSequencing(ctx context.Context) {
 	for range 16 {
 		if e.c.Sequence != nil {
 			if err := e.c.Sequence(ctx); err != nil {
@@ -183,18 +186,25 @@ func (e *Eraser) AwaitPlaces(ctx context.Context) {
 	}
 }
 
-// evidence proves the events of an act. One without a place in the log is not-found.
-func (e *Eraser) evidence(ctx context.Context, tenant lifecycle.TenantID, correlation string, since time.Time, actions ...audit.Action) ([]audit.Proof, error) {
-	// recorded_at is the database's clock: a day is more than any two differ.
+// evidence returns the inclusion proofs of the events of an erasure or a request. An event
+// without a position in the log is not-found.
+func (e *Eraser) evidence(
+	ctx context.Context, tenant lifecycle.TenantID, correlation string, since time.Time, actions ...audit.Action,
+) ([]audit.Proof, error) {
+	// recorded_at is the database's clock: a day is more than any two clocks differ.
 	return e.c.Log.Evidence(ctx, tenant, correlation, since.Add(-24*time.Hour), actions...)
 }
 
 // blank returns what every certificate contains.
 func (e *Eraser) blank(s certificate.State, events []audit.Proof) certificate.Certificate {
-	c := certificate.Certificate{State: s, Issuer: e.c.Policy.Vendor.Name, ToolVersion: e.c.Version, PolicyHash: e.c.Policy.Hash(),
-		Verification: certificate.Verification{Result: certificate.Clean, Role: countingRole}}
+	c := certificate.Certificate{
+		State: s, Issuer: e.c.Policy.Vendor.Name, ToolVersion: e.c.Version, PolicyHash: e.c.Policy.Hash(),
+		Verification: certificate.Verification{Result: certificate.Clean, Role: countingRole},
+	}
 	for _, p := range events {
-		c.Audit.Events = append(c.Audit.Events, certificate.Event{EventID: p.EventID, LogIndex: p.LogIndex, Record: p.Record, Inclusion: p.Inclusion})
+		c.Audit.Events = append(c.Audit.Events, certificate.Event{
+			EventID: p.EventID, LogIndex: p.LogIndex, Record: p.Record, Inclusion: p.Inclusion,
+		})
 		c.Audit.LogIndexes = append(c.Audit.LogIndexes, p.LogIndex)
 		c.Audit.Checkpoint = p.Checkpoint
 	}
@@ -202,7 +212,9 @@ func (e *Eraser) blank(s certificate.State, events []audit.Proof) certificate.Ce
 }
 
 // issue signs and stores a certificate.
-func (e *Eraser) issue(ctx context.Context, a lifecycle.Access, tenant lifecycle.TenantID, c certificate.Certificate) (erasures.Certificate, error) {
+func (e *Eraser) issue(
+	ctx context.Context, a lifecycle.Access, tenant lifecycle.TenantID, c certificate.Certificate,
+) (erasures.Certificate, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return erasures.Certificate{}, fmt.Errorf("issuing a certificate: %w", err)
@@ -216,11 +228,13 @@ func (e *Eraser) issue(ctx context.Context, a lifecycle.Access, tenant lifecycle
 	if err != nil {
 		return erasures.Certificate{}, err
 	}
-	return e.c.Erasures.Issue(ctx, a, tenant, erasures.Certificate{ID: c.CertificateID, ErasureID: c.ErasureID, RequestID: requestOnly(c), IssuedAt: now, Document: string(document)})
+	return e.c.Erasures.Issue(ctx, a, tenant, erasures.Certificate{
+		ID: c.CertificateID, ErasureID: c.ErasureID, RequestID: requestOnly(c), IssuedAt: now, Document: string(document),
+	})
 }
 
-// requestOnly is the request that a certificate is stored under: one that has no
-// erasure. An erasure by request is found by its erasure.
+// requestOnly returns the request that a certificate is stored under: empty when it has an
+// erasure, because the certificate is then found by the erasure.
 func requestOnly(c certificate.Certificate) string {
 	if c.ErasureID != "" {
 		return ""
@@ -228,8 +242,8 @@ func requestOnly(c certificate.Certificate) string {
 	return c.RequestID
 }
 
-// stores sums the counts up table by table, without those the policy retains, and
-// returns the digest over everything that was asked of the database.
+// stores sums the counts of each table, without the rows that the policy retains, and
+// returns the digest over every predicate that the database counted by.
 func (e *Eraser) stores(counts []erasures.Evidence) ([]certificate.Store, string) {
 	var out []certificate.Store
 	asked := sha256.New()
@@ -247,7 +261,7 @@ func (e *Eraser) stores(counts []erasures.Evidence) ([]certificate.Store, string
 	return out, hex.EncodeToString(asked.Sum(nil))
 }
 
-// where is a store's place as the policy declares it.
+// where returns a store's location as the policy declares it.
 func (e *Eraser) where(store string) string {
 	for _, s := range e.c.Policy.Stores {
 		if s.Name == store {
@@ -257,7 +271,7 @@ func (e *Eraser) where(store string) string {
 	return "not declared"
 }
 
-// hold is the last legal hold that kept an erasure from deleting, nil for none.
+// hold returns the last legal hold that delayed the deletion of an erasure, or nil.
 func (e *Eraser) hold(ctx context.Context, x erasures.Erasure) (*certificate.Hold, error) {
 	all, err := e.c.Holds.List(ctx, x.Tenant, time.Time{})
 	if err != nil {
@@ -285,7 +299,7 @@ func (e *Eraser) retained(x erasures.Erasure) []certificate.Retained {
 		switch r, ok := e.c.Policy.Period(k.Class); {
 		case ok && r.ExecutedBy == policy.ByServiceEnd:
 			until = "the service ends"
-		case ok: // the youngest row there is one of this erasure
+		case ok: // the youngest retained row is of this erasure
 			until = x.DeletedAt.Add(r.Period.Duration()).UTC().Format(time.DateOnly)
 		}
 		out = append(out, certificate.Retained{What: k.Where + ": " + k.What, Ground: k.Ground, Until: until})

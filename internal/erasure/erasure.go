@@ -47,10 +47,10 @@ type Config struct {
 	// Sequence gives waiting events their positions where no service runs that does
 	// it every second; nil where one does.
 	Sequence func(context.Context) error
-	// Begun is called when an erasure waits for a step that only the sweep takes; nil for
-	// nothing.
+	// Begun, if given, is called when an erasure waits for a step that only the sweep takes.
 	Begun func()
-	// After is called when a step is durable, for tests that kill the process there.
+	// After, if given, is called when a step is durable, for tests that kill the process
+	// there.
 	After func(step string)
 }
 
@@ -59,8 +59,9 @@ type Eraser struct{ c Config }
 
 // New returns an eraser.
 func New(c Config) (*Eraser, error) {
-	if c.Door == nil || c.Erasures == nil || c.Census == nil || c.Holds == nil || c.Log == nil || c.Keys == nil || c.Policy == nil || c.Ledger == nil || c.Now == nil || c.Slog == nil {
-		return nil, errors.New("an eraser needs a door, a store, a log, keys, a policy, a ledger and a clock")
+	if c.Door == nil || c.Erasures == nil || c.Census == nil || c.Holds == nil || c.Log == nil || c.Keys == nil ||
+		c.Policy == nil || c.Ledger == nil || c.Now == nil || c.Slog == nil {
+		return nil, errors.New("an eraser needs a door, stores, a log, keys, a policy, a ledger and a clock")
 	}
 	if c.After == nil {
 		c.After = func(string) {}
@@ -74,19 +75,19 @@ func New(c Config) (*Eraser, error) {
 // Order is why a tenant is erased.
 type Order = tenants.Erasure
 
-// Outcome is how far an erasure came.
+// Outcome is the progress of an erasure when Erase returns.
 type Outcome struct {
 	ErasureID string         // "" when the delivery changed nothing
 	Result    tenants.Result // Applied, or why the delivery changed nothing
 	Already   bool           // the tenant's erasure had begun before
-	Deleted   bool           // nothing of the tenant is in the live stores
+	Deleted   bool           // the live stores contain no data of the tenant
 	// Delay is why the values are not deleted yet although the erasure has begun: the
 	// ledger or the database does not answer, or a legal hold is in force (on-hold). Until
 	// then the tenant answers nothing, and the sweep continues the erasure.
 	Delay error
 }
 
-// The steps' names.
+// The names of the steps.
 const (
 	Begin   = "begin"
 	Note    = "note"
@@ -99,8 +100,8 @@ const (
 func Steps() []string { return []string{Begin, Note, Delete, Verify, Certify} }
 
 // Erase begins the erasure of a tenant and continues until its values are deleted. It
-// returns an error only when nothing was begun. A tenant whose erasure had begun before is
-// a success.
+// returns an error only when no erasure was begun. A tenant whose erasure had begun before
+// is a success.
 func (e *Eraser) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, o Order) (Outcome, error) {
 	// A crash before the commit of this step leaves a live tenant, and the caller without
 	// an answer: it orders the erasure again. After it the tenant answers nothing, and the
@@ -143,8 +144,8 @@ func (e *Eraser) heldBack(ctx context.Context, a lifecycle.Access, tenant lifecy
 	return e.c.Log.Record(ctx, ev)
 }
 
-// Finish takes every missing step of an erasure, up to its certificate. The run is the
-// sweep on which the verifying step rests: it has ended, and did not fail.
+// Finish takes every missing step of an erasure, up to its certificate. The verifying step
+// refers to run, a sweep that has ended and did not fail.
 func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, id uuid.UUID, run string) error {
 	_, err := e.advance(ctx, a, id, Certify, basis{run: run})
 	return err
@@ -156,11 +157,11 @@ type Counted struct {
 	counts []findings.Check
 }
 
-// Count takes the steps up to the deletion, and lets the counting role count what is
-// left. It stores nothing: the calling sweep can still fail, and no certificate may
-// rest on a failed one. Certify continues once the sweep's run is stored. An erasure that
-// was verified before is certified here, and nil is returned, unless it only waits for the
-// place of an event in the log.
+// Count takes the steps up to the deletion, and lets the counting role count the rows that
+// are left. It does not store the counts: the calling sweep can still fail, and no
+// certificate may refer to a failed sweep. Certify continues once the sweep's run is stored.
+// An erasure that was verified before is certified here, and nil is returned, unless an
+// event of it has no position in the log yet.
 func (e *Eraser) Count(ctx context.Context, a lifecycle.Access, id uuid.UUID) (*Counted, error) {
 	x, err := e.advance(ctx, a, id, Delete, basis{})
 	if err != nil {
@@ -187,8 +188,8 @@ func (e *Eraser) Certify(ctx context.Context, a lifecycle.Access, c Counted, run
 	return err
 }
 
-// basis is what the verifying step rests on: a sweep's run, and its counts where it has
-// counted.
+// basis is the sweep's run that the verifying step refers to, and its counts if it has
+// counted already.
 type basis struct {
 	run    string
 	counts []findings.Check
@@ -216,8 +217,8 @@ func (e *Eraser) steps() []step {
 		// before the counts are entered. A crash before that: they are counted again.
 		{Verify, func(x erasures.Erasure) bool { return !x.VerifiedAt.IsZero() }, e.verify},
 		// The certificate is stored once, and where the policy requires it not before the end
-		// service acknowledged: the sweep comes back to it. A crash before: another one is made, with
-		// another id, and the first was never handed out.
+		// service acknowledged: later sweeps retry it. After a crash before the commit another
+		// certificate is made, with another id; the first was never given to anyone.
 		{Certify, func(x erasures.Erasure) bool { return x.CertificateID != "" || x.Uncertified }, e.certify},
 	}
 }
@@ -231,7 +232,7 @@ type pending struct {
 // Error implements error.
 func (s *pending) Error() string { return "erasing, step " + s.step + ": " + s.err.Error() }
 
-// Unwrap returns why.
+// Unwrap returns the reason.
 func (s *pending) Unwrap() error { return s.err }
 
 // StepOf names the step at which an erasure waits, by the error of Finish.
@@ -286,7 +287,7 @@ func (e *Eraser) note(ctx context.Context, _ lifecycle.Access, x erasures.Erasur
 func hash32(s string) (out [32]byte, err error) {
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b) != len(out) {
-		return out, errors.New("the ledger's hash is not one")
+		return out, errors.New("the ledger returned a hash that is not a SHA-256")
 	}
 	copy(out[:], b)
 	return out, nil

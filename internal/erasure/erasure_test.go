@@ -41,7 +41,7 @@ func finish(t *testing.T, r *erasuretest.Rig, id string) {
 	run := r.Run(t)
 	err := r.Finish(t.Context(), scheduler, uuid.MustParse(id), run)
 	if errors.Is(err, lifecycle.NotFound) { // the counts have no place in the log yet
-		r.AwaitPlaces(t.Context())
+		r.AwaitSequencing(t.Context())
 		err = r.Finish(t.Context(), scheduler, uuid.MustParse(id), run)
 	}
 	if err != nil {
@@ -304,10 +304,10 @@ func TestAReplayThatWasCutOffIsTakenUpAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cutOff.Replay(ctx, scheduler, false); err == nil {
+	if _, err := cutOff.Replay(ctx, scheduler, erasure.NewLines); err == nil {
 		t.Fatal("the replay was not cut off")
 	}
-	got, err := r.Replay(t.Context(), scheduler, false)
+	got, err := r.Replay(t.Context(), scheduler, erasure.NewLines)
 	if err != nil || got.Erased != 2 {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -316,7 +316,7 @@ func TestAReplayThatWasCutOffIsTakenUpAgain(t *testing.T) {
 			t.Errorf("tenant %d answers", i)
 		}
 	}
-	if got, err := r.Replay(t.Context(), scheduler, false); err != nil || got.Erased != 0 {
+	if got, err := r.Replay(t.Context(), scheduler, erasure.NewLines); err != nil || got.Erased != 0 {
 		t.Errorf("once more: %+v, %v", got, err)
 	}
 }
@@ -330,10 +330,10 @@ func TestAnErasureAfterARestoreHidesNoneBeforeIt(t *testing.T) {
 	if _, err := r.Erase(t.Context(), storetest.Ingress(), e.Install(storetest.Values("other"), "in other"), order(e, "other")); err != nil {
 		t.Fatal(err)
 	}
-	if n, _, err := r.CameBack(t.Context()); err != nil || n != 1 {
+	if n, _, err := r.Resurrected(t.Context()); err != nil || n != 1 {
 		t.Errorf("%d tenants came back, %v", n, err)
 	}
-	if got, err := r.Replay(t.Context(), scheduler, false); err != nil || got.Erased != 1 || answers(t, e, back) {
+	if got, err := r.Replay(t.Context(), scheduler, erasure.NewLines); err != nil || got.Erased != 1 || answers(t, e, back) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }

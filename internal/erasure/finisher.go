@@ -23,8 +23,7 @@ type Finisher struct{ begun chan struct{} }
 // NewFinisher returns a finisher that does nothing until Run.
 func NewFinisher() *Finisher { return &Finisher{begun: make(chan struct{}, 1)} }
 
-// Begun asks for a pass. It never blocks; requests that come before the next pass are
-// answered by that one.
+// Begun asks for a pass. It never blocks; one pass serves all calls that come before it.
 func (f *Finisher) Begun() {
 	select {
 	case f.begun <- struct{}{}:

@@ -3,6 +3,7 @@ package erasure
 import (
 	"context"
 	"errors"
+	"time"
 
 	"trakr/internal/erasure/ledger"
 	"trakr/internal/keyring"
@@ -10,9 +11,9 @@ import (
 	"trakr/internal/store/holds"
 )
 
-// Outside notes legal holds in an erasure ledger: their ids, the keyed digest of
-// their tenant, ground, beginning and end. The ticket and who placed it stay in the
-// database, because they could name a person.
+// Outside records legal holds in an erasure ledger: their ids, the keyed digest of
+// their tenant, ground, beginning and end. The ticket and the person who placed the hold
+// are in the database alone, because they could name a person.
 type Outside struct {
 	Ledger ledger.Ledger
 	Keys   *keyring.Keyring
@@ -28,22 +29,26 @@ func (o Outside) Note(ctx context.Context, h holds.Hold) error {
 	return err
 }
 
-// lines are a hold's entries: its placing, and its release if it is released.
+// lines returns the entries of a hold: its placing, and its release if it is released.
 func (o Outside) lines(h holds.Hold) ([]ledger.Entry, error) {
 	digest, err := o.Keys.Digest(keyring.Tenant, lifecycle.NewSecret(h.TenantID))
 	if err != nil {
 		return nil, err
 	}
-	out := []ledger.Entry{{TenantDigest: digest.String(), At: h.PlacedAt, Hold: &ledger.Hold{ID: h.ID, Step: ledger.Placed, Ground: string(h.Ground), Until: h.Until}}}
+	entry := func(step ledger.Step, at time.Time) ledger.Entry {
+		return ledger.Entry{TenantDigest: digest.String(), At: at,
+			Hold: &ledger.Hold{ID: h.ID, Step: step, Ground: string(h.Ground), Until: h.Until}}
+	}
+	out := []ledger.Entry{entry(ledger.Placed, h.PlacedAt)}
 	if h.ReleasedAt != nil {
-		out = append(out, ledger.Entry{TenantDigest: digest.String(), At: *h.ReleasedAt, Hold: &ledger.Hold{ID: h.ID, Step: ledger.Released, Ground: string(h.Ground), Until: h.Until}})
+		out = append(out, entry(ledger.Released, *h.ReleasedAt))
 	}
 	return out, nil
 }
 
-// noteHolds enters in the ledger what it lacks of the database's holds that are not
-// over: those from before it kept holds, and releases after whose commit it was not
-// there.
+// noteHolds appends to the ledger the steps that it lacks of the database's unexpired
+// holds: holds placed before the ledger recorded holds, and releases that were committed
+// while the ledger was unavailable.
 func (e *Eraser) noteHolds(ctx context.Context) error {
 	all, err := e.c.Holds.Unexpired(ctx, e.c.Now())
 	if err != nil || len(all) == 0 {
@@ -68,12 +73,11 @@ func (e *Eraser) noteHolds(ctx context.Context) error {
 	return nil
 }
 
-// putBack places the holds that the database has forgotten and releases those that
-// came back, before anything is erased. Of a tenant that is not here any more there is
-// nothing to hold.
-func (e *Eraser) putBack(ctx context.Context, a lifecycle.Access, f forgotten, r *Replayed) error {
+// restoreHolds repeats the releases and the placings of holds that a restored database
+// lacks, before any tenant is erased. A tenant that is not stored needs no hold.
+func (e *Eraser) restoreHolds(ctx context.Context, a lifecycle.Access, f forgotten, r *Replayed) error {
 	for id, line := range f.released {
-		if err := e.c.Holds.EndAgain(ctx, a, id, line); err != nil {
+		if err := e.c.Holds.RestoreRelease(ctx, a, id, line); err != nil {
 			return err
 		}
 		r.Released++
@@ -88,7 +92,11 @@ func (e *Eraser) putBack(ctx context.Context, a lifecycle.Access, f forgotten, r
 		}
 		for _, d := range digests {
 			for _, x := range f.held[d.String()] {
-				missing, err := e.c.Holds.PutBack(ctx, a, holds.Hold{ID: x.Hold.ID, TenantID: id.String(), Ground: holds.Ground(x.Hold.Ground), PlacedAt: x.At, Until: x.Hold.Until}, x.Seq)
+				h := holds.Hold{
+					ID: x.Hold.ID, TenantID: id.String(), Ground: holds.Ground(x.Hold.Ground),
+					PlacedAt: x.At, Until: x.Hold.Until,
+				}
+				missing, err := e.c.Holds.Restore(ctx, a, h, x.Seq)
 				if err != nil {
 					return err
 				}
@@ -105,8 +113,8 @@ func (e *Eraser) putBack(ctx context.Context, a lifecycle.Access, f forgotten, r
 // from an older backup.
 type forgotten struct {
 	erased   map[string]ledger.Entry   // erasures, by the keyed digest of their tenant
-	held     map[string][]ledger.Entry // holds in force, by the same
-	released map[string]int64          // holds that are in force here alone, with the line of their release
+	held     map[string][]ledger.Entry // holds in force, by the keyed digest of their tenant
+	released map[string]int64          // the line of the release, by holds that only this database has in force
 }
 
 // holdSteps collects the steps of holds in the ledger's order.
@@ -120,12 +128,13 @@ func (s holdSteps) take(x ledger.Entry) error {
 		delete(s.placed, x.Hold.ID)
 		s.released[x.Hold.ID] = x
 	default:
-		return errors.New("the erasure ledger has a step of a legal hold that this version does not know; use the version that wrote it, or a later one")
+		return errors.New("the erasure ledger has a step of a legal hold that this version does not know; " +
+			"use the version that wrote it, or a later one")
 	}
 	return nil
 }
 
-// compare adds to f the steps that the database's holds lack.
+// compare adds to f the steps that the database lacks.
 func (s holdSteps) compare(ctx context.Context, e *Eraser, f *forgotten) error {
 	var ids []string
 	for id := range s.placed {

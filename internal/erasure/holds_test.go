@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"trakr/internal/erasure"
 	"trakr/internal/erasure/erasuretest"
 	"trakr/internal/erasure/ledger"
 	"trakr/internal/keyring"
@@ -64,10 +65,10 @@ func TestAHoldThatABackupForgotKeepsItsValues(t *testing.T) {
 	step(t, e, r, lifecycle.NewTenantID(), uuid.NewString(), ledger.Placed, hour) // installed after the backup: not here
 	e.Clock.Add(time.Minute)
 
-	if n, held, err := r.CameBack(t.Context()); err != nil || n != 4 || held != 2 {
+	if n, held, err := r.Resurrected(t.Context()); err != nil || n != 4 || held != 2 {
 		t.Errorf("%d tenants and %d holds came back, %v", n, held, err)
 	}
-	got, err := r.Replay(t.Context(), scheduler, false)
+	got, err := r.Replay(t.Context(), scheduler, erasure.NewLines)
 	if err != nil || got.Held != 2 || got.Released != 0 || got.Erased != 4 || got.Delayed != 1 {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -95,7 +96,7 @@ func TestAHoldThatABackupForgotKeepsItsValues(t *testing.T) {
 	if placed != 2 {
 		t.Errorf("%d events of holds put back", placed)
 	}
-	if got, err := r.Replay(t.Context(), scheduler, true); err != nil || got.Held+got.Released+got.Erased != 0 {
+	if got, err := r.Replay(t.Context(), scheduler, erasure.AllLines); err != nil || got.Held+got.Released+got.Erased != 0 {
 		t.Errorf("once more: %+v, %v", got, err)
 	}
 	// Its release erases.
@@ -123,7 +124,7 @@ func TestAReleaseThatABackupForgotIsRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	step(t, e, r, id, h.ID, ledger.Released, until)
-	if got, err := r.Replay(t.Context(), scheduler, false); err != nil || got.Released != 1 || got.Held != 0 || len(list(t, e, r, id)) != 0 {
+	if got, err := r.Replay(t.Context(), scheduler, erasure.NewLines); err != nil || got.Released != 1 || got.Held != 0 || len(list(t, e, r, id)) != 0 {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
@@ -144,7 +145,7 @@ func TestWhatTheLedgerLacksOfHoldsIsEntered(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if _, err := r.Replay(t.Context(), scheduler, false); err != nil {
+		if _, err := r.Replay(t.Context(), scheduler, erasure.NewLines); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -172,7 +173,7 @@ func TestAHoldWhoseCommitFailedIsPutBack(t *testing.T) {
 		t.Fatalf("the commit did not fail: %v", err)
 	}
 	e.Exec(`DROP TRIGGER late ON trakr.legal_holds`)
-	if got, err := r.Replay(t.Context(), scheduler, false); err != nil || got.Held != 1 || len(list(t, e, r, id)) != 1 {
+	if got, err := r.Replay(t.Context(), scheduler, erasure.NewLines); err != nil || got.Held != 1 || len(list(t, e, r, id)) != 1 {
 		t.Errorf("%+v, %v", got, err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 // Certifier returns the certificate of an erasure, after it has recorded its issue.
 type Certifier interface {
-	Hand(ctx context.Context, a lifecycle.Access, id uuid.UUID, f certificate.Format) ([]byte, error)
+	RenderCertificate(ctx context.Context, a lifecycle.Access, id uuid.UUID, f certificate.Format) ([]byte, error)
 }
 
 func (a *admin) erasureRoutes() {
@@ -95,7 +95,7 @@ func (a *admin) erasureCertificate(ctx context.Context, in *erasureCertificateIn
 		return nil, lifecycle.Fail(lifecycle.RequestInvalid, "The format is one of json, html, pdf.",
 			lifecycle.At("/format", "unknown format"))
 	}
-	b, err := a.Certifier.Hand(ctx, access(ctx, in.reason(), lifecycle.ReviewerExport), id, f)
+	b, err := a.Certifier.RenderCertificate(ctx, access(ctx, in.reason(), lifecycle.ReviewerExport), id, f)
 	if err != nil {
 		return nil, err
 	}

@@ -11,13 +11,13 @@ import (
 	"trakr/policy"
 )
 
-// Run advances every open request; what is to be verified is counted by one sweep for
-// all. One that fails does not hold up the others, and one that waits for something
-// expected is no failure: its state and its holds show it.
+// Run advances every open request; one sweep counts for all requests that are to be
+// verified. A request that fails does not delay the others, and one that waits for an
+// expected condition is no failure: its state and its holds show it.
 func (s *Service) Run(ctx context.Context, requestID string) error {
 	var failed []error
 	advance := func(r requests.Request, p *pass) {
-		_, err := s.advance(ctx, machine(lifecycle.Access{RequestID: requestID}, r), r.ID, p)
+		_, err := s.advance(ctx, serviceAccess(lifecycle.Access{RequestID: requestID}, r), r.ID, p)
 		switch {
 		case err == nil:
 		case expected(err):
@@ -26,12 +26,12 @@ func (s *Service) Run(ctx context.Context, requestID string) error {
 			failed = append(failed, fmt.Errorf("deletion request %s: %w", r.ID, err))
 		}
 	}
-	first, second := &pass{later: true}, &pass{}
+	first, second := &pass{postpone: true}, &pass{}
 	err := s.c.Requests.EachOpen(ctx, func(r requests.Request) error {
 		advance(r, first)
 		return ctx.Err()
 	})
-	for _, r := range first.left {
+	for _, r := range first.postponed {
 		if ctx.Err() != nil {
 			break
 		}
@@ -45,16 +45,17 @@ func expected(err error) bool {
 	return errors.Is(err, ErrRemains) || errors.Is(err, ErrWaits) || errors.Is(err, lifecycle.OnHold)
 }
 
-// pass is what the requests of one pass share.
+// pass is the state that the requests of one pass share.
 type pass struct {
-	later bool               // leave what is to be verified
-	left  []requests.Request // those left
-	run   string             // the sweep that counted, once there is one
-	err   error              // or why there is none
-	swept bool
+	postpone  bool               // collect the requests to be verified in postponed
+	postponed []requests.Request // to be verified by another pass
+
+	swept bool   // the sweep ran
+	run   string // its id
+	err   error  // its error
 }
 
-// sweep runs the sweep at the first call.
+// sweep runs the sweep at the first call, and returns the same result at later ones.
 func (p *pass) sweep(ctx context.Context, a lifecycle.Access, e Erasures) (string, error) {
 	if !p.swept {
 		p.swept = true
@@ -63,18 +64,18 @@ func (p *pass) sweep(ctx context.Context, a lifecycle.Access, e Erasures) (strin
 	return p.run, p.err
 }
 
-// atOnce bounds the moves of one Advance; the longest way has fewer.
-const atOnce = 16
+// maxMoves bounds the moves of one Advance; the longest path through the states has fewer.
+const maxMoves = 16
 
-// Advance takes every step of a request that can be taken now. Two at once do no
-// harm: each move is made from the state it was judged by, on a locked row.
+// Advance takes every step of a request that can be taken now. Concurrent calls are safe:
+// each move locks the request's row and checks its state.
 func (s *Service) Advance(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
 	return s.advance(ctx, a, id, &pass{})
 }
 
 func (s *Service) advance(ctx context.Context, a lifecycle.Access, id string, p *pass) (requests.Request, error) {
 	r, err := s.c.Requests.Get(ctx, id)
-	for range atOnce {
+	for range maxMoves {
 		if err != nil || !r.State.Open() {
 			return r, err
 		}
@@ -91,9 +92,9 @@ func (s *Service) advance(ctx context.Context, a lifecycle.Access, id string, p 
 }
 
 // classify makes the moves that follow from the facts alone: a hold was placed or ended,
-// another trigger began the erasure, a time has come.
+// another trigger began the erasure, a period ended.
 func (s *Service) classify(r *requests.Request, f requests.Facts) error {
-	held := func() {
+	putOnHold := func() {
 		from := r.State
 		if from == lifecycle.RequestFailed {
 			from = lifecycle.RequestInProgress
@@ -112,7 +113,7 @@ func (s *Service) classify(r *requests.Request, f requests.Facts) error {
 	case lifecycle.RequestIdentityCheck, lifecycle.RequestAwaitingApproval, lifecycle.RequestApproved:
 		switch {
 		case f.Held:
-			held()
+			putOnHold()
 		case f.Begun:
 			r.State = lifecycle.RequestInProgress
 		case r.State == lifecycle.RequestIdentityCheck && s.c.Policy.DeletionRequests.IdentityCheck == policy.IdentityByTicket:
@@ -122,12 +123,12 @@ func (s *Service) classify(r *requests.Request, f requests.Facts) error {
 		}
 	case lifecycle.RequestInProgress:
 		if f.Held && !f.Erased {
-			held()
+			putOnHold()
 		}
 	case lifecycle.RequestFailed:
 		switch {
 		case f.Held && !f.Erased:
-			held()
+			putOnHold()
 		case !f.Now.Before(*r.RetryAt):
 			r.State = lifecycle.RequestInProgress
 		}
@@ -143,7 +144,7 @@ func (s *Service) classify(r *requests.Request, f requests.Facts) error {
 	return nil
 }
 
-// act does what a state asks for, and moves the request by how it ended.
+// act takes the step of a state, and moves the request by its result.
 func (s *Service) act(ctx context.Context, a lifecycle.Access, r requests.Request, p *pass) (requests.Request, error) {
 	switch {
 	case r.State == lifecycle.RequestReceived && r.TenantID == nil:
@@ -157,9 +158,10 @@ func (s *Service) act(ctx context.Context, a lifecycle.Access, r requests.Reques
 		})
 	case r.State == lifecycle.RequestInProgress:
 		return s.erase(ctx, a, r)
-	case r.State == lifecycle.RequestVerifying, r.State == lifecycle.RequestPartiallyCompleted, r.State == lifecycle.RequestAwaitingRecipient:
-		if p.later {
-			p.left = append(p.left, r)
+	case r.State == lifecycle.RequestVerifying, r.State == lifecycle.RequestPartiallyCompleted,
+		r.State == lifecycle.RequestAwaitingRecipient:
+		if p.postpone {
+			p.postponed = append(p.postponed, r)
 			return r, nil
 		}
 		return s.finish(ctx, a, r, p)
@@ -198,7 +200,8 @@ func (s *Service) erase(ctx context.Context, a lifecycle.Access, r requests.Requ
 	return r, err
 }
 
-// finish has what is deleted verified and certified, and looks how far that came.
+// finish has a deleted tenant's erasure verified and certified, and moves the request by
+// the erasure's progress.
 func (s *Service) finish(ctx context.Context, a lifecycle.Access, r requests.Request, p *pass) (requests.Request, error) {
 	if r.ErasureID == nil {
 		return r, errors.New("a request is verified without an erasure")
@@ -225,7 +228,9 @@ func (s *Service) finish(ctx context.Context, a lifecycle.Access, r requests.Req
 		case errors.Is(cause, ErrRemains):
 		case r.State == lifecycle.RequestPartiallyCompleted && e.CertificateID != "":
 			r.State = lifecycle.RequestVerifying // and completed by the next step
-		case r.State == lifecycle.RequestVerifying && (to == lifecycle.RequestAwaitingRecipient || to == lifecycle.RequestCompleted), r.State == lifecycle.RequestAwaitingRecipient && to == lifecycle.RequestCompleted:
+		case to == lifecycle.RequestCompleted &&
+			(r.State == lifecycle.RequestVerifying || r.State == lifecycle.RequestAwaitingRecipient),
+			to == lifecycle.RequestAwaitingRecipient && r.State == lifecycle.RequestVerifying:
 			r.State = to
 		}
 		e.note(r)
@@ -236,7 +241,7 @@ func (s *Service) finish(ctx context.Context, a lifecycle.Access, r requests.Req
 	return r, err
 }
 
-// note enters what is known of the erasure.
+// note copies the erasure's progress to a request.
 func (e Erasure) note(r *requests.Request) {
 	for _, t := range []struct {
 		from time.Time
@@ -255,7 +260,9 @@ func (e Erasure) note(r *requests.Request) {
 
 // move applies a change when the request is still in the state in which it was seen;
 // otherwise another process moved it, and there is nothing left to do.
-func (s *Service) move(ctx context.Context, a lifecycle.Access, seen requests.Request, change func(*requests.Request, requests.Facts)) (requests.Request, error) {
+func (s *Service) move(
+	ctx context.Context, a lifecycle.Access, seen requests.Request, change func(*requests.Request, requests.Facts),
+) (requests.Request, error) {
 	return s.c.Requests.Move(ctx, a, seen.ID, func(r *requests.Request, f requests.Facts) error {
 		if r.State == seen.State {
 			change(r, f)
@@ -264,8 +271,8 @@ func (s *Service) move(ctx context.Context, a lifecycle.Access, seen requests.Re
 	})
 }
 
-// backoff is how long a failed request rests: a minute, then twice as long each time,
-// at most an hour.
+// backoff returns how long a failed request waits for its next attempt: a minute, then
+// twice as long each time, at most an hour.
 func backoff(attempts int) time.Duration {
 	return min(time.Minute<<min(attempts, 6), time.Hour)
 }

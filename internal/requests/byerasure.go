@@ -20,8 +20,8 @@ import (
 	"trakr/policy"
 )
 
-// Eraser is the one erasure (package erasure) as a request needs it. The sweeps give
-// what a certificate rests on: a run that counted.
+// Eraser implements Erasures by package erasure. The runner provides the sweeps' runs that
+// certificates refer to.
 type Eraser struct {
 	Eraser   *erasure.Eraser
 	Store    *erasures.Store
@@ -33,7 +33,9 @@ type Eraser struct {
 
 // Erase implements Erasures.
 func (e *Eraser) Erase(ctx context.Context, a lifecycle.Access, tenant lifecycle.TenantID, o Order) (string, error) {
-	out, err := e.Eraser.Erase(ctx, a, tenant, erasure.Order{Trigger: lifecycle.TriggerRequest, RequestedAt: o.RequestedAt, RequestID: o.RequestID})
+	out, err := e.Eraser.Erase(ctx, a, tenant, erasure.Order{
+		Trigger: lifecycle.TriggerRequest, RequestedAt: o.RequestedAt, RequestID: o.RequestID,
+	})
 	if err != nil {
 		return "", err
 	}
@@ -52,8 +54,8 @@ func (e *Eraser) Sweep(ctx context.Context, a lifecycle.Access) (string, error) 
 	return run.ID, err
 }
 
-// Finish implements Erasures. The sweep has finished what it could; for what is left the
-// error is the reason.
+// Finish implements Erasures. The sweep has finished every erasure that it could; this call
+// returns why an erasure is still unfinished.
 func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, erasureID, run string) error {
 	id, err := uuid.Parse(erasureID)
 	if err != nil {
@@ -63,7 +65,7 @@ func (e *Eraser) Finish(ctx context.Context, a lifecycle.Access, erasureID, run 
 	switch err = e.Eraser.Finish(ctx, a, id, run); {
 	case errors.As(err, &left):
 		return fmt.Errorf("%w: %w", ErrRemains, err)
-	case errors.Is(err, erasure.ErrAwaitsRecipient): // its state shows that
+	case errors.Is(err, erasure.ErrAwaitsRecipient): // Erasure.AwaitsRecipient shows it
 		return nil
 	}
 	return err
@@ -86,21 +88,24 @@ func (e *Eraser) Of(ctx context.Context, tenant lifecycle.TenantID) (Erasure, er
 }
 
 func (e *Eraser) erasure(x erasures.Erasure) Erasure {
-	out := Erasure{ID: x.ID.String(), DeletedAt: x.DeletedAt, VerifiedAt: x.VerifiedAt, CertificateID: x.CertificateID, AwaitsRecipient: e.Eraser.Awaits(x)}
+	out := Erasure{
+		ID: x.ID.String(), DeletedAt: x.DeletedAt, VerifiedAt: x.VerifiedAt,
+		CertificateID: x.CertificateID, AwaitsRecipient: e.Eraser.Awaits(x),
+	}
 	if !x.DeletedAt.IsZero() {
 		out.BackupsClearAfter = x.DeletedAt.Add(e.Policy.BackupWindow().Duration())
 	}
 	return out
 }
 
-// NothingHeld implements Erasures. It rests on a clean sweep for orphans: rows of a
-// tenant that is not registered any more would still be stored data.
+// NothingHeld implements Erasures. It requires a clean sweep for orphans: rows of a tenant
+// that is no longer registered would still be stored data.
 func (e *Eraser) NothingHeld(ctx context.Context, a lifecycle.Access, r requests.Request) (string, error) {
 	n := erasure.Nothing{RequestID: r.ID, RequestedAt: r.SubmittedTime}
 	for _, d := range r.SubjectDigests {
 		b, err := hex.DecodeString(d)
 		if err != nil {
-			return "", errors.New("a request's digest is not one")
+			return "", errors.New("a request's digest is not hexadecimal")
 		}
 		n.Digests = append(n.Digests, keyring.Digest(b))
 	}
@@ -119,7 +124,7 @@ func (e *Eraser) NothingHeld(ctx context.Context, a lifecycle.Access, r requests
 		last = &run
 	}
 	if last.Result != findings.Clean {
-		return "", fmt.Errorf("%w: the sweep for orphans says %s, so nobody can say that nothing is held", ErrWaits, last.Result)
+		return "", fmt.Errorf("%w: the sweep for orphans ended as %s, so it is not proven that no data is stored", ErrWaits, last.Result)
 	}
 	n.SweepRun = last.ID
 	c, err := e.Eraser.CertifyNothing(ctx, a, n)
@@ -136,6 +141,6 @@ func (e *Eraser) Certificate(ctx context.Context, a lifecycle.Access, of, format
 		return nil, "", lifecycle.Fail(lifecycle.NotFound, "There is no such certificate.")
 	}
 	f := certificate.Format(format)
-	b, err := e.Eraser.Hand(ctx, a, id, f)
+	b, err := e.Eraser.RenderCertificate(ctx, a, id, f)
 	return b, f.ContentType(), err
 }

@@ -35,21 +35,21 @@ type Erasures interface {
 	// that a legal hold keeps the values. The id may come with an error, when the erasure
 	// has begun and waits.
 	Erase(ctx context.Context, a lifecycle.Access, tenant lifecycle.TenantID, o Order) (erasureID string, err error)
-	// Finish verifies and certifies what is deleted. ErrRemains means that rows were
-	// found, ErrWaits that it cannot be determined yet; the next call checks both again.
-	// It rests on a sweep's run that began after the deletion.
+	// Finish verifies and certifies a deleted tenant's erasure, by the counts of a sweep's
+	// run that began after the deletion. ErrRemains means that rows were found, ErrWaits
+	// that it cannot be determined yet; the next call checks again.
 	Finish(ctx context.Context, a lifecycle.Access, erasureID, run string) error
 	// Sweep runs one pass of the sweep that counts, for all erasures. ErrWaits means
 	// that one is running now.
 	Sweep(ctx context.Context, a lifecycle.Access) (run string, err error)
-	// Get returns an erasure, Of that of a tenant; both can be not-found.
+	// Get returns an erasure by its id, Of by its tenant; both can be not-found.
 	Get(ctx context.Context, erasureID string) (Erasure, error)
 	Of(ctx context.Context, tenant lifecycle.TenantID) (Erasure, error)
-	// NothingHeld issues the certificate that nothing was held of what a request is
-	// about, once a request.
+	// NothingHeld issues the certificate that no data is stored under the name that a
+	// request gave. There is one for each request.
 	NothingHeld(ctx context.Context, a lifecycle.Access, r requests.Request) (certificateID string, err error)
 	// Certificate renders the certificate of an erasure, or of a request that has none,
-	// as json, html or pdf, after it has recorded that it hands it out.
+	// as json, html or pdf, and records in the audit that it was issued to the caller.
 	Certificate(ctx context.Context, a lifecycle.Access, id, format string) (content []byte, contentType string, err error)
 }
 
@@ -57,9 +57,9 @@ type Erasures interface {
 var (
 	// ErrRemains means that rows of an erased tenant were found.
 	ErrRemains = errors.New("rows of the tenant remain")
-	// ErrWaits means that nothing is wrong with the request: what it rests on is not
-	// there yet.
-	ErrWaits = errors.New("what the request rests on is not there yet")
+	// ErrWaits means that a precondition of the next step is not met yet. It is no fault
+	// of the request.
+	ErrWaits = errors.New("a precondition of the request is not met yet")
 )
 
 // Order is the request that an erasure fulfils.
@@ -68,7 +68,7 @@ type Order struct {
 	RequestedAt time.Time // by the customer
 }
 
-// Erasure is how far an erasure has come; a zero time is a step not taken.
+// Erasure is the progress of an erasure; a zero time is a step not taken.
 type Erasure struct {
 	ID                string
 	DeletedAt         time.Time // when it was deleted from live stores
@@ -78,7 +78,7 @@ type Erasure struct {
 	AwaitsRecipient   bool // the end service has yet to acknowledge
 }
 
-// State is the erasure in the words of a request.
+// State returns the state of a request whose erasure this is.
 func (e Erasure) State() lifecycle.RequestState {
 	switch {
 	case e.CertificateID != "" && !e.AwaitsRecipient:
@@ -101,16 +101,18 @@ type Config struct {
 	Erasures Erasures
 	Log      *slog.Logger
 
-	// After is called when a request has come into a state, for tests that stop there.
+	// After, if given, is called when a request has entered a state, for tests that stop
+	// there.
 	After func(lifecycle.RequestState) error
 }
 
-// Service answers deletion requests. It is safe for concurrent use.
+// Service carries out deletion requests. It is safe for concurrent use.
 type Service struct{ c Config }
 
 // New returns a service.
 func New(c Config) (*Service, error) {
-	if c.Requests == nil || c.Holds == nil || c.Door == nil || c.Census == nil || c.Policy == nil || c.Erasures == nil || c.Log == nil {
+	if c.Requests == nil || c.Holds == nil || c.Door == nil || c.Census == nil || c.Policy == nil ||
+		c.Erasures == nil || c.Log == nil {
 		return nil, errors.New("deletion requests need their store, holds, the door, the census, a policy, the erasure and a log")
 	}
 	if c.After == nil {
@@ -120,11 +122,13 @@ func New(c Config) (*Service, error) {
 }
 
 // Request enters a customer's request. The subject is looked up (audited, by keyed
-// digest) and not kept. Where a tenant is known it waits for its approval; where its
-// erasure has begun already, or is done, the request follows that one; where nothing
-// is held it is completed with a certificate of its own. Submitted is when the
-// customer asked; zero is now.
-func (s *Service) Request(ctx context.Context, a lifecycle.Access, subject tenants.Subject, submitted time.Time) (requests.Request, error) {
+// digest) and not stored. If it is a tenant, the request waits for its approval; if the
+// tenant's erasure has begun already, or is done, the request follows that erasure; if no
+// data is stored, it is completed with a certificate that states this. Submitted is when
+// the customer asked; zero is now.
+func (s *Service) Request(
+	ctx context.Context, a lifecycle.Access, subject tenants.Subject, submitted time.Time,
+) (requests.Request, error) {
 	if err := person(a); err != nil {
 		return requests.Request{}, err
 	}
@@ -133,7 +137,8 @@ func (s *Service) Request(ctx context.Context, a lifecycle.Access, subject tenan
 		submitted = now
 	}
 	if submitted.After(now) || now.Sub(submitted) > longAgo {
-		return requests.Request{}, lifecycle.Fail(lifecycle.RequestInvalid, "The customer asked at some time of the past year.", lifecycle.At("/submitted_time", "out of range"))
+		return requests.Request{}, lifecycle.Fail(lifecycle.RequestInvalid,
+			"The time at which the customer asked must be within the past year.", lifecycle.At("/submitted_time", "out of range"))
 	}
 	o := requests.Order{Submitted: submitted, Due: submitted.Add(s.c.Policy.DeletionRequests.Due.Duration())}
 	t, err := s.c.Door.Lookup(ctx, a, subject)
@@ -154,7 +159,7 @@ func (s *Service) Request(ctx context.Context, a lifecycle.Access, subject tenan
 	if err != nil {
 		return r, err
 	}
-	return s.soon(ctx, a, r)
+	return s.advanceNow(ctx, a, r)
 }
 
 // oneInstallation refuses a workspace that is installed more than once here: a request
@@ -200,7 +205,7 @@ func (s *Service) Approve(ctx context.Context, a lifecycle.Access, id string) (r
 		case r.State != lifecycle.RequestAwaitingApproval:
 			return s.conflict(*r, "Only a request that awaits its approval can be approved")
 		case r.RequestedBy == a.Caller.ID:
-			return lifecycle.Fail(lifecycle.SamePerson, "Whoever entered a request cannot approve it: a second person must.")
+			return lifecycle.Fail(lifecycle.SamePerson, "The person who entered a request cannot approve it: a second person must.")
 		}
 		until := f.Now.Add(s.c.Policy.DeletionRequests.CoolingOff.Duration())
 		r.State, r.ApprovedBy, r.ApprovedAt, r.NotBefore = lifecycle.RequestApproved, &a.Caller.ID, &f.Now, &until
@@ -211,7 +216,8 @@ func (s *Service) Approve(ctx context.Context, a lifecycle.Access, id string) (r
 // Deny ends a request that was not approved yet, on a ground.
 func (s *Service) Deny(ctx context.Context, a lifecycle.Access, id string, ground requests.Ground) (requests.Request, error) {
 	if !slices.Contains(requests.Grounds(), ground) {
-		return requests.Request{}, lifecycle.Fail(lifecycle.RequestInvalid, "A denial names its ground: "+Grounds()+".", lifecycle.At("/ground", "unknown ground"))
+		return requests.Request{}, lifecycle.Fail(lifecycle.RequestInvalid,
+			"A denial names its ground: "+Grounds()+".", lifecycle.At("/ground", "unknown ground"))
 	}
 	return s.decide(ctx, a, id, func(r *requests.Request, f requests.Facts) error {
 		if !in(*r, lifecycle.RequestIdentityCheck, lifecycle.RequestAwaitingApproval) {
@@ -225,7 +231,8 @@ func (s *Service) Deny(ctx context.Context, a lifecycle.Access, id string, groun
 // Cancel withdraws a request before anything is deleted: during the cooling-off too.
 func (s *Service) Cancel(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
 	return s.decide(ctx, a, id, func(r *requests.Request, f requests.Facts) error {
-		if f.Begun || !in(*r, lifecycle.RequestReceived, lifecycle.RequestIdentityCheck, lifecycle.RequestAwaitingApproval, lifecycle.RequestApproved) {
+		if f.Begun || !in(*r, lifecycle.RequestReceived, lifecycle.RequestIdentityCheck,
+			lifecycle.RequestAwaitingApproval, lifecycle.RequestApproved) {
 			return s.conflict(*r, "Only a request whose erasure has not begun can be cancelled")
 		}
 		r.State, r.HeldFrom = lifecycle.RequestCancelled, nil
@@ -239,7 +246,9 @@ func in(r requests.Request, states ...lifecycle.RequestState) bool {
 }
 
 // Hold places a legal hold on the tenant of an open request, which waits from then on.
-func (s *Service) Hold(ctx context.Context, a lifecycle.Access, id string, ground holds.Ground, until time.Time) (requests.Request, error) {
+func (s *Service) Hold(
+	ctx context.Context, a lifecycle.Access, id string, ground holds.Ground, until time.Time,
+) (requests.Request, error) {
 	r, err := s.c.Requests.Get(ctx, id)
 	if err != nil {
 		return r, err
@@ -247,14 +256,15 @@ func (s *Service) Hold(ctx context.Context, a lifecycle.Access, id string, groun
 	if !r.State.Open() || r.TenantID == nil {
 		return r, s.conflict(r, "Only an open request can be put on hold")
 	}
-	if _, err := s.c.Holds.Place(ctx, onTicket(a, r), holds.Order{Tenant: r.Tenant(), Ground: ground, Until: until}); err != nil {
+	hold := holds.Order{Tenant: r.Tenant(), Ground: ground, Until: until}
+	if _, err := s.c.Holds.Place(ctx, onTicket(a, r), hold); err != nil {
 		return r, err
 	}
-	return s.soon(ctx, machine(a, r), r)
+	return s.advanceNow(ctx, serviceAccess(a, r), r)
 }
 
-// Release ends every hold that keeps the tenant of a request; the request continues
-// where it was.
+// Release ends every hold on the tenant of a request; the request continues in the state
+// that it had before.
 func (s *Service) Release(ctx context.Context, a lifecycle.Access, id string) (requests.Request, error) {
 	r, err := s.c.Requests.Get(ctx, id)
 	if err != nil {
@@ -274,11 +284,14 @@ func (s *Service) Release(ctx context.Context, a lifecycle.Access, id string) (r
 			return r, err
 		}
 	}
-	return s.soon(ctx, machine(a, r), r)
+	return s.advanceNow(ctx, serviceAccess(a, r), r)
 }
 
-// decide is one move by a person, after which the machine does what it can at once.
-func (s *Service) decide(ctx context.Context, a lifecycle.Access, id string, judge func(*requests.Request, requests.Facts) error) (requests.Request, error) {
+// decide makes one move by a person, and then takes every step that the service can take
+// now.
+func (s *Service) decide(
+	ctx context.Context, a lifecycle.Access, id string, change func(*requests.Request, requests.Facts) error,
+) (requests.Request, error) {
 	r, err := s.c.Requests.Get(ctx, id)
 	if err != nil {
 		return r, err
@@ -287,29 +300,29 @@ func (s *Service) decide(ctx context.Context, a lifecycle.Access, id string, jud
 	if err := person(a); err != nil {
 		return r, err
 	}
-	if r, err = s.c.Requests.Move(ctx, a, id, judge); err != nil {
+	if r, err = s.c.Requests.Move(ctx, a, id, change); err != nil {
 		return r, err
 	}
-	return s.soon(ctx, machine(a, r), r)
+	return s.advanceNow(ctx, serviceAccess(a, r), r)
 }
 
-// soon advances a request at once. The job retries what fails: the person's own act is
-// done.
-func (s *Service) soon(ctx context.Context, a lifecycle.Access, r requests.Request) (requests.Request, error) {
+// advanceNow advances a request whose move by a person is committed. A step that fails is
+// logged, not returned: the job retries it.
+func (s *Service) advanceNow(ctx context.Context, a lifecycle.Access, r requests.Request) (requests.Request, error) {
 	if err := s.c.After(r.State); err != nil {
 		return r, err
 	}
-	later, err := s.Advance(ctx, a, r.ID)
+	advanced, err := s.Advance(ctx, a, r.ID)
 	if err != nil {
 		s.c.Log.WarnContext(ctx, "a deletion request waits for its next pass", "correlation_id", r.ID, "error", err)
 	}
-	if later.ID == "" {
+	if advanced.ID == "" {
 		return r, nil
 	}
-	return later, nil
+	return advanced, nil
 }
 
-// person refuses who is none, or names no ticket.
+// person refuses a caller that is not a person, or gives no valid reason.
 func person(a lifecycle.Access) error {
 	if err := a.Check(); err != nil {
 		return err
@@ -320,7 +333,7 @@ func person(a lifecycle.Access) error {
 	return nil
 }
 
-// onTicket lets a person act for the request's own ticket when they name no other.
+// onTicket returns a with the request's ticket as its reference when it names none.
 func onTicket(a lifecycle.Access, r requests.Request) lifecycle.Access {
 	if a.Reason.Ref == "" {
 		a.Reason.Ref = r.Ticket
@@ -328,19 +341,22 @@ func onTicket(a lifecycle.Access, r requests.Request) lifecycle.Access {
 	return a
 }
 
-// machine is the access of the service itself, acting for a request. The earlier moves
-// record who set it in motion.
-func machine(a lifecycle.Access, r requests.Request) lifecycle.Access {
-	return lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "deletion requests", Role: lifecycle.RoleScheduler},
-		Reason: lifecycle.Reason{Code: lifecycle.CustomerRequestFulfilment, Ref: r.Ticket}, RequestID: a.RequestID, CorrelationID: r.ID}
+// serviceAccess returns the access of the service itself, which acts for a request. The
+// request's earlier moves record the persons who decided.
+func serviceAccess(a lifecycle.Access, r requests.Request) lifecycle.Access {
+	return lifecycle.Access{
+		Caller:    lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "deletion requests", Role: lifecycle.RoleScheduler},
+		Reason:    lifecycle.Reason{Code: lifecycle.CustomerRequestFulfilment, Ref: r.Ticket},
+		RequestID: a.RequestID, CorrelationID: r.ID,
+	}
 }
 
-// conflict returns why a request in its state cannot do what was asked.
+// conflict returns the error of a move that a request's state does not allow.
 func (s *Service) conflict(r requests.Request, rule string) error {
 	return lifecycle.Fail(lifecycle.RequestConflict, fmt.Sprintf("%s; this one is %s.", rule, r.State), lifecycle.Existing(r.ID))
 }
 
-// Grounds lists the grounds of a denial, for people.
+// Grounds returns the grounds of a denial as one text for messages and help.
 func Grounds() string {
 	var all []string
 	for _, g := range requests.Grounds() {

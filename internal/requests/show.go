@@ -12,27 +12,29 @@ import (
 	"trakr/internal/store/tenants"
 )
 
-// Count is what one table holds of a tenant, and what becomes of it.
+// Count is the number of a tenant's rows by one column of a table, and what an erasure does
+// with them.
 type Count struct {
 	Store   string `json:"store"`
 	Table   string `json:"table"`
 	Column  string `json:"column"`
-	Rows    *int64 `json:"count" doc:"null when it cannot be told"`
+	Rows    *int64 `json:"count" doc:"null when the rows cannot be counted"`
 	Becomes string `json:"becomes" enum:"deleted,retained,unknown"`
-	Ground  string `json:"ground,omitempty" doc:"why it is retained, or cannot be told"`
+	Ground  string `json:"ground,omitempty" doc:"why the rows are retained, or cannot be counted"`
 }
 
-// Shown is a request with everything about it that holds no tenant value.
+// Shown is a request with its holds, its history and a preview of its erasure. It contains
+// no value of the tenant.
 type Shown struct {
 	requests.Request
 
 	Overdue bool            `json:"overdue"`
-	Preview []Count         `json:"preview" doc:"what is held of the tenant now, by table"`
+	Preview []Count         `json:"preview" doc:"what is stored of the tenant now, by table"`
 	Holds   []holds.Hold    `json:"holds" doc:"legal holds that keep the tenant's data now"`
 	History []requests.Step `json:"history" doc:"every move, oldest first"`
 }
 
-// Show returns one request with its history and what would be deleted now.
+// Show returns one request with its history and the rows that its erasure would delete now.
 func (s *Service) Show(ctx context.Context, id string) (Shown, error) {
 	r, err := s.c.Requests.Get(ctx, id)
 	if err != nil {
@@ -49,7 +51,7 @@ func (s *Service) Show(ctx context.Context, id string) (Shown, error) {
 	return out, err
 }
 
-// preview counts a tenant's rows in every table, by the role that sees them all.
+// preview counts a tenant's rows in every table, as the role that sees every row.
 func (s *Service) preview(ctx context.Context, id lifecycle.TenantID) ([]Count, error) {
 	checks, _, err := s.c.Census.Tenant(ctx, id, drift.Declared(s.c.Policy))
 	if err != nil {
@@ -92,8 +94,8 @@ type Listed struct {
 	Overdue bool `json:"overdue"`
 }
 
-// Certificate renders the certificate of a request that has one, and records that it
-// is handed out.
+// Certificate renders the certificate of a request that has one, and records in the audit
+// that it was issued to the caller.
 func (s *Service) Certificate(ctx context.Context, a lifecycle.Access, id, format string) ([]byte, string, error) {
 	r, err := s.c.Requests.Get(ctx, id)
 	if err != nil {
@@ -109,9 +111,9 @@ func (s *Service) Certificate(ctx context.Context, a lifecycle.Access, id, forma
 	return s.c.Erasures.Certificate(ctx, onTicket(a, r), of, format)
 }
 
-// Erased finds the erasure of what a client key or workspace belongs to, with its
-// certificate as JSON when it has one. The look-up is audited. A tenant that is live
-// has no erasure: not-found.
+// Erased returns the erasure of the tenant to which a client key or workspace belongs, with
+// its certificate as JSON when it has one. The look-up is audited. A live tenant has no
+// erasure: not-found.
 func (s *Service) Erased(ctx context.Context, a lifecycle.Access, subject tenants.Subject) (Erasure, []byte, error) {
 	t, err := s.c.Door.Lookup(ctx, a, subject)
 	if err != nil {

@@ -37,7 +37,7 @@ func TestAnIdThatStaysSomewhereOrCannotBeLookedForIsNotCertifiedAway(t *testing.
 			e.Exec(`DELETE FROM public.notes; ALTER TABLE public.notes DISABLE ROW LEVEL SECURITY`)
 			err = r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), r.Run(t))
 			if errors.Is(err, lifecycle.NotFound) { // the counts have no place in the log yet
-				r.AwaitPlaces(t.Context())
+				r.AwaitSequencing(t.Context())
 				err = r.Finish(t.Context(), scheduler, uuid.MustParse(out.ErasureID), r.Run(t))
 			}
 			if err != nil {

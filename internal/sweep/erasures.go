@@ -204,7 +204,7 @@ func (p *ErasurePass) certify(ctx context.Context, a lifecycle.Access, counted [
 		if counted = unplaced; len(counted) == 0 {
 			break
 		}
-		p.eraser.AwaitPlaces(ctx)
+		p.eraser.AwaitSequencing(ctx)
 	}
 	return failed
 }
@@ -213,10 +213,10 @@ func (p *ErasurePass) certify(ctx context.Context, a lifecycle.Access, counted [
 // as an erasure.Refused.
 func (p *ErasurePass) replay(ctx context.Context, a lifecycle.Access, dry bool) error {
 	if !dry {
-		_, err := p.eraser.Replay(ctx, a, false)
+		_, err := p.eraser.Replay(ctx, a, erasure.NewLines)
 		return err
 	}
-	n, holds, err := p.eraser.CameBack(ctx)
+	n, holds, err := p.eraser.Resurrected(ctx)
 	if err == nil && n+holds > 0 {
 		err = &erasure.Refused{Why: fmt.Sprintf("%d tenants of the erasure ledger are live, and %d legal holds in it are missing: "+
 			"a backup was restored. Run: trakr restore replay", n, holds)}

@@ -166,7 +166,7 @@ func (h *house) finish(id string) error {
 	run := h.eraser.Run(h.t)
 	err := h.eraser.Finish(h.t.Context(), scheduler, uuid.MustParse(id), run)
 	if errors.Is(err, lifecycle.NotFound) {
-		h.eraser.AwaitPlaces(h.t.Context())
+		h.eraser.AwaitSequencing(h.t.Context())
 		err = h.eraser.Finish(h.t.Context(), scheduler, uuid.MustParse(id), run)
 	}
 	return err

@@ -1,5 +1,5 @@
-// Package erasuretest gives a test an eraser on its own database, with a ledger in a
-// directory of the test's.
+// Package erasuretest gives a test an eraser on the test's database, with a ledger in the
+// test's directory.
 package erasuretest
 
 import (
@@ -19,7 +19,7 @@ import (
 	"trakr/internal/store/storetest"
 )
 
-// Rig is an eraser and what a test may want to break.
+// Rig is an eraser and the parts that a test may want to break.
 type Rig struct {
 	*erasure.Eraser
 	Config erasure.Config
@@ -33,8 +33,8 @@ func New(t testing.TB, e *storetest.Env) *Rig {
 	return At(t, e, filepath.Join(e.Dir, "ledger.ndjson"))
 }
 
-// At is New with a ledger at path, which is made when there is none and the database
-// knows none: its tenants may be older.
+// At is New with a ledger at path. The ledger is made when it is missing and the database
+// is bound to none, even if the database has tenants already.
 func At(t testing.TB, e *storetest.Env, path string) *Rig {
 	t.Helper()
 	l, err := erasure.Open(t.Context(), erasures.New(e.DB, e.Clock.Now),
@@ -47,7 +47,7 @@ func At(t testing.TB, e *storetest.Env, path string) *Rig {
 	return With(t, e, l, path)
 }
 
-// With is New with a ledger of the test's own.
+// With is New with the ledger that the test opened.
 func With(t testing.TB, e *storetest.Env, l ledger.Ledger, path string) *Rig {
 	t.Helper()
 	seq, err := e.Log.NewSequencer()
@@ -59,14 +59,17 @@ func With(t testing.TB, e *storetest.Env, l ledger.Ledger, path string) *Rig {
 		t.Fatal(err)
 	}
 	var one sync.Mutex
-	r := &Rig{Path: path, findings: findings.New(e.DB), Config: erasure.Config{Door: e.Door, Erasures: erasures.New(e.DB, e.Clock.Now), Census: census.New(e.DB), Holds: held, Log: e.Log, Keys: e.Keys,
-		Policy: e.Policy, Ledger: l, Version: "test", Now: e.Clock.Now, Slog: slog.New(slog.DiscardHandler),
+	r := &Rig{Path: path, findings: findings.New(e.DB), Config: erasure.Config{
+		Door: e.Door, Erasures: erasures.New(e.DB, e.Clock.Now), Census: census.New(e.DB), Holds: held,
+		Log: e.Log, Keys: e.Keys, Policy: e.Policy, Ledger: l,
+		Version: "test", Now: e.Clock.Now, Slog: slog.New(slog.DiscardHandler),
 		Sequence: func(ctx context.Context) error {
 			one.Lock()
 			defer one.Unlock()
 			_, err := seq.Pass(ctx)
 			return err
-		}}}
+		},
+	}}
 	if r.Eraser, err = erasure.New(r.Config); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +79,8 @@ func With(t testing.TB, e *storetest.Env, l ledger.Ledger, path string) *Rig {
 var sweeper = lifecycle.Access{Caller: lifecycle.Caller{Type: lifecycle.ActorScheduler, ID: "sweep", Role: lifecycle.RoleScheduler},
 	Reason: lifecycle.Reason{Code: lifecycle.SystemSweep}, RequestID: "req-test"}
 
-// Run is a sweep that is over, on whose word an erasure can be verified.
+// Run stores a clean sweep that has ended, by which an erasure can be verified, and returns
+// its id.
 func (r *Rig) Run(t testing.TB) string {
 	t.Helper()
 	run, err := r.findings.Begin(t.Context(), "erasures", "command", false, r.Config.Now())
@@ -90,7 +94,7 @@ func (r *Rig) Run(t testing.TB) string {
 	return run.ID
 }
 
-// opened keeps a nil pointer from becoming a ledger.
+// opened returns a nil interface, not an interface with a nil pointer, on an error.
 func opened[L ledger.Ledger](l L, err error) (ledger.Ledger, error) {
 	if err != nil {
 		return nil, err

@@ -277,10 +277,10 @@ func atRestore(a lifecycle.Access, line int64) lifecycle.Access {
 	return a
 }
 
-// PutBack places a hold that is known outside, with its own id, beginning and end, and
+// Restore places a hold that is known outside, with its own id, beginning and end, and
 // reports whether it was missing. For a tenant that is erased or unknown it does nothing.
 // line is its line of the ledger.
-func (s *Store) PutBack(ctx context.Context, a lifecycle.Access, h Hold, line int64) (missing bool, err error) {
+func (s *Store) Restore(ctx context.Context, a lifecycle.Access, h Hold, line int64) (missing bool, err error) {
 	a = atRestore(a, line)
 	e := audit.New(ctx, s.log.Now(), a, audit.HoldPlace, audit.Success)
 	e.CorrelationID, e.StatusDetail = h.ID, string(h.Ground)
@@ -314,8 +314,8 @@ func (s *Store) PutBack(ctx context.Context, a lifecycle.Access, h Hold, line in
 	return missing, nil
 }
 
-// EndAgain releases a hold that is known outside to be released.
-func (s *Store) EndAgain(ctx context.Context, a lifecycle.Access, id string, line int64) error {
+// RestoreRelease releases a hold that is known outside to be released.
+func (s *Store) RestoreRelease(ctx context.Context, a lifecycle.Access, id string, line int64) error {
 	now := s.log.Now().UTC().Truncate(time.Microsecond)
 	_, err := s.end(ctx, audit.New(ctx, now, atRestore(a, line), audit.HoldRelease, audit.Success), id, now)
 	return err

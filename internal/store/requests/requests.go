@@ -1,17 +1,16 @@
 // Package requests keeps customers' deletion requests and the history of each. A
 // request moves in one transaction with its audit event (request.move, whose
-// status_detail is the new state) and its line of history. Which moves there are, that
-// the approver is another than the requester, and that one request a tenant is open,
-// the database enforces as well: see trakr.judge_request.
+// status_detail is the new state) and its line of history. The database enforces the
+// allowed moves, that the approver is another person than the requester, and that a tenant
+// has at most one open request: see trakr.judge_request.
 //
-// What moves a request is decided in internal/deletion.
+// Package internal/requests decides when a request moves.
 package requests
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -30,31 +29,36 @@ import (
 type Request struct {
 	bun.BaseModel `bun:"table:trakr.deletion_requests,alias:r" json:"-"`
 
-	ID                     string                  `json:"request_id" bun:"request_id,pk"`
-	State                  lifecycle.RequestState  `json:"state" bun:"state"`
-	TenantID               *string                 `json:"tenant_id,omitempty" bun:"tenant_id" doc:"our random id; absent when no tenant was known"`
-	SubjectDigests         []string                `json:"-" bun:"subject_digests,array"` // hex, newest key first; nil when a tenant is known
-	Ticket                 string                  `json:"ticket" bun:"ticket"`
-	RequestedBy            string                  `json:"requested_by" bun:"requested_by"`
-	ApprovedBy             *string                 `json:"approved_by,omitempty" bun:"approved_by"`
-	MovedBy                string                  `json:"-" bun:"moved_by"`
-	SubmittedTime          time.Time               `json:"submitted_time" bun:"submitted_time" doc:"when the customer asked"`
-	ReceivedTime           time.Time               `json:"received_time" bun:"received_time"`
-	ExpectedCompletionTime time.Time               `json:"expected_completion_time" bun:"expected_completion_time" doc:"when it is due"`
-	MovedAt                time.Time               `json:"moved_at" bun:"moved_at" doc:"when it came into its state"`
-	MovedRef               *string                 `json:"-" bun:"moved_ref"`
-	ApprovedAt             *time.Time              `json:"approved_at,omitempty" bun:"approved_at"`
-	NotBefore              *time.Time              `json:"not_before,omitempty" bun:"not_before" doc:"end of the cooling-off"`
-	Ground                 *Ground                 `json:"ground,omitempty" bun:"ground" doc:"of a denial"`
-	HeldFrom               *lifecycle.RequestState `json:"held_from,omitempty" bun:"held_from" doc:"the state it goes back to when the hold ends"`
-	ExistingRequestID      *string                 `json:"existing_request_id,omitempty" bun:"existing_request_id" doc:"of a duplicate: the request that was open"`
-	Attempts               int                     `json:"attempts,omitempty" bun:"attempts" doc:"that failed"`
-	RetryAt                *time.Time              `json:"retry_at,omitempty" bun:"retry_at"`
-	ErasureID              *string                 `json:"erasure_id,omitempty" bun:"erasure_id"`
-	DeletedLiveAt          *time.Time              `json:"deleted_live_at,omitempty" bun:"deleted_live_at" doc:"gone from live stores"`
-	VerifiedAt             *time.Time              `json:"verified_at,omitempty" bun:"verified_at"`
-	BackupsClearAfter      *time.Time              `json:"backups_clear_after,omitempty" bun:"backups_clear_after" doc:"gone from backups"`
-	CertificateID          *string                 `json:"certificate_id,omitempty" bun:"certificate_id"`
+	ID             string                 `json:"request_id" bun:"request_id,pk"`
+	State          lifecycle.RequestState `json:"state" bun:"state"`
+	TenantID       *string                `json:"tenant_id,omitempty" bun:"tenant_id" doc:"our random id; absent when no tenant was known"`
+	SubjectDigests []string               `json:"-" bun:"subject_digests,array"` // hex, newest key first; nil when a tenant is known
+
+	Ticket                 string     `json:"ticket" bun:"ticket"`
+	RequestedBy            string     `json:"requested_by" bun:"requested_by"`
+	ApprovedBy             *string    `json:"approved_by,omitempty" bun:"approved_by"`
+	MovedBy                string     `json:"-" bun:"moved_by"`
+	SubmittedTime          time.Time  `json:"submitted_time" bun:"submitted_time" doc:"when the customer asked"`
+	ReceivedTime           time.Time  `json:"received_time" bun:"received_time"`
+	ExpectedCompletionTime time.Time  `json:"expected_completion_time" bun:"expected_completion_time" doc:"when it is due"`
+	MovedAt                time.Time  `json:"moved_at" bun:"moved_at" doc:"when it entered its state"`
+	MovedRef               *string    `json:"-" bun:"moved_ref"`
+	ApprovedAt             *time.Time `json:"approved_at,omitempty" bun:"approved_at"`
+	NotBefore              *time.Time `json:"not_before,omitempty" bun:"not_before" doc:"end of the cooling-off"`
+	Ground                 *Ground    `json:"ground,omitempty" bun:"ground" doc:"of a denial"`
+
+	HeldFrom *lifecycle.RequestState `json:"held_from,omitempty" bun:"held_from" doc:"its state when the hold ends"`
+
+	ExistingRequestID *string `json:"existing_request_id,omitempty" bun:"existing_request_id" doc:"of a duplicate: the open request"`
+
+	Attempts  int        `json:"attempts,omitempty" bun:"attempts" doc:"that failed"`
+	RetryAt   *time.Time `json:"retry_at,omitempty" bun:"retry_at"`
+	ErasureID *string    `json:"erasure_id,omitempty" bun:"erasure_id"`
+
+	DeletedLiveAt     *time.Time `json:"deleted_live_at,omitempty" bun:"deleted_live_at" doc:"deleted from live stores"`
+	VerifiedAt        *time.Time `json:"verified_at,omitempty" bun:"verified_at"`
+	BackupsClearAfter *time.Time `json:"backups_clear_after,omitempty" bun:"backups_clear_after" doc:"expired from backups"`
+	CertificateID     *string    `json:"certificate_id,omitempty" bun:"certificate_id"`
 }
 
 // Overdue reports whether a request is open past the time it was due.
@@ -105,8 +109,8 @@ type Order struct {
 	Due       time.Time
 }
 
-// Receive enters a new request. Where another one is open for the tenant it enters
-// a duplicate and fails with request-conflict, which names the open one.
+// Receive enters a new request. If another one is open for the tenant it enters a duplicate
+// and fails with request-conflict, which names the open one.
 func (s *Store) Receive(ctx context.Context, a lifecycle.Access, o Order) (Request, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -114,7 +118,8 @@ func (s *Store) Receive(ctx context.Context, a lifecycle.Access, o Order) (Reque
 	}
 	now := s.Now()
 	r := Request{ID: id.String(), State: lifecycle.RequestReceived, Ticket: a.Reason.Ref, RequestedBy: a.Caller.ID, MovedBy: a.Caller.ID,
-		SubmittedTime: o.Submitted.UTC(), ReceivedTime: now, ExpectedCompletionTime: o.Due.UTC(), MovedAt: now, MovedRef: &a.Reason.Ref}
+		SubmittedTime: o.Submitted.UTC(), ReceivedTime: now, ExpectedCompletionTime: o.Due.UTC(), MovedAt: now,
+		MovedRef: &a.Reason.Ref}
 	if !o.Tenant.IsZero() {
 		t := o.Tenant.String()
 		r.TenantID = &t
@@ -157,10 +162,10 @@ func (s *Store) Receive(ctx context.Context, a lifecycle.Access, o Order) (Reque
 	return r, nil
 }
 
+// openFor returns the id of a tenant's open request, "" for none.
 func openFor(ctx context.Context, tx bun.Tx, tenant string) (string, error) {
 	var row struct{ RequestID string }
-	err := pg.Map(tx.NewRaw(`SELECT request_id FROM trakr.deletion_requests WHERE tenant_id = ?
-		AND state NOT IN ('completed', 'completed_nothing_held', 'denied', 'cancelled', 'duplicate')`, tenant).Scan(ctx, &row))
+	err := pg.Map(tx.NewRaw(`SELECT request_id FROM trakr.deletion_requests WHERE tenant_id = ? AND `+isOpen, tenant).Scan(ctx, &row))
 	if errors.Is(err, pg.ErrNoRows) {
 		return "", nil
 	}
@@ -174,19 +179,21 @@ func (s *Store) event(ctx context.Context, a lifecycle.Access, r Request) audit.
 	return e
 }
 
-// Facts are what a move is judged by, as the moving transaction sees it.
+// Facts are the facts that decide a move, as the moving transaction sees them.
 type Facts struct {
 	Hold   holds.Hold // that keeps the tenant's data longest
 	Held   bool
-	Begun  bool // an erasure of the tenant has begun, by whatever trigger
-	Erased bool // and nothing of it is left in live stores
+	Begun  bool // an erasure of the tenant has begun, by any trigger
+	Erased bool // the tenant is deleted from the live stores
 	Now    time.Time
 }
 
-// Move lets judge decide, on the locked row, what becomes of a request: it changes
-// the state and what goes with it, or leaves the state for no move, or refuses. A
-// person's refused attempt is recorded.
-func (s *Store) Move(ctx context.Context, a lifecycle.Access, id string, judge func(r *Request, f Facts) error) (Request, error) {
+// Move calls change with the locked row of a request and stores the result. If change
+// leaves the state as it is, nothing is stored; if it returns an error, the move is
+// refused. A person's refused attempt is recorded in the audit.
+func (s *Store) Move(
+	ctx context.Context, a lifecycle.Access, id string, change func(r *Request, f Facts) error,
+) (Request, error) {
 	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
 		return Request{}, unknown()
 	}
@@ -205,7 +212,7 @@ func (s *Store) Move(ctx context.Context, a lifecycle.Access, id string, judge f
 			return err
 		}
 		before := r.State
-		if err := judge(&r, facts); err != nil || r.State == before {
+		if err := change(&r, facts); err != nil || r.State == before {
 			return err
 		}
 		if a.Reason.Ref == "" {
@@ -224,8 +231,7 @@ func (s *Store) Move(ctx context.Context, a lifecycle.Access, id string, judge f
 		}
 		return nil
 	})
-	if err != nil && a.Caller.Type.Person() && slices.ContainsFunc([]lifecycle.Kind{lifecycle.SamePerson, lifecycle.RequestConflict, lifecycle.OnHold, lifecycle.Forbidden, lifecycle.ReasonRequired},
-		func(k lifecycle.Kind) bool { return errors.Is(err, k) }) {
+	if err != nil && a.Caller.Type.Person() && refused(err) {
 		e := s.event(ctx, a, r)
 		e.Outcome, e.StatusDetail = audit.Denied, string(lifecycle.AsFault(err).Kind)
 		if rerr := s.log.Record(ctx, e); rerr != nil {
@@ -238,8 +244,24 @@ func (s *Store) Move(ctx context.Context, a lifecycle.Access, id string, judge f
 	return r.utc(), nil
 }
 
-// movable are the columns that a move may change; the grant names the same.
-const movable = `state approved_by moved_by moved_at moved_ref approved_at not_before ground held_from attempts retry_at erasure_id deleted_live_at verified_at backups_clear_after certificate_id`
+// refused reports whether a move was refused, rather than failed.
+func refused(err error) bool {
+	for _, k := range []lifecycle.Kind{
+		lifecycle.SamePerson, lifecycle.RequestConflict, lifecycle.OnHold, lifecycle.Forbidden, lifecycle.ReasonRequired,
+	} {
+		if errors.Is(err, k) {
+			return true
+		}
+	}
+	return false
+}
+
+// movable are the columns that a move may change; the service's grant lists the same.
+const movable = `state approved_by moved_by moved_at moved_ref approved_at not_before ground held_from attempts
+	retry_at erasure_id deleted_live_at verified_at backups_clear_after certificate_id`
+
+// isOpen selects the requests in a state for which lifecycle.RequestState.Open is true.
+const isOpen = `state NOT IN ('completed', 'completed_nothing_held', 'denied', 'cancelled', 'duplicate')`
 
 func (s *Store) facts(ctx context.Context, tx bun.Tx, r Request) (f Facts, err error) {
 	f.Now = s.Now()
@@ -304,7 +326,7 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Request, error) {
 		q = q.Where("state = ?", string(f.State))
 	}
 	if f.Open || !f.Overdue.IsZero() {
-		q = q.Where("state NOT IN ('completed', 'completed_nothing_held', 'denied', 'cancelled', 'duplicate')")
+		q = q.Where(isOpen)
 	}
 	if !f.Tenant.IsZero() {
 		q = q.Where("tenant_id = ?", f.Tenant.String())
@@ -324,16 +346,17 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Request, error) {
 	return out, nil
 }
 
-// EachOpen calls yield with every open request, the one due first first.
+// EachOpen calls yield with every open request, in the order in which they are due.
 func (s *Store) EachOpen(ctx context.Context, yield func(Request) error) error {
 	var after Request
 	for {
 		var page []Request
-		q := pg.Bun(s.db).NewSelect().Model(&page).Where("state NOT IN ('completed', 'completed_nothing_held', 'denied', 'cancelled', 'duplicate')")
+		q := pg.Bun(s.db).NewSelect().Model(&page).Where(isOpen)
 		if after.ID != "" {
 			q = q.Where("(expected_completion_time, request_id) > (?, ?::uuid)", after.ExpectedCompletionTime, after.ID)
 		}
-		if err := pg.Map(q.OrderExpr("expected_completion_time, request_id").Limit(200).Scan(ctx)); err != nil && !errors.Is(err, pg.ErrNoRows) {
+		err := pg.Map(q.OrderExpr("expected_completion_time, request_id").Limit(200).Scan(ctx))
+		if err != nil && !errors.Is(err, pg.ErrNoRows) {
 			return fmt.Errorf("listing open requests: %w", err)
 		}
 		for _, r := range page {
