@@ -1,8 +1,7 @@
-// Package schedule starts named jobs at the times a cron expression gives, in
-// UTC, a little later at random so that not everything starts at once, and catches
-// up at start, once, what was missed while nothing ran. It bounds each run, keeps
-// its heartbeat, and lets what runs end when it is stopped. It triggers through
-// robfig/cron; what a job does is the job's own. It knows no job.
+// Package schedule runs named jobs at the times of a cron expression, in UTC. A random
+// delay keeps jobs from starting together. At start, a job that is overdue runs once. The
+// scheduler limits the duration of each run, stores its heartbeat, and waits for the
+// current runs when it is stopped. It triggers through robfig/cron, and knows no job.
 package schedule
 
 import (
@@ -28,23 +27,23 @@ type Job struct {
 	Name    string
 	Spec    string        // five-field cron, UTC
 	Timeout time.Duration // of one run; 0 means DefaultTimeout
-	// Lead lets one replica at a time run it, and none again what was done since it
-	// was due. A job with a lock of its own does without.
+	// Lead lets one replica at a time run the job, and skips a run that another replica
+	// has completed since it was due. A job that takes its own lock does not need it.
 	Lead bool
-	// Run does the work that was due at that time. It must end when ctx does. It
-	// returns nil when the work is done, by another replica too, and ErrSkipped when
-	// another is at it.
+	// Run does the work that was due at that time. It must end when ctx does. It returns
+	// nil when the work is done, even if another replica did it, and ErrSkipped while
+	// another replica is doing it.
 	Run func(ctx context.Context, due time.Time) error
 }
 
-// DefaultTimeout bounds a run of a job that names no time of its own.
+// DefaultTimeout limits a run of a job whose Timeout is zero.
 const DefaultTimeout = 10 * time.Minute
 
-// ErrSkipped means that this replica did not do the work and cannot tell whether
-// another will have: neither a success nor a failure.
+// ErrSkipped means that this replica did not do the work, and that it is unknown whether
+// another replica completes it. The run counts neither as a success nor as a failure.
 var ErrSkipped = errors.New("the job was left to another replica")
 
-// Heartbeats keeps when each job ran, for all replicas.
+// Heartbeats stores when each job ran, for all replicas.
 type Heartbeats interface {
 	Expect(ctx context.Context, job string, interval, jitter time.Duration, now time.Time) error
 	Started(ctx context.Context, job string, now time.Time) error
@@ -58,17 +57,17 @@ type Config struct {
 	Log        *slog.Logger
 	Now        func() time.Time
 	Heartbeats Heartbeats
-	// Lease takes the leader lock of that name on the primary, when nobody has it.
+	// Lease takes the leader lock of that name on the primary, if it is free.
 	Lease func(ctx context.Context, name string) (release func(), ok bool, err error)
 	Meter metric.MeterProvider
-	// Grace is how long a run may go on after Stop; 0 means DefaultGrace.
+	// Grace is how long a run may continue after Stop; 0 means DefaultGrace.
 	Grace time.Duration
-	// Delay draws how much later than due a run starts, from 0 up to the bound; nil
-	// draws at random.
+	// Delay returns how much later than due a run starts, from 0 up to the bound; nil means
+	// a random delay.
 	Delay func(bound time.Duration) time.Duration
 }
 
-// DefaultGrace is how long a run may go on after Stop.
+// DefaultGrace is how long a run may continue after Stop.
 const DefaultGrace = 10 * time.Second
 
 // Scheduler runs jobs until it is stopped.
@@ -77,9 +76,9 @@ type Scheduler struct {
 	cron  *cron.Cron
 	jobs  []*job
 	runs  metric.Int64Counter
-	base  context.Context // what runs go on with; ended by cancel
+	base  context.Context // of all runs
 	end   context.CancelFunc
-	halt  chan struct{} // closed by Stop: nothing begins any more
+	halt  chan struct{} // closed by Stop: no run begins after that
 	begun sync.WaitGroup
 	once  sync.Once
 }
@@ -90,7 +89,7 @@ type job struct {
 	when     cron.Schedule
 	interval time.Duration
 	jitter   time.Duration
-	busy     sync.Mutex // held by the run: one that is still at it is not doubled
+	busy     sync.Mutex // locked during a run, so that two runs never overlap
 }
 
 // New checks every job's expression and returns a scheduler that does nothing
@@ -133,8 +132,8 @@ func Jitter(interval time.Duration) time.Duration {
 	return min(30*time.Second, interval/20).Truncate(time.Second)
 }
 
-// Start begins to trigger, and catches up once for each job what was last due: a
-// job that was done since then has missed nothing. Runs outlive ctx until Stop.
+// Start begins to trigger jobs, and runs each job once for the time at which it was last
+// due; a job that succeeded since then is skipped. Runs continue after ctx ends, until Stop.
 func (s *Scheduler) Start(ctx context.Context) error {
 	for _, j := range s.jobs {
 		if err := s.c.Heartbeats.Expect(ctx, j.Name, j.interval, j.jitter, s.c.Now()); err != nil {
@@ -149,8 +148,8 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop begins nothing any more, lets what runs end by itself for the time of
-// grace, then ends it through its context, and returns when all has ended.
+// Stop starts no more runs, waits for the current ones during the grace period, then
+// cancels their context, and returns when all have ended.
 func (s *Scheduler) Stop() {
 	if s.end == nil {
 		return
@@ -169,7 +168,7 @@ func (s *Scheduler) Stop() {
 		select {
 		case <-ended:
 		case <-grace.C:
-			s.c.Log.Warn("scheduled jobs are still running; they are told to end")
+			s.c.Log.Warn("scheduled jobs are still running; they are canceled")
 		}
 		s.end()
 		<-ended
@@ -178,7 +177,7 @@ func (s *Scheduler) Stop() {
 
 // trigger is called when a job is due: it waits the job's jitter, and runs it.
 func (s *Scheduler) trigger(j *job) {
-	due := s.occasion(j.when)
+	due := s.dueTime(j.when)
 	wait := time.NewTimer(s.c.Delay(j.jitter))
 	defer wait.Stop()
 	select {
@@ -188,9 +187,9 @@ func (s *Scheduler) trigger(j *job) {
 	}
 }
 
-// occasion is the time the running trigger was due: the newest occasion not
-// after now, looked for within the last minute (cron fires late, never early).
-func (s *Scheduler) occasion(when cron.Schedule) time.Time {
+// dueTime returns the time at which the current trigger was due: the newest time of the
+// schedule not after now, searched within the last minute (cron fires late, never early).
+func (s *Scheduler) dueTime(when cron.Schedule) time.Time {
 	now := s.c.Now().UTC()
 	if due := when.Next(now.Add(-time.Minute)); !due.After(now) {
 		return due
@@ -198,7 +197,7 @@ func (s *Scheduler) occasion(when cron.Schedule) time.Time {
 	return now
 }
 
-// run does one run and keeps what became of it.
+// run does one run and stores its result.
 func (s *Scheduler) run(j *job, due time.Time) {
 	if !j.busy.TryLock() {
 		s.count(j, "skipped")
@@ -213,7 +212,7 @@ func (s *Scheduler) run(j *job, due time.Time) {
 		return
 	}
 	why := failure(ctx, err)
-	// The run's own time may be up; its end is kept all the same.
+	// The run's context may have ended; its result is stored nevertheless.
 	keep, done := context.WithTimeout(context.WithoutCancel(s.base), 5*time.Second)
 	defer done()
 	var noted error
@@ -252,17 +251,17 @@ func (s *Scheduler) attempt(ctx context.Context, j *job, due time.Time) error {
 	return call(ctx, j, due)
 }
 
-// noted reports a heartbeat that could not be kept: the work went on without it.
+// noted logs that a heartbeat could not be stored, which does not stop the work.
 func (s *Scheduler) noted(j *job, err error) {
 	if err != nil {
-		s.c.Log.Error("a job's heartbeat could not be kept", "job", j.Name, "error", err)
+		s.c.Log.Error("a job's heartbeat could not be stored", "job", j.Name, "error", err)
 	}
 }
 
 var errCrashed = errors.New("the job crashed")
 
-// call turns a panic into a failure, which must not take the service with it. Its
-// text could quote anything and is dropped.
+// call turns a job's panic into a failure, so that the service continues. The panic's text
+// could contain any value and is dropped.
 func call(ctx context.Context, j *job, due time.Time) (err error) {
 	defer func() {
 		if recover() != nil {
@@ -272,7 +271,7 @@ func call(ctx context.Context, j *job, due time.Time) (err error) {
 	return j.Run(ctx, due)
 }
 
-// failure names why a run failed, in a closed set of words.
+// failure returns why a run failed, as one of a closed set of reasons.
 func failure(ctx context.Context, err error) string {
 	switch {
 	case err == nil:
@@ -291,7 +290,8 @@ func failure(ctx context.Context, err error) string {
 func (s *Scheduler) measure() error {
 	m := s.c.Meter.Meter("trakr/internal/schedule")
 	var err error
-	s.runs, err = m.Int64Counter("trakr.job.runs", metric.WithDescription("Runs of scheduled jobs, by how they ended."), metric.WithUnit("{run}"))
+	s.runs, err = m.Int64Counter("trakr.job.runs",
+		metric.WithDescription("Runs of scheduled jobs, by how they ended."), metric.WithUnit("{run}"))
 	if err != nil {
 		return fmt.Errorf("making the jobs' metrics: %w", err)
 	}
@@ -325,5 +325,6 @@ func (s *Scheduler) observe(ctx context.Context, o metric.Float64Observer) error
 }
 
 func (s *Scheduler) count(j *job, outcome string) {
-	s.runs.Add(context.Background(), 1, metric.WithAttributes(attribute.String("trakr.job", j.Name), attribute.String("trakr.outcome", outcome)))
+	s.runs.Add(context.Background(), 1, metric.WithAttributes(
+		attribute.String("trakr.job", j.Name), attribute.String("trakr.outcome", outcome)))
 }

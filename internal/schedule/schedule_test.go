@@ -445,7 +445,7 @@ func TestWithoutHeartbeatsNothingStartsButRunsGoOn(t *testing.T) {
 		m.mu.Unlock()
 		time.Sleep(time.Hour)
 		s.Stop()
-		if due, _ := r.all(); len(due) != 2 || !strings.Contains(log.String(), "heartbeat could not be kept") {
+		if due, _ := r.all(); len(due) != 2 || !strings.Contains(log.String(), "heartbeat could not be stored") {
 			t.Errorf("%v: %s", due, log.String())
 		}
 	})

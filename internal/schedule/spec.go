@@ -8,7 +8,7 @@ import (
 	"trakr/internal/schedule/cronspec"
 )
 
-// Interval returns the longest time between two of the occasions that come after now.
+// Interval returns the longest time between two consecutive times of a schedule after now.
 func Interval(spec string, now time.Time) (time.Duration, error) {
 	s, err := cronspec.Parse(spec)
 	if err != nil {
@@ -17,7 +17,7 @@ func Interval(spec string, now time.Time) (time.Duration, error) {
 	return cronspec.Longest(s, now), nil
 }
 
-// previous is the newest occasion not after now.
+// previous returns the newest time of a schedule not after now.
 func previous(s cron.Schedule, now time.Time) time.Time {
 	for back := time.Minute; ; back *= 2 {
 		at := s.Next(now.Add(-back))

@@ -29,7 +29,7 @@ type File struct {
 }
 
 // CreateFile makes a new ledger of mode 0600 and opens it. An existing one is never
-// replaced: the error is then fs.ErrExist; and where only a head is left, ErrMissing.
+// replaced: the error is then fs.ErrExist, or ErrMissing if only its head exists.
 func CreateFile(path string, now time.Time) (*File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, unavailable("making the ledger's directory", err)
@@ -59,7 +59,7 @@ func CreateFile(path string, now time.Time) (*File, error) {
 	}
 	l, err := OpenFile(path)
 	if err == nil {
-		l.notes = nil // that there was no head yet is no news
+		l.notes = nil // a new ledger never has a head yet
 	}
 	return l, err
 }
@@ -106,13 +106,14 @@ func regular(path string) error {
 	case !st.Mode().IsRegular():
 		return fmt.Errorf("the erasure ledger %s is not a regular file", path)
 	case st.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("the erasure ledger %s is open to others (mode %04o); run: chmod 600 %s", path, st.Mode().Perm(), path)
+		return fmt.Errorf("the erasure ledger %s is open to others (mode %04o); run: chmod 600 %s",
+			path, st.Mode().Perm(), path)
 	}
 	return nil
 }
 
 func removed(path string) error {
-	return fmt.Errorf("%w at %s, although one was there: its head %s is. It was removed, or its volume is not mounted; put it back",
+	return fmt.Errorf("%w at %s, although its head %s exists. The ledger was removed, or its volume is not mounted; restore it",
 		ErrMissing, path, headPath(path))
 }
 
@@ -150,8 +151,8 @@ func (l *File) Append(ctx context.Context, e Entry) (h Head, err error) {
 		return Head{}, err
 	}
 	err = l.locked(ctx, func() error {
-		// What was written before and not acknowledged, by us or by a process that
-		// crashed, is made durable first: it may be this very erasure.
+		// Lines that were written and not acknowledged, by this process or by one that
+		// crashed, are made durable first: one of them may be this erasure.
 		if err := l.sync(); err != nil {
 			return err
 		}
@@ -190,7 +191,7 @@ func (l *File) write(e Entry) error {
 	return l.take(raw)
 }
 
-// take adds a whole line at the end of the known ones.
+// take verifies a whole line and adds it to the known ones.
 func (l *File) take(raw []byte) error {
 	if _, err := l.chain.add(raw); err != nil {
 		return err
@@ -199,7 +200,8 @@ func (l *File) take(raw []byte) error {
 	return nil
 }
 
-// Entries implements Ledger. It holds no lock while it visits: lines do not change.
+// Entries implements Ledger. It does not lock the file while it visits, because lines do
+// not change.
 func (l *File) Entries(ctx context.Context, visit func(Entry) error) error {
 	var end int64
 	var known []hash
@@ -293,8 +295,8 @@ func (l *File) end() int64 {
 	return l.ends[len(l.ends)-1]
 }
 
-// catchUp reads and verifies what was appended since the last call, takes away what
-// a crash left of a line, and compares all with the head.
+// catchUp reads and verifies the lines appended since the last call, removes a line that a
+// crash left incomplete, and compares the lines with the head.
 func (l *File) catchUp() error {
 	counted, err := l.readHead()
 	if err != nil {
@@ -338,13 +340,13 @@ func (l *File) catchUp() error {
 	return l.compare(counted)
 }
 
-// repair takes a torn last line away, unless it was counted: then it was whole once.
+// repair removes a torn last line, unless the head counts it: then it was whole once.
 func (l *File) repair(counted *Head, torn int64) error {
 	switch {
 	case torn == 0:
 		return ErrBroken{Line: 1, Why: "the header is torn"}
 	case counted == nil:
-		return ErrBroken{Line: torn + 1, Why: "it is torn, and without the head beside the ledger nobody can say whether it was whole once"}
+		return ErrBroken{Line: torn + 1, Why: "it is torn, and without the head beside the ledger it is unknown whether it was whole"}
 	case counted.Seq == torn:
 		return ErrBroken{Line: torn + 1, Why: "it is torn, and the head beside the ledger counts it as whole"}
 	}
@@ -352,13 +354,13 @@ func (l *File) repair(counted *Head, torn int64) error {
 		return err
 	}
 	if err := errors.Join(l.f.Truncate(l.end()), l.f.Sync()); err != nil {
-		return unavailable("taking away a torn line", err)
+		return unavailable("removing a torn line", err)
 	}
-	l.notes = append(l.notes, fmt.Sprintf("line %d was torn by a crash in the middle of a write that nobody was told of; it was taken away", torn+1))
+	l.notes = append(l.notes, fmt.Sprintf("line %d was torn by a crash during a write that was not acknowledged; it was removed", torn+1))
 	return nil
 }
 
-// compare holds the lines against the head.
+// compare checks that the lines contain the head.
 func (l *File) compare(counted *Head) error {
 	last := l.chain.last()
 	switch {
@@ -434,8 +436,8 @@ func (l *File) sync() error {
 	return nil
 }
 
-// give makes a file the ledger's owner's: root at the command line must not take
-// the head away from the service.
+// give sets a file's owner to the ledger's owner, so that the service can still write the
+// head after root ran a command.
 func (l *File) give(path string) error {
 	st, err := l.f.Stat()
 	if err != nil {

@@ -20,16 +20,16 @@ import (
 
 // HTTPConfig is the place of a ledger over HTTP.
 type HTTPConfig struct {
-	// URL is the base below which each line is an object named by its number in 12
-	// digits. https, or http on this machine.
+	// URL is the base address. Each line is an object below it, named by its number in 12
+	// digits. The scheme is https, or http on this machine.
 	URL   string
-	Token lifecycle.Secret // sent as bearer token; empty: none
+	Token lifecycle.Secret // sent as bearer token, unless empty
 }
 
 // HTTP is a ledger whose lines are objects of a store that honours
-// "If-None-Match: *" (RFC 9110 §13.1.2): the first writer of a number owns it, and no
-// line is ever written twice. A line that was never known to this process and was
-// removed from the end is not noticed here; the database knows the hashes of its own.
+// "If-None-Match: *" (RFC 9110 §13.1.2): only the first writer of a number succeeds, and no
+// line is ever overwritten. This type does not notice that a line was removed from the end
+// before this process read it; the database knows the hashes of the lines that it noted.
 type HTTP struct {
 	base   string
 	token  lifecycle.Secret
@@ -42,11 +42,11 @@ type HTTP struct {
 const (
 	httpTimeout = 10 * time.Second
 	maxWindow   = 16 // objects read at a time
-	maxRaces    = 32 // appends lost to others before we give up
+	maxRaces    = 32 // attempts of one append that other processes may win
 )
 
-// OpenHTTP reads and verifies a ledger. It also tries whether the store keeps an
-// object that is there already, without which nothing is promised.
+// OpenHTTP reads and verifies a ledger. It also tests that the store refuses to overwrite
+// an existing object, on which every promise of HTTP depends.
 //
 // Errors: ErrMissing, ErrBroken, ErrUnavailable.
 func OpenHTTP(ctx context.Context, c HTTPConfig) (*HTTP, error) {
@@ -64,13 +64,14 @@ func OpenHTTP(ctx context.Context, c HTTPConfig) (*HTTP, error) {
 	if _, err := l.chain.add(raw); err != nil {
 		return nil, err
 	}
-	// The very bytes that are there: a store that takes them again loses nothing.
+	// The bytes are the stored ones: a store that overwrites them loses nothing.
 	taken, err := l.put(ctx, 0, raw)
 	if err != nil {
 		return nil, err
 	}
 	if taken {
-		return nil, errors.New("the store of the erasure ledger ignores If-None-Match, so one line could overwrite another; use one that honours it")
+		return nil, errors.New("the store of the erasure ledger ignores If-None-Match, " +
+			"so one line could overwrite another; use one that honours it")
 	}
 	if err := l.catchUp(ctx, maxWindow); err != nil {
 		return nil, err
@@ -116,7 +117,10 @@ func newHTTP(c HTTPConfig) (*HTTP, error) {
 	return &HTTP{base: strings.TrimSuffix(u.String(), "/"), token: c.Token, client: &http.Client{
 		Timeout:       httpTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: maxWindow, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: httpTimeout},
+		Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: maxWindow,
+			IdleConnTimeout: time.Minute, TLSHandshakeTimeout: httpTimeout,
+		},
 	}}, nil
 }
 
@@ -158,8 +162,8 @@ func (l *HTTP) Lacks(ctx context.Context, all []Entry) ([]Entry, error) {
 	return l.chain.lacks(all), nil
 }
 
-// Append implements Ledger. When the answer to a write is lost, the line may be
-// there: appended again, it is found.
+// Append implements Ledger. When the response to a write is lost, the line may be stored;
+// the next Append of the same entry finds it.
 func (l *HTTP) Append(ctx context.Context, e Entry) (Head, error) {
 	if err := e.appendable(); err != nil {
 		return Head{}, err
@@ -185,20 +189,20 @@ func (l *HTTP) Append(ctx context.Context, e Entry) (Head, error) {
 		if !taken { // another process was first
 			continue
 		}
-		// Acknowledged is what can be read back.
+		// An entry is acknowledged only if it can be read.
 		back, err := l.get(ctx, seq)
 		if err != nil {
 			return Head{}, err
 		}
 		if !bytes.Equal(back, raw) {
-			return Head{}, unavailable("reading an entry back", errors.New("the store did not keep what it took"))
+			return Head{}, unavailable("reading a new entry", errors.New("the store did not keep the bytes that it accepted"))
 		}
 		if _, err := l.chain.add(raw); err != nil {
 			return Head{}, err
 		}
 		return l.chain.head(seq), nil
 	}
-	return Head{}, unavailable("appending to the ledger", errors.New("others were first too often"))
+	return Head{}, unavailable("appending to the ledger", errors.New("other processes wrote the next line first too often"))
 }
 
 // Entries implements Ledger.
@@ -235,8 +239,8 @@ func (l *HTTP) Entries(ctx context.Context, visit func(Entry) error) error {
 // Close implements Ledger.
 func (l *HTTP) Close() error { l.client.CloseIdleConnections(); return nil }
 
-// catchUp reads on from the newest line known, which must still be there, until there
-// is no more. It begins with that many lines at a time and widens while it finds some.
+// catchUp reads the lines after the newest known one, which must still exist unchanged. It
+// reads width lines at a time, and doubles the width while it finds lines.
 func (l *HTTP) catchUp(ctx context.Context, width int) error {
 	last := l.chain.last()
 	raw, err := l.get(ctx, last)
@@ -274,7 +278,7 @@ func (l *HTTP) catchUp(ctx context.Context, width int) error {
 	}
 }
 
-// window reads lines at the same time; one that is not there is nil.
+// window reads n lines concurrently; a line that does not exist is nil.
 func (l *HTTP) window(ctx context.Context, from int64, n int) ([][]byte, error) {
 	lines, errs := make([][]byte, n), make([]error, n)
 	var wg sync.WaitGroup
@@ -285,8 +289,8 @@ func (l *HTTP) window(ctx context.Context, from int64, n int) ([][]byte, error) 
 	return lines, errors.Join(errs...)
 }
 
-// get reads one line without its newline; nil when it is not there. Anything else
-// that is not the line is an error.
+// get reads one line without its newline; nil when it does not exist. Every other response
+// is an error.
 func (l *HTTP) get(ctx context.Context, seq int64) ([]byte, error) {
 	status, body, err := l.do(ctx, http.MethodGet, seq, nil)
 	switch {
@@ -302,7 +306,7 @@ func (l *HTTP) get(ctx context.Context, seq int64) ([]byte, error) {
 	return body[:len(body)-1], nil
 }
 
-// put writes one line where there is none; false when there is one.
+// put writes one line unless it exists; it returns false if it does.
 func (l *HTTP) put(ctx context.Context, seq int64, raw []byte) (bool, error) {
 	status, _, err := l.do(ctx, http.MethodPut, seq, append(bytes.Clone(raw), '\n'))
 	switch {
@@ -316,8 +320,8 @@ func (l *HTTP) put(ctx context.Context, seq int64, raw []byte) (bool, error) {
 	return false, unavailable("writing to the ledger", fmt.Errorf("its store answered %d", status))
 }
 
-// do makes one call. Its errors are words of our own: the library's repeat the
-// address, which may be a secret as much as the token.
+// do makes one call. It does not return the errors of net/http, because they contain the
+// address, which may be a secret like the token.
 func (l *HTTP) do(ctx context.Context, method string, seq int64, body []byte) (int, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("%s/%012d", l.base, seq), bytes.NewReader(body))
 	if err != nil {

@@ -1,12 +1,13 @@
 // Package ledger keeps the erasure ledger: one line for each erasure, and for the
-// placing and the release of each legal hold, outside the database and its backups, so
-// that a backup that comes back cannot bring erased tenants back with it, nor forget
-// what the law obliges us to keep.
+// placing and the release of each legal hold. The ledger is stored outside the database and
+// its backups, so that after a restore the service knows which tenants to erase again and
+// which data the law obliges it to keep.
 //
-// It only grows. Each line holds the hash of the one before it, so a line that is
-// edited, swapped or taken out of the middle is found at open and named; what is cut
-// from the end is found by a head kept beside it. A line holds keyed digests, never a
-// tenant's id or value. It knows no database and decides nothing about erasures.
+// The ledger only grows. Each line contains the hash of the line before it, so opening the
+// ledger finds a line that was edited, swapped or removed from the middle; the head, stored
+// beside the ledger, reveals lines removed from the end. A line contains keyed digests,
+// never a tenant's id or value. The package uses no database and takes no decision about
+// erasures.
 package ledger
 
 import (
@@ -24,20 +25,20 @@ type Entry struct {
 	At            time.Time
 	ErasureID     string // UUID
 	SubjectDigest string // keyed digest, hex
-	Trigger       string // a word of lifecycle.Triggers
+	Trigger       string // one of lifecycle.Triggers
 	Hold          *Hold  // nil for an erasure; then the three above are empty
 }
 
-// Hold is a legal hold that was placed or released at the entry's time. Its expiry has
-// no line of its own: both lines contain the end.
+// Hold is a legal hold that was placed or released at the entry's time. An expiry has no
+// line, because both lines contain the end of the hold.
 type Hold struct {
 	ID     string // UUID
 	Step   Step
-	Ground string // a word
+	Ground string // lower-case letters and underscores
 	Until  time.Time
 }
 
-// Step is what became of a hold.
+// Step is the event in a hold's life that a line records.
 type Step string
 
 // The steps.
@@ -58,12 +59,12 @@ type Head struct {
 type Ledger interface {
 	Name() string
 	Head(ctx context.Context) (Head, error)
-	// Append adds an entry (its Seq, Prev and Hash are given by the ledger). It is
-	// durable when the error is nil, and may or may not be there otherwise: append it
-	// again. An erasure, or a step of a hold, that exists already is returned
+	// Append adds an entry; the ledger sets its Seq, Prev and Hash. The entry is durable
+	// when the error is nil. After an error it may or may not be stored, and the caller
+	// appends it again. An erasure, or a step of a hold, that exists already is returned
 	// unchanged.
 	Append(ctx context.Context, e Entry) (Head, error)
-	// Lacks returns those of the entries that are not there.
+	// Lacks returns those of the entries that the ledger does not contain.
 	Lacks(ctx context.Context, all []Entry) ([]Entry, error)
 	// Entries visits every entry, oldest first, until visit fails.
 	Entries(ctx context.Context, visit func(Entry) error) error
@@ -72,11 +73,11 @@ type Ledger interface {
 	Close() error
 }
 
-// ErrMissing means that there is no ledger there.
+// ErrMissing means that there is no ledger at the configured place.
 var ErrMissing = errors.New("there is no erasure ledger")
 
-// ErrUnavailable means that the ledger could not be read or written: nothing is known
-// about what it holds, and nothing was acknowledged.
+// ErrUnavailable means that the ledger could not be read or written: its content is
+// unknown, and the call acknowledged no entry.
 var ErrUnavailable = errors.New("the erasure ledger is unavailable")
 
 // ErrCut means that the ledger ends before the newest entry it is known to have had.
@@ -84,7 +85,8 @@ type ErrCut struct{ Have, Want int64 }
 
 // Error implements error.
 func (e ErrCut) Error() string {
-	return fmt.Sprintf("the erasure ledger was shortened: it ends at entry %d and had entry %d; put the whole ledger back, from the newest copy of it", e.Have, e.Want)
+	return fmt.Sprintf("the erasure ledger was shortened: it ends at entry %d and had entry %d; "+
+		"restore the whole ledger from its newest copy", e.Have, e.Want)
 }
 
 // ErrBroken means that a line is not what was written. The header is line 1, entry n
@@ -100,5 +102,5 @@ func (e ErrBroken) Error() string {
 	if e.Line > 0 {
 		where = fmt.Sprintf("line %d of the erasure ledger", e.Line)
 	}
-	return where + " is not as it was written: " + e.Why + "; put the ledger back, from the newest copy of it"
+	return where + " is not as it was written: " + e.Why + "; restore the ledger from its newest copy"
 }

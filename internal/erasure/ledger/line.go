@@ -30,7 +30,7 @@ type header struct {
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// line is each erasure's, members in this order.
+// line is the line of an erasure, with its members in this order.
 type line struct {
 	V             int       `json:"v"`
 	Seq           int64     `json:"seq"`
@@ -42,7 +42,7 @@ type line struct {
 	At            time.Time `json:"at"`
 }
 
-// holdLine is each hold's.
+// holdLine is the line of a step of a hold, with its members in this order.
 type holdLine struct {
 	V            int       `json:"v"`
 	Seq          int64     `json:"seq"`
@@ -81,13 +81,19 @@ func parseHeader(raw []byte) (header, error) {
 
 func (e Entry) encode() ([]byte, error) {
 	if h := e.Hold; h != nil {
-		return json.Marshal(holdLine{holdVersion, e.Seq, e.Prev, h.ID, h.Step, e.TenantDigest, h.Ground, h.Until.UTC().Truncate(time.Microsecond), e.At.UTC().Truncate(time.Microsecond)})
+		return json.Marshal(holdLine{
+			V: holdVersion, Seq: e.Seq, Prev: e.Prev, HoldID: h.ID, Step: h.Step, TenantDigest: e.TenantDigest,
+			Ground: h.Ground, Until: h.Until.UTC().Truncate(time.Microsecond), At: e.At.UTC().Truncate(time.Microsecond),
+		})
 	}
-	return json.Marshal(line{formatVersion, e.Seq, e.Prev, e.ErasureID, e.TenantDigest, e.SubjectDigest, e.Trigger, e.At.UTC().Truncate(time.Microsecond)})
+	return json.Marshal(line{
+		V: formatVersion, Seq: e.Seq, Prev: e.Prev, ErasureID: e.ErasureID, TenantDigest: e.TenantDigest,
+		SubjectDigest: e.SubjectDigest, Trigger: e.Trigger, At: e.At.UTC().Truncate(time.Microsecond),
+	})
 }
 
-// parseEntry takes the exact bytes that encode writes and no others, so that one
-// entry has one hash.
+// parseEntry accepts the exact bytes that encode writes and no others, so that one entry
+// has one hash.
 func parseEntry(raw []byte) (Entry, error) {
 	var form struct {
 		V int `json:"v"`
@@ -120,7 +126,7 @@ func parseEntry(raw []byte) (Entry, error) {
 	return e, e.check()
 }
 
-// key is what there is one line of.
+// key identifies an erasure or a step of a hold, of which a ledger has at most one line.
 func (e Entry) key() string {
 	if e.Hold != nil {
 		return string(e.Hold.Step) + " " + e.Hold.ID
@@ -128,7 +134,8 @@ func (e Entry) key() string {
 	return e.ErasureID
 }
 
-// check judges the form; a trigger, ground or step of a later version is read and kept.
+// check validates the form of an entry. It accepts a trigger, ground or step of a later
+// version.
 func (e Entry) check() error {
 	if e.Hold != nil {
 		return e.checkHold()
@@ -162,12 +169,13 @@ func (e Entry) checkHold() error {
 	return nil
 }
 
-// isWord keeps text out: no line can name anybody.
+// isWord reports whether s is a short name of letters and underscores. Free text is refused,
+// so that no line can name a person.
 func isWord(s string) bool {
 	return s != "" && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
-// appendable is check for what this version writes.
+// appendable validates an entry that this version is to write.
 func (e Entry) appendable() error {
 	err := e.check()
 	switch {
@@ -220,7 +228,7 @@ type chain struct {
 	known  map[string]int64 // by the entry's key
 }
 
-// add verifies the next line and takes it.
+// add verifies the next line and adds it to the chain.
 func (c *chain) add(raw []byte) (Entry, error) {
 	next := int64(len(c.hashes))
 	broken := func(why string) (Entry, error) { return Entry{}, ErrBroken{Line: next + 1, Why: why} }
@@ -249,13 +257,13 @@ func (c *chain) add(raw []byte) (Entry, error) {
 	return e, nil
 }
 
-// next gives an entry its place.
+// next encodes an entry as the next line.
 func (c *chain) next(e Entry) ([]byte, error) {
 	e.Seq, e.Prev = int64(len(c.hashes)), c.hashes[len(c.hashes)-1].String()
 	return e.encode()
 }
 
-// lacks returns the entries that are not there.
+// lacks returns the entries that the chain does not contain.
 func (c *chain) lacks(all []Entry) (out []Entry) {
 	for _, e := range all {
 		if _, ok := c.known[e.key()]; !ok {

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// SameVolume reports whether a ledger at path is, or would be, on the volume of
-// the database's directory, with which it would be lost or restored.
+// SameVolume reports whether a ledger at path is, or would be, on the volume of the
+// database's directory. It would then be lost or restored together with the database.
 func SameVolume(path, dataDir string) (bool, error) {
 	a, err := device(path)
 	if err != nil {
@@ -20,7 +20,7 @@ func SameVolume(path, dataDir string) (bool, error) {
 	return a == b, err
 }
 
-// device is that of the nearest directory there is.
+// device returns the device of path, or of its nearest existing parent directory.
 func device(path string) (uint64, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -37,7 +37,7 @@ func device(path string) (uint64, error) {
 		}
 		sys, ok := st.Sys().(*syscall.Stat_t)
 		if !ok {
-			return 0, errors.New("looking for a volume: the system does not say which")
+			return 0, errors.New("looking for a volume: the system does not report the device")
 		}
 		return uint64(sys.Dev), nil //nolint:unconvert // its width differs between architectures
 	}

@@ -1,6 +1,6 @@
-// Package occasion reads the five fields of a cron expression, for the scheduler that
-// acts by it and for the policy that promises it: both take the same text and read the
-// same times in it. It starts nothing and knows no clock.
+// Package cronspec parses cron expressions of five fields, for the scheduler that runs by
+// them and for the policy that declares them, so that both derive the same times from the
+// same text. It runs no job and has no clock.
 package cronspec
 
 import (
@@ -15,7 +15,8 @@ import (
 // agree on, and a TZ prefix would contradict UTC.
 var parser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow)
 
-// Parse reads an expression. One that never comes is refused.
+// Parse parses an expression. An expression without any time, such as 31 February, is an
+// error.
 func Parse(spec string) (cron.Schedule, error) {
 	if strings.Contains(spec, "=") { // the parser would take a TZ= prefix
 		return nil, fmt.Errorf("the schedule %q names a time zone; schedules are in UTC", spec)
@@ -25,22 +26,22 @@ func Parse(spec string) (cron.Schedule, error) {
 		return nil, fmt.Errorf("the schedule %q is not a five-field cron expression: %w", spec, err)
 	}
 	if s.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
-		return nil, fmt.Errorf("the schedule %q never comes (a day that no month has?)", spec)
+		return nil, fmt.Errorf("the schedule %q never occurs (a day that no month has?)", spec)
 	}
 	return s, nil
 }
 
 const day = 24 * time.Hour
 
-// Longest is the longest time between two occasions that follow each other, of those
-// of two years from the first one after a time: "0 3 * * 1-5" rests from Friday to Monday.
+// Longest returns the longest time between two consecutive times of a schedule, within two
+// years after from. For "0 3 * * 1-5" it is three days, from Friday to Monday.
 func Longest(s cron.Schedule, from time.Time) time.Duration {
 	last := s.Next(from.UTC().Truncate(day).Add(-time.Second))
 	if last.IsZero() {
 		return 0
 	}
 	today := last.Truncate(day)
-	// Within a day: on each day that it comes, it comes at the same times.
+	// Within a day: the times are the same on each day of the schedule.
 	var out time.Duration
 	for next := s.Next(last); next.Before(today.Add(day)) && !next.IsZero(); next = s.Next(last) {
 		out, last = max(out, next.Sub(last)), next

@@ -21,10 +21,10 @@ type Loop struct {
 	Lease func(ctx context.Context) (l Lease, ok bool, err error)
 	// Once does the task once. When it fails the lock is released.
 	Once func(ctx context.Context) error
-	// Every is the rest between two repetitions, and between two attempts to take the lock.
+	// Every is the pause between two repetitions, and between two attempts to take the lock.
 	Every time.Duration
-	// Rest, if given, replaces Every between two repetitions: how long, and a channel that
-	// ends the rest early.
+	// Rest, if given, replaces Every between two repetitions: it returns the length of the
+	// pause, and a channel that ends the pause early.
 	Rest func() (time.Duration, <-chan struct{})
 	// Leads, if given, is called with true when this replica begins to lead and with false
 	// when it stops.
@@ -33,8 +33,8 @@ type Loop struct {
 	Failed func(ctx context.Context, err error)
 }
 
-// Run leads whenever no other replica does, until ctx ends. It finishes the repetition
-// that is under way then.
+// Run leads whenever no other replica does, until ctx ends. It finishes the current
+// repetition before it returns.
 func (l Loop) Run(ctx context.Context) {
 	for {
 		if err := l.lead(ctx); err != nil && ctx.Err() == nil {

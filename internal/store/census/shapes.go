@@ -400,7 +400,8 @@ func (x *search) countAudit(ctx context.Context) (found []shapeCount, why string
 // countPart searches the next events, and lists the payload keys of the same events.
 func countPart(ctx context.Context, tx bun.Tx, from auditScan) (part []shapeCount, keys []PayloadKey, err error) {
 	err = tx.NewRaw(`SELECT column_name, predicate, emails, phones, scanned, epoch, xid::text AS xid, id
-		FROM door.count_shaped('trakr', 'audit_events', ?, ?::text::xid8, ?, ?)`, from.Epoch, from.Xid, from.ID, eventsAtOnce).Scan(ctx, &part)
+		FROM door.count_shaped('trakr', 'audit_events', ?, ?::text::xid8, ?, ?)`,
+		from.Epoch, from.Xid, from.ID, eventsAtOnce).Scan(ctx, &part)
 	if err != nil || len(part) == 0 || part[0].ID == nil {
 		return part, nil, err
 	}

@@ -39,7 +39,7 @@ const ClustersVariable = "TRAKR_TEST_CLUSTERS"
 // the tests for the processor.
 var quick = map[string]string{"max_connections": "200", "fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 
-// prepared returns the data directory of a cluster that nobody runs, whose default
+// prepared returns the data directory of a cluster without a running server, whose default
 // database is migrated. Starts on a copy of it skip initdb and the migrations.
 var prepared = sync.OnceValues(func() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -147,7 +147,9 @@ func makeCluster(ctx context.Context, dir string) (err error) {
 }
 
 func startIn(ctx context.Context, dir string) (*devpg.Server, error) {
-	return devpg.Start(ctx, devpg.Config{DataDir: dir, BinDir: os.Getenv("TRAKR_POSTGRES_BIN"), Settings: quick, Logger: slog.New(slog.DiscardHandler)})
+	return devpg.Start(ctx, devpg.Config{
+		DataDir: dir, BinDir: os.Getenv("TRAKR_POSTGRES_BIN"), Settings: quick, Logger: slog.New(slog.DiscardHandler),
+	})
 }
 
 // CopyCluster puts a migrated cluster into dir, which must not exist, for a test

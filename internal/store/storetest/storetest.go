@@ -34,8 +34,7 @@ import (
 	"trakr/policy"
 )
 
-// evidence notes, in the file that the test command names, that a test on
-// PostgreSQL really ran.
+// evidence records, in the file that the test command names, that a test on PostgreSQL ran.
 func evidence(t testing.TB) {
 	path := os.Getenv("TRAKR_TEST_EVIDENCE")
 	if path == "" {
@@ -54,8 +53,8 @@ func evidence(t testing.TB) {
 	}
 }
 
-// Env is one database with everything that works on it, and a clock that moves
-// only when told.
+// Env is one database with the stores that work on it, and a clock that moves only when the
+// test moves it.
 type Env struct {
 	T      testing.TB
 	URL    string
@@ -65,7 +64,7 @@ type Env struct {
 	Log    *audit.Log
 	Door   *tenants.Door
 	Clock  *Clock
-	Dir    string // of its own, for what is stored outside of the database
+	Dir    string // a temporary directory, for files outside the database
 
 	past superuser
 }
@@ -82,11 +81,11 @@ func (c *Clock) Now() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.t }
 // Add moves the clock.
 func (c *Clock) Add(d time.Duration) { c.mu.Lock(); defer c.mu.Unlock(); c.t = c.t.Add(d) }
 
-// loaded is the built-in policy, judged once for all tests.
+// loaded is the built-in policy, validated once for all tests.
 var loaded = sync.OnceValues(policy.Default)
 
-// builtIn returns a policy that a test may change: what it is likely to change is
-// a copy.
+// builtIn returns the built-in policy for one test to change: the parts that tests change
+// are copies.
 func builtIn() (*policy.Policy, error) {
 	p, err := loaded()
 	if err != nil {
@@ -102,7 +101,7 @@ func builtIn() (*policy.Policy, error) {
 	return &c, nil
 }
 
-// New returns an Env on a database of its own, with the built-in policy.
+// New returns an Env on a new database, with the built-in policy.
 func New(t testing.TB) *Env {
 	t.Helper()
 	e := &Env{T: t, URL: URL(t), Dir: t.TempDir(), Clock: &Clock{t: time.Now().UTC().Truncate(time.Second)}}
@@ -132,8 +131,8 @@ func (e *Env) AnnounceTo(g *egress.Guard) *outbox.Store {
 	return o
 }
 
-// Erase erases a tenant as internal/erasure does, but for the ledger, whose line it
-// only pretends, and for what comes after the values are gone.
+// Erase erases a tenant as internal/erasure does, with an invented line of the ledger and
+// without the steps after the deletion of the values.
 func (e *Env) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.TenantID, x tenants.Erasure) (tenants.Result, error) {
 	erasure, result, err := e.Door.BeginErasure(ctx, a, id, x)
 	if err != nil || result != tenants.Applied {
@@ -145,9 +144,9 @@ func (e *Env) Erase(ctx context.Context, a lifecycle.Access, id lifecycle.Tenant
 	return result, e.Door.Delete(ctx, a, erasure)
 }
 
-// Outside stands in for the erasure ledger where a test looks at holds alone.
+// Outside replaces the erasure ledger in tests of legal holds.
 type Outside struct {
-	Broken error        // what Note fails with
+	Broken error        // returned by Note
 	Noted  []holds.Hold // oldest first
 }
 
@@ -170,7 +169,8 @@ func Must(t testing.TB) func(v any, err error) any {
 	}
 }
 
-// Exec runs SQL as the superuser, past every door: to break things on purpose.
+// Exec runs SQL as the superuser, without any of the service's checks, to damage the
+// database on purpose.
 func (e *Env) Exec(sql string, args ...any) {
 	e.T.Helper()
 	if err := e.TryExec(sql, args...); err != nil {
@@ -246,15 +246,20 @@ func (e *Env) Dump() []byte {
 	return out.Bytes()
 }
 
-// Breaks are the ways in which writing the audit can fail, each as SQL that
-// makes it so. The last lets every statement succeed and the COMMIT fail.
+// Breaks returns the ways in which writing the audit can fail, each as SQL that causes the
+// failure. The last one lets every statement succeed and the COMMIT fail.
 func Breaks() map[string]string {
 	return map[string]string{
-		"insert refused":   `CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$; CREATE TRIGGER no BEFORE INSERT ON trakr.audit_events FOR EACH ROW EXECUTE FUNCTION public.no()`,
+		"insert refused": `CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS
+				$$ BEGIN RAISE EXCEPTION 'broken'; END $$;
+			CREATE TRIGGER no BEFORE INSERT ON trakr.audit_events FOR EACH ROW EXECUTE FUNCTION public.no()`,
 		"function missing": `DROP FUNCTION door.append(bytea[])`,
 		"table missing":    `ALTER TABLE trakr.audit_events RENAME TO gone`,
 		"constraint":       `ALTER TABLE trakr.audit_events ADD CONSTRAINT none CHECK (event_id IS NULL) NOT VALID`,
-		"commit fails":     `CREATE FUNCTION public.late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'too late'; END $$; CREATE CONSTRAINT TRIGGER late AFTER INSERT ON trakr.audit_events DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.late()`,
+		"commit fails": `CREATE FUNCTION public.late() RETURNS trigger LANGUAGE plpgsql AS
+				$$ BEGIN RAISE EXCEPTION 'too late'; END $$;
+			CREATE CONSTRAINT TRIGGER late AFTER INSERT ON trakr.audit_events
+				DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.late()`,
 	}
 }
 
@@ -288,7 +293,7 @@ func Values(marker string) lifecycle.Values {
 	return values
 }
 
-// Delivery is a signed callback of now, unique to the name.
+// Delivery returns a signed callback of the current time. Each name gives another delivery.
 func (e *Env) Delivery(name string) tenants.Delivery {
 	now := e.Clock.Now()
 	d := tenants.Delivery{Ingress: lifecycle.Connect, IssuedAt: now, Remember: now.Add(time.Hour), ReceivedAt: now}
@@ -296,7 +301,7 @@ func (e *Env) Delivery(name string) tenants.Delivery {
 	return d
 }
 
-// Install makes a live tenant.
+// Install installs a tenant.
 func (e *Env) Install(values lifecycle.Values, delivery string) lifecycle.TenantID {
 	e.T.Helper()
 	id, result, err := e.Door.Install(e.T.Context(), Ingress(), values, e.Delivery(delivery))
