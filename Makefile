@@ -40,7 +40,7 @@ demo: build ## run, simulate Bitbucket, sweep, both reports; leaves everything i
 define run-tests
 bin=$$(deploy/postgres-binaries.sh) && run=$$(.tools/test-dir.sh) && trap 'rm -rf "$$run"' EXIT && : > "$$run/evidence" && \
 	export TRAKR_POSTGRES_BIN="$$bin" TRAKR_TEST_EVIDENCE="$$run/evidence" TRAKR_TEST_CLUSTERS="$$run/clusters" && \
-	export GOTMPDIR="$${GOTMPDIR:-$${TMPDIR:-/tmp}}" TMPDIR="$$run" && \
+	unset GOTMPDIR && export TMPDIR="$$run" && \
 	$(GO) test -vet=off -ldflags='-s -w' -shuffle=on -count=1 -p $(TESTED_AT_ONCE) -parallel 4 $(1) && \
 	n=$$(wc -l < "$$run/evidence") && { [ "$$n" -gt 0 ] || { echo "no test ran on PostgreSQL" >&2; exit 1; }; } && \
 	echo "$$n databases were made for tests on PostgreSQL"

@@ -16,6 +16,7 @@ func TestDeletionRequestsAndHoldsAtTheCommandLine(t *testing.T) {
 	m := usedMachine(t)
 	m.env = append(m.env, "TRAKR_DEV_SKIP_PROOF=true")
 	_, _ = m.serve()
+	m.swept() // that no data is stored rests on a clean sweep for orphans
 
 	var never struct {
 		RequestID string `json:"request_id"`
@@ -77,4 +78,22 @@ func TestDeletionRequestsAndHoldsAtTheCommandLine(t *testing.T) {
 	if s := m.trakr(exitClean, "hold", "list", "--all"); !strings.Contains(s, "released") {
 		t.Error(s)
 	}
+}
+
+// swept waits until the service's first sweep for orphans has ended clean.
+func (m *machine) swept() {
+	m.t.Helper()
+	for range 300 {
+		var list struct {
+			Runs []struct{ Kind, Result string } `json:"runs"`
+		}
+		m.jsonOf(&list, "sweep", "list", "--json")
+		for _, r := range list.Runs {
+			if r.Kind == "orphans" && r.Result == "clean" {
+				return
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	m.t.Fatal("no sweep for orphans ended clean")
 }

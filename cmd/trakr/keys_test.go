@@ -42,7 +42,25 @@ type vaultOfTenants struct {
 	failed, wrongValues []string
 }
 
-func (m *machine) keyFile() string { return filepath.Join(m.dir, "data/keys.json") }
+func (m *machine) keyFile() string {
+	if m.keys != "" {
+		return m.keys
+	}
+	return filepath.Join(m.dir, "data/keys.json")
+}
+
+// keysOnDisk puts the keyring's file on a disk: one in memory, where the tests' directories
+// may be, is not changed in place.
+func (m *machine) keysOnDisk() {
+	m.t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "trakr-keys-")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	m.keys = filepath.Join(dir, "keys.json")
+	m.env = append(m.env, "TRAKR_KEYS="+m.keys)
+}
 
 func (m *machine) keyring() *keyring.Keyring {
 	m.t.Helper()
@@ -218,6 +236,7 @@ func (v *vaultOfTenants) sealed(keys *keyring.Keyring) (values, closed int) {
 func TestKeysAreRotatedUnderLoadAndKilledAtEveryStep(t *testing.T) {
 	t.Parallel()
 	m := usedMachine(t)
+	m.keysOnDisk()
 	m.env = append(m.env, "TRAKR_DEV_SKIP_PROOF=true")
 	service, out := m.serve()
 	leaver := m.customer("leaver")

@@ -38,6 +38,7 @@ type machine struct {
 	api  string
 	pub  string
 	priv string
+	keys string // file of the keyring; "" for the one in the data directory
 }
 
 func newMachine(t *testing.T) *machine {
