@@ -33,14 +33,14 @@ demo: build ## run, simulate Bitbucket, sweep, both reports; leaves everything i
 	@bin=$$(deploy/postgres-binaries.sh) && TRAKR_POSTGRES_BIN="$$bin" deploy/demo.sh
 
 # The packages' tests start their PostgreSQL on copies of one migrated cluster, which the
-# first that needs it makes. A run has a directory of its own for it, in memory where that
-# is possible. To keep the cluster over several runs of single packages:
+# first that needs it makes. A run has a directory of its own for the databases, in memory
+# where that is possible; t.TempDir follows GOTMPDIR and stays on the disk. To keep the cluster over several runs of single packages:
 #   export TRAKR_TEST_CLUSTERS=$PWD/.tmp/clusters
 # Vet is a target of its own, and the test binaries need no symbols.
 define run-tests
 bin=$$(deploy/postgres-binaries.sh) && run=$$(.tools/test-dir.sh) && trap 'rm -rf "$$run"' EXIT && : > "$$run/evidence" && \
 	export TRAKR_POSTGRES_BIN="$$bin" TRAKR_TEST_EVIDENCE="$$run/evidence" TRAKR_TEST_CLUSTERS="$$run/clusters" && \
-	unset GOTMPDIR && export TMPDIR="$$run" && \
+	export GOTMPDIR="$${GOTMPDIR:-$${TMPDIR:-/tmp}}" TMPDIR="$$run" && \
 	$(GO) test -vet=off -ldflags='-s -w' -shuffle=on -count=1 -p $(TESTED_AT_ONCE) -parallel 4 $(1) && \
 	n=$$(wc -l < "$$run/evidence") && { [ "$$n" -gt 0 ] || { echo "no test ran on PostgreSQL" >&2; exit 1; }; } && \
 	echo "$$n databases were made for tests on PostgreSQL"

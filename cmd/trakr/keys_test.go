@@ -49,16 +49,11 @@ func (m *machine) keyFile() string {
 	return filepath.Join(m.dir, "data/keys.json")
 }
 
-// keysOnDisk puts the keyring's file on a disk: one in memory, where the tests' directories
-// may be, is not changed in place.
+// keysOnDisk puts the keyring's file on a disk: one in memory, where the machine may be, is
+// not changed in place.
 func (m *machine) keysOnDisk() {
 	m.t.Helper()
-	dir, err := os.MkdirTemp("/var/tmp", "trakr-keys-")
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	m.t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	m.keys = filepath.Join(dir, "keys.json")
+	m.keys = filepath.Join(m.t.TempDir(), "keys.json")
 	m.env = append(m.env, "TRAKR_KEYS="+m.keys)
 }
 

@@ -43,14 +43,20 @@ type machine struct {
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: t.TempDir(), api: freePort(t), pub: freePort(t), priv: freePort(t)}
-	if os.Geteuid() == 0 { // the database's user must get through
-		for d := m.dir; strings.HasPrefix(d, os.TempDir()) && d != os.TempDir(); d = filepath.Dir(d) {
-			if err := os.Chmod(d, 0o711); err != nil {
-				t.Fatal(err)
-			}
-		}
+	// In TMPDIR, which make test puts in memory; t.TempDir is on the disk.
+	dir, err := os.MkdirTemp("", "trakr-machine-")
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o711); err != nil { // the database's user must get through
+		t.Fatal(err)
+	}
+	m := &machine{t: t, dir: dir, api: freePort(t), pub: freePort(t), priv: freePort(t)}
 	m.env = append(os.Environ(), "TRAKR_TEST_BE_TRAKR=1", "TRAKR_DATA_DIR="+filepath.Join(m.dir, "data"), "TRAKR_LISTEN="+m.pub,
 		"TRAKR_ADMIN_LISTEN="+m.priv, "TRAKR_BITBUCKET_API_URL=http://"+m.api)
 	return m

@@ -111,7 +111,7 @@ func TestFindBinaries(t *testing.T) {
 
 // Of several versions the newest is taken, or the one that made the cluster.
 func TestSearchOrder(t *testing.T) {
-	base := t.TempDir()
+	base := filepath.Join(filepath.Dir(fakePostgres(t, "8")), "places") // on the file system of the others
 	for _, version := range []string{"9", "14", "15", "16", "100"} {
 		must(t, os.MkdirAll(filepath.Join(base, version), 0o755))
 		must(t, os.Rename(fakePostgres(t, version+".2"), filepath.Join(base, version, "bin")))
