@@ -26,8 +26,9 @@ const (
 	Drift        = "drift"
 )
 
-// kinds is the one list of sweeps. The runner, the command line, the API and the tests of
-// the policy derive theirs from it. To add a sweep, see "Add a sweep" in internal/README.md.
+// kinds is the one list of sweeps. The runner, the command line and the API derive theirs
+// from it; the policy, which is pure, has the longest interval of each, in this order, and
+// a test compares the two. To add a sweep, see "Add a sweep" in internal/README.md.
 var kinds = []struct {
 	name  string
 	about string
