@@ -267,9 +267,19 @@ func TestAFrozenSchedulerIsRedAndNothingIsCalledClean(t *testing.T) {
 	if err := sweep.Measure(h.tel.Meter, h.service.Findings); err != nil {
 		t.Fatal(err)
 	}
-	metrics := h.text("/metrics")
-	for _, want := range []string{`trakr_job_last_success_seconds{trakr_job="replay guard"}`, `trakr_job_runs_total{trakr_job="sweep orphans",trakr_outcome="success"} 3`, `trakr_findings_open{trakr_kind="orphans",trakr_severity="high"} 1`} {
-		if !strings.Contains(metrics, want) {
+	for _, want := range []string{
+		`trakr_job_last_success_seconds{trakr_job="replay guard"}`,
+		`trakr_job_runs_total{trakr_job="sweep orphans",trakr_outcome="success"} 3`,
+		`trakr_findings_open{trakr_kind="orphans",trakr_severity="high"} 1`,
+	} {
+		// A gauge that needs the database is left out of an answer that would wait for it.
+		found := false
+		for range 20 {
+			if found = strings.Contains(h.text("/metrics"), want); found {
+				break
+			}
+		}
+		if !found {
 			t.Errorf("/metrics lacks %s", want)
 		}
 	}
