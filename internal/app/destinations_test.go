@@ -12,9 +12,9 @@ import (
 	"trakr/internal/store/instances"
 )
 
-// A proxy is whom everything is said to first. NO_PROXY counts as far as it goes, and
-// this machine is never asked through one.
-func TestAProxyIsOneOfThoseTheServiceTalksTo(t *testing.T) {
+// Every request passes a proxy first, so it is a destination. NO_PROXY excepts the hosts
+// it names, and this machine is never reached through one.
+func TestAProxyIsADestination(t *testing.T) {
 	const api, token = "api.bitbucket.org", "bitbucket.org"
 	for name, c := range map[string]struct {
 		env  []string
@@ -72,7 +72,8 @@ func TestRecordedDestinationsAreReadBack(t *testing.T) {
 	}
 }
 
-// A setting of a later version that names a host is compared too, or says why not.
+// A setting that a later version adds and that names a host is compared too, or is listed
+// here with the reason why not.
 func TestEverySettingThatNamesAHostIsCompared(t *testing.T) {
 	inward := []string{"TRAKR_BASE_URL", "TRAKR_DATABASE_URL", "TRAKR_MIGRATION_DATABASE_URL"} // our own address; stores
 	for _, v := range config.Variables() {

@@ -15,9 +15,9 @@ import (
 	"trakr/reports"
 )
 
-// What is judged are the services that the database knows to run, by its own clock,
-// and never the settings of whoever asks.
-func TestOnlyWhatRunningServicesPutDownIsJudged(t *testing.T) {
+// Reports check the services that the database records as running, by its own clock, and
+// never the settings of the process that makes the report.
+func TestOnlyTheRecordsOfRunningServicesAreChecked(t *testing.T) {
 	e := storetest.New(t)
 	must := storetest.Must(t)
 	r := reporter(t, e)
@@ -54,8 +54,8 @@ func TestOnlyWhatRunningServicesPutDownIsJudged(t *testing.T) {
 		return f
 	}
 
-	// None runs: nothing is known of it, and this process's own proxy is not its. Where this
-	// process reached the database, it lies.
+	// None runs: nothing is known of it, and this process's own proxy is not its. This process
+	// reached the database, so its place is known.
 	f := want("none runs", 0, check.Unknown, check.Unknown)
 	if f.Hosts != nil || len(f.Databases) != 1 || f.Databases[0].Host != "db.example.net" || f.Databases[0].Declared {
 		t.Errorf("%+v", f)
@@ -101,7 +101,7 @@ func TestOnlyWhatRunningServicesPutDownIsJudged(t *testing.T) {
 	}
 	must(0, instances.New(e.DB).Leave(t.Context(), one))
 	want("it left", 0, check.Unknown, check.Unknown)
-	// Whoever writes there by hand cannot leave a list without its others.
+	// The three lists have equal lengths, also when they are written by hand.
 	if err := e.TryExec(`INSERT INTO trakr.key_holders (instance_id, key_ids, settings) VALUES (gen_random_uuid(), '{}', '{X}')`); err == nil {
 		t.Error("a setting without its host was taken")
 	}

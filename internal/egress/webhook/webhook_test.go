@@ -18,7 +18,7 @@ import (
 	"trakr/internal/lifecycle"
 )
 
-// The secret of the specification's own example, which nobody uses.
+// The secret of the specification's own example; no endpoint uses it.
 const known = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 func key(t *testing.T) webhook.Key {
@@ -98,8 +98,8 @@ func TestAReceiverCanVerifyWhatItGets(t *testing.T) {
 	}
 }
 
-// Whatever goes wrong, the error names neither the address nor the secret nor what
-// the receiver said, and no redirect is followed.
+// No error contains the address, the secret or the receiver's answer, and no redirect is
+// followed.
 func TestErrorsAreSilentAboutSecrets(t *testing.T) {
 	elsewhere := false
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere = true }))
